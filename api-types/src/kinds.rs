@@ -1,0 +1,99 @@
+//! THE table: one row per kind. Routes, storage keys, discovery, OpenAPI, RBAC names, printing and the
+//! command line follow from it. A CustomResourceDefinition makes a row of the same type at run time.
+
+use std::sync::{Arc, LazyLock};
+
+/// Whether objects live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A column of the Table that the server prints for a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    /// OpenAPI type: `string`, `integer`, `number`, `boolean`, `date`.
+    pub kind: String,
+    /// OpenAPI format, `name` for the column that names the object.
+    pub format: String,
+    pub description: String,
+    /// 0 is always printed, 1 only with `-o wide`.
+    pub priority: i32,
+    /// For custom resources: where the cell comes from. Built-in kinds' cells come from their printer.
+    pub json_path: Option<String>,
+}
+
+/// A subresource that a kind serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// The last path segment: `status`, `scale`, `binding`, `log`, …
+    pub name: String,
+    /// Group, version and kind of its body as discovery names them.
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub verbs: Vec<String>,
+}
+
+/// One kind at one version: all that the generic path needs to know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub list_kind: String,
+    pub plural: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub scope: Scope,
+    pub verbs: Vec<String>,
+    pub subresources: Vec<Subresource>,
+    /// Where its objects are kept: `group/plural` of the storing row (`apps/deployments`, `pods`, `events`).
+    /// Rows that share a prefix show the same objects under several groups or versions.
+    pub storage: String,
+    /// Field paths besides `metadata.name` and `metadata.namespace` that `fieldSelector` may name.
+    pub selectable_fields: Vec<String>,
+    pub columns: Vec<Column>,
+    /// The definition's name in the built-in OpenAPI document (`io.k8s.api.apps.v1.Deployment`); empty for custom kinds.
+    pub definition: String,
+}
+
+impl Kind {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `deployments.apps`, `pods`: the resource's qualified name, as errors and RBAC say it.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn find_subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}
+
+/// All built-in kinds, in discovery order.
+pub fn builtin() -> &'static [Arc<Kind>] {
+    static ROWS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(Vec::new);
+    &ROWS
+}
+
+/// The built-in row that serves `group`/`version`/`plural`.
+pub fn find_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
+    builtin().iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// The built-in row of `group`/`version`/`kind`.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Kind>> {
+    builtin().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}

@@ -1,0 +1,6 @@
+//! What the API is: kinds, schemas, patches, selectors, quantities. Pure: no I/O, no async, no clock.
+
+pub mod kinds;
+
+/// The API's types, generated from Kubernetes' own OpenAPI document.
+pub use k8s_openapi;

@@ -1,0 +1,48 @@
+//! How a component reaches the API server: over a kubeconfig, or directly inside one process.
+
+use std::path::PathBuf;
+
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+/// Where a component's client comes from.
+#[derive(Clone)]
+pub enum ClientSource {
+    /// A kubeconfig file, as kubectl reads it.
+    Kubeconfig(PathBuf),
+    /// A client that somebody else made, over the API server's service in the same process.
+    Ready(kube::Client),
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot read the kubeconfig {path}")]
+    ReadKubeconfig { path: PathBuf, #[source] source: KubeconfigError },
+    #[error("the kubeconfig {path} does not describe a usable cluster")]
+    UseKubeconfig { path: PathBuf, #[source] source: KubeconfigError },
+    #[error("cannot make a client")]
+    MakeClient(#[source] kube::Error),
+}
+
+impl ClientSource {
+    /// Makes the client. Does not talk to the server yet.
+    pub async fn connect(&self) -> Result<kube::Client, ConnectError> {
+        let path = match self {
+            Self::Ready(client) => return Ok(client.clone()),
+            Self::Kubeconfig(path) => path,
+        };
+        install_crypto_provider();
+        let file = Kubeconfig::read_from(path)
+            .map_err(|source| ConnectError::ReadKubeconfig { path: path.clone(), source })?;
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .map_err(|source| ConnectError::UseKubeconfig { path: path.clone(), source })?;
+        kube::Client::try_from(config).map_err(ConnectError::MakeClient)
+    }
+}
+
+/// Chooses the TLS implementation of this process, once; later calls change nothing.
+pub fn install_crypto_provider() {
+    // An error only says that a provider is already there.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}

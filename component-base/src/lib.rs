@@ -1,0 +1,10 @@
+//! What every daemon shares: clock, supervision, client, logs, health and metrics, leader election.
+//!
+//! Nothing here knows a component; a component's `run(Config, Shutdown)` is built from these parts.
+
+pub mod client;
+pub mod clock;
+pub mod supervise;
+
+/// The signal to stop, passed down to every task; children stop with their parent.
+pub type Shutdown = tokio_util::sync::CancellationToken;
