@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, LazyLock};
 
+mod parse;
+
 /// Whether objects live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -82,9 +84,12 @@ impl Kind {
     }
 }
 
-/// All built-in kinds, in discovery order.
+/// All built-in kinds, in discovery order. Rows without storage are reviews: they are answered, never kept.
 pub fn builtin() -> &'static [Arc<Kind>] {
-    static ROWS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(Vec::new);
+    static ROWS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+        let rows = parse::table(include_str!("kinds/builtin.txt")).expect("a test reads the built-in table");
+        rows.into_iter().map(Arc::new).collect()
+    });
     &ROWS
 }
 
@@ -96,4 +101,96 @@ pub fn find_resource(group: &str, version: &str, plural: &str) -> Option<&'stati
 /// The built-in row of `group`/`version`/`kind`.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Kind>> {
     builtin().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
+
+/// Group and version of an `apiVersion` (`v1` is the core group's).
+pub fn split_api_version(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check(group: &str, version: &str, plural: &str, expect: Expect) {
+        let k = find_resource(group, version, plural).unwrap();
+        let columns: Vec<_> =
+            k.columns.iter().map(|c| format!("{}:{}/{}:{}", c.name, c.kind, c.format, c.priority)).collect();
+        let subresources: Vec<_> = k
+            .subresources
+            .iter()
+            .map(|s| format!("{} {}/{} {} {:?}", s.name, s.group, s.version, s.kind, s.verbs))
+            .collect();
+        expect.assert_debug_eq(&(
+            (&k.kind, &k.list_kind, &k.singular, k.scope, &k.short_names, &k.categories),
+            (&k.storage, &k.definition, &k.selectable_fields, k.verbs.len()),
+            columns,
+            subresources,
+        ));
+    }
+
+    #[test]
+    fn a_row_says_everything_about_its_kind() {
+        check("apps", "v1", "replicasets", expect![[r#"
+            (
+                (
+                    "ReplicaSet",
+                    "ReplicaSetList",
+                    "replicaset",
+                    Namespaced,
+                    [
+                        "rs",
+                    ],
+                    [
+                        "all",
+                    ],
+                ),
+                (
+                    "apps/replicasets",
+                    "io.k8s.api.apps.v1.ReplicaSet",
+                    [
+                        "status.replicas",
+                    ],
+                    8,
+                ),
+                [
+                    "Name:string/name:0",
+                    "Desired:integer/:0",
+                    "Current:integer/:0",
+                    "Ready:integer/:0",
+                    "Age:string/:0",
+                    "Containers:string/:1",
+                    "Images:string/:1",
+                    "Selector:string/:1",
+                ],
+                [
+                    "scale autoscaling/v1 Scale [\"get\", \"patch\", \"update\"]",
+                    "status apps/v1 ReplicaSet [\"get\", \"patch\", \"update\"]",
+                ],
+            )
+        "#]]);
+    }
+
+    #[test]
+    fn both_event_kinds_are_kept_in_one_place() {
+        let core = find_resource("", "v1", "events").unwrap();
+        let events = find_resource("events.k8s.io", "v1", "events").unwrap();
+        assert_eq!(core.storage, events.storage);
+    }
+
+    #[test]
+    fn reviews_are_created_and_never_kept() {
+        let review = find_kind("authorization.k8s.io", "v1", "SubjectAccessReview").unwrap();
+        assert_eq!((review.storage.as_str(), review.verbs.as_slice()), ("", &["create".to_owned()][..]));
+    }
+
+    #[test]
+    fn every_row_has_its_own_path_and_every_stored_one_a_place() {
+        let mut seen = std::collections::HashSet::new();
+        for k in builtin() {
+            assert!(seen.insert((&k.group, &k.version, &k.plural)), "{} twice", k.group_resource());
+            assert_eq!(k.storage.is_empty(), k.verbs == ["create"], "{}", k.group_resource());
+        }
+    }
 }
