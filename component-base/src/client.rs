@@ -17,9 +17,17 @@ pub enum ClientSource {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("cannot read the kubeconfig {path}")]
-    ReadKubeconfig { path: PathBuf, #[source] source: KubeconfigError },
+    ReadKubeconfig {
+        path: PathBuf,
+        #[source]
+        source: KubeconfigError,
+    },
     #[error("the kubeconfig {path} does not describe a usable cluster")]
-    UseKubeconfig { path: PathBuf, #[source] source: KubeconfigError },
+    UseKubeconfig {
+        path: PathBuf,
+        #[source]
+        source: KubeconfigError,
+    },
     #[error("cannot make a client")]
     MakeClient(#[source] kube::Error),
 }

@@ -2,8 +2,16 @@
 //!
 //! Nothing here knows a component; a component's `run(Config, Shutdown)` is built from these parts.
 
+pub mod backoff;
 pub mod client;
 pub mod clock;
+pub mod events;
+pub mod flags;
+pub mod health;
+pub mod leader;
+pub mod logs;
+pub mod metrics;
+pub mod signals;
 pub mod supervise;
 
 /// The signal to stop, passed down to every task; children stop with their parent.
