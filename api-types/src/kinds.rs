@@ -132,7 +132,11 @@ mod tests {
 
     #[test]
     fn a_row_says_everything_about_its_kind() {
-        check("apps", "v1", "replicasets", expect![[r#"
+        check(
+            "apps",
+            "v1",
+            "replicasets",
+            expect![[r#"
             (
                 (
                     "ReplicaSet",
@@ -169,7 +173,8 @@ mod tests {
                     "status apps/v1 ReplicaSet [\"get\", \"patch\", \"update\"]",
                 ],
             )
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

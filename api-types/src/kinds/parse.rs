@@ -162,6 +162,9 @@ mod tests {
         let problem = |text| table(text).unwrap_err().to_string();
         assert_eq!(problem("Pod pods namespaced all"), "line 1: a kind before any group");
         assert_eq!(problem("group v1\nPod pods everywhere all"), "line 2: not a kind");
-        assert_eq!(problem("group v1\nPod pods namespaced all\n  colums Name"), "line 3: not a detail of a kind");
+        assert_eq!(
+            problem("group v1\nPod pods namespaced all\n  colums Name"),
+            "line 3: not a detail of a kind"
+        );
     }
 }

@@ -1,0 +1,555 @@
+//! Errors as clients see them: Kubernetes' `Status` with its reasons, codes, texts and causes. This is the one
+//! place that knows them, so that the same failure reads the same wherever it happens.
+
+use crate::kinds::Kind;
+use serde_json::{Map, Value, json};
+use std::fmt;
+
+/// Machine-readable cause of a failure, as in `metav1.StatusReason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Kubernetes leaves the reason of some failures out.
+    Unknown,
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    AlreadyExists,
+    Conflict,
+    Gone,
+    Expired,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    TooManyRequests,
+    InternalError,
+    ServerTimeout,
+    ServiceUnavailable,
+    Timeout,
+}
+
+impl Reason {
+    /// The text of the `reason` field; empty for `Unknown`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Unknown => "",
+            Reason::BadRequest => "BadRequest",
+            Reason::Unauthorized => "Unauthorized",
+            Reason::Forbidden => "Forbidden",
+            Reason::NotFound => "NotFound",
+            Reason::MethodNotAllowed => "MethodNotAllowed",
+            Reason::NotAcceptable => "NotAcceptable",
+            Reason::AlreadyExists => "AlreadyExists",
+            Reason::Conflict => "Conflict",
+            Reason::Gone => "Gone",
+            Reason::Expired => "Expired",
+            Reason::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Reason::UnsupportedMediaType => "UnsupportedMediaType",
+            Reason::Invalid => "Invalid",
+            Reason::TooManyRequests => "TooManyRequests",
+            Reason::InternalError => "InternalError",
+            Reason::ServerTimeout => "ServerTimeout",
+            Reason::ServiceUnavailable => "ServiceUnavailable",
+            Reason::Timeout => "Timeout",
+        }
+    }
+
+    fn code(self) -> u16 {
+        match self {
+            Reason::BadRequest => 400,
+            Reason::Unauthorized => 401,
+            Reason::Forbidden => 403,
+            Reason::NotFound => 404,
+            Reason::MethodNotAllowed => 405,
+            Reason::NotAcceptable => 406,
+            Reason::AlreadyExists | Reason::Conflict => 409,
+            Reason::Gone | Reason::Expired => 410,
+            Reason::RequestEntityTooLarge => 413,
+            Reason::UnsupportedMediaType => 415,
+            Reason::Invalid => 422,
+            Reason::TooManyRequests => 429,
+            Reason::Unknown | Reason::InternalError | Reason::ServerTimeout => 500,
+            Reason::ServiceUnavailable => 503,
+            Reason::Timeout => 504,
+        }
+    }
+}
+
+/// One of several causes of a failure (`metav1.StatusCause`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    pub reason: String,
+    pub message: String,
+    pub field: String,
+}
+
+/// What a failure is about (`metav1.StatusDetails`). Empty fields are not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    pub name: String,
+    pub group: String,
+    /// The resource, or for `Invalid` the kind.
+    pub kind: String,
+    pub uid: String,
+    pub causes: Vec<Cause>,
+    pub retry_after_seconds: u32,
+}
+
+/// A failed request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Status {
+    pub reason: Reason,
+    pub message: String,
+    code: u16,
+    details: Option<Box<Details>>,
+}
+
+impl Status {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Status { reason, message: message.into(), code: reason.code(), details: None }
+    }
+
+    /// A failure that Kubernetes gives a code and a text but no reason.
+    pub fn unexplained(code: u16, message: impl Into<String>) -> Self {
+        Status { code, ..Status::new(Reason::Unknown, message) }
+    }
+
+    pub fn with_details(mut self, details: Details) -> Self {
+        self.details = Some(Box::new(details));
+        self
+    }
+
+    /// Adds the time after which a client may try again.
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self
+    }
+
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    pub fn details(&self) -> Option<&Details> {
+        self.details.as_deref()
+    }
+
+    fn about(reason: Reason, kind: &Kind, name: &str, message: String) -> Self {
+        Self::new(reason, message).with_details(Details {
+            name: name.to_owned(),
+            group: kind.group.clone(),
+            kind: kind.plural.clone(),
+            ..Details::default()
+        })
+    }
+
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        Self::about(Reason::NotFound, kind, name, format!("{} {name:?} not found", kind.group_resource()))
+    }
+
+    /// No such path, resource or version.
+    pub fn unknown_resource() -> Self {
+        Self::new(Reason::NotFound, "the server could not find the requested resource")
+            .with_details(Details::default())
+    }
+
+    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+        let message = format!("{} {name:?} already exists", kind.group_resource());
+        Self::about(Reason::AlreadyExists, kind, name, message)
+    }
+
+    /// Two writers raced: the object is not the one that the client read.
+    pub fn modified(kind: &Kind, name: &str) -> Self {
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(kind, name, why)
+    }
+
+    pub fn conflict(kind: &Kind, name: &str, why: impl fmt::Display) -> Self {
+        let resource = kind.group_resource();
+        let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
+        Self::about(Reason::Conflict, kind, name, message)
+    }
+
+    /// Refused by authorization or admission. An empty name leaves the name out.
+    pub fn forbidden(kind: &Kind, name: &str, why: impl fmt::Display) -> Self {
+        let resource = kind.group_resource();
+        let message = match name {
+            "" => format!("{resource} is forbidden: {why}"),
+            _ => format!("{resource} {name:?} is forbidden: {why}"),
+        };
+        Self::about(Reason::Forbidden, kind, name, message)
+    }
+
+    /// The object breaks rules of its kind.
+    pub fn invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> Self {
+        Self::invalid_kind(&kind.group, &kind.kind, name, errors)
+    }
+
+    /// As `invalid`, for bodies that are no kind of the table (`PatchOptions.meta.k8s.io`).
+    pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let text = match texts.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        Self::new(Reason::Invalid, format!("{qualified} {name:?} is invalid: {text}")).with_details(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            causes: errors.iter().map(FieldError::to_cause).collect(),
+            ..Details::default()
+        })
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Reason::BadRequest, message)
+    }
+
+    /// The body cannot be read as the kind: `Pod in version "v1" cannot be handled as a Pod: why`.
+    pub fn undecodable(kind: &Kind, why: impl fmt::Display) -> Self {
+        let (name, version) = (&kind.kind, &kind.version);
+        Self::bad_request(format!("{name} in version {version:?} cannot be handled as a {name}: {why}"))
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(Reason::Unauthorized, "Unauthorized")
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+            .with_details(Details::default())
+    }
+
+    pub fn not_acceptable(accepted: &[&str]) -> Self {
+        let accepted = accepted.join(", ");
+        Self::new(Reason::NotAcceptable, format!("only the following media types are accepted: {accepted}"))
+    }
+
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+        let accepted = accepted.join(", ");
+        Self::new(
+            Reason::UnsupportedMediaType,
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            ),
+        )
+    }
+
+    /// The state that the client wants to continue from is no longer kept.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(Reason::Expired, message)
+    }
+
+    pub fn gone(message: impl Into<String>) -> Self {
+        Self::new(Reason::Gone, message)
+    }
+
+    pub fn too_large(limit_bytes: usize) -> Self {
+        Self::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {limit_bytes}"))
+    }
+
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self::new(Reason::TooManyRequests, message).retry_after(retry_after_seconds)
+    }
+
+    pub fn timeout(message: impl fmt::Display) -> Self {
+        Self::new(Reason::Timeout, format!("Timeout: {message}")).with_details(Details::default())
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Reason::ServiceUnavailable, message)
+    }
+
+    pub fn internal(error: impl fmt::Display) -> Self {
+        let message = error.to_string();
+        Self::new(Reason::InternalError, format!("Internal error occurred: {message}")).with_details(
+            Details { causes: vec![Cause { message, ..Cause::default() }], ..Details::default() },
+        )
+    }
+
+    /// The `Status` object of the answer.
+    pub fn to_value(&self) -> Value {
+        let mut status = Map::new();
+        status.insert("kind".into(), "Status".into());
+        status.insert("apiVersion".into(), "v1".into());
+        status.insert("metadata".into(), json!({}));
+        status.insert("status".into(), "Failure".into());
+        status.insert("message".into(), self.message.as_str().into());
+        if self.reason != Reason::Unknown {
+            status.insert("reason".into(), self.reason.as_str().into());
+        }
+        if let Some(details) = &self.details {
+            status.insert("details".into(), details.to_value());
+        }
+        status.insert("code".into(), self.code.into());
+        Value::Object(status)
+    }
+}
+
+impl Details {
+    fn to_value(&self) -> Value {
+        let mut details = Map::new();
+        put(&mut details, "name", &self.name);
+        put(&mut details, "group", &self.group);
+        put(&mut details, "kind", &self.kind);
+        put(&mut details, "uid", &self.uid);
+        if !self.causes.is_empty() {
+            details.insert("causes".into(), self.causes.iter().map(Cause::to_value).collect());
+        }
+        if self.retry_after_seconds > 0 {
+            details.insert("retryAfterSeconds".into(), self.retry_after_seconds.into());
+        }
+        Value::Object(details)
+    }
+}
+
+impl Cause {
+    fn to_value(&self) -> Value {
+        let mut cause = Map::new();
+        put(&mut cause, "reason", &self.reason);
+        put(&mut cause, "message", &self.message);
+        put(&mut cause, "field", &self.field);
+        Value::Object(cause)
+    }
+}
+
+fn put(map: &mut Map<String, Value>, key: &str, value: &str) {
+    if !value.is_empty() {
+        map.insert(key.into(), value.into());
+    }
+}
+
+/// The answer to a request that worked and has no object to show, such as a completed deletion.
+pub fn success(kind: &Kind, name: &str, uid: &str) -> Value {
+    let details = Details {
+        name: name.to_owned(),
+        group: kind.group.clone(),
+        kind: kind.plural.clone(),
+        uid: uid.to_owned(),
+        ..Details::default()
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details.to_value(),
+    })
+}
+
+/// What is wrong with a field (`metav1.CauseType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldReason {
+    Required,
+    Invalid,
+    NotSupported,
+    Duplicate,
+    Forbidden,
+    TooLong,
+    TooMany,
+    NotFound,
+    TypeInvalid,
+    Internal,
+}
+
+impl FieldReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            FieldReason::Required => "FieldValueRequired",
+            FieldReason::Invalid => "FieldValueInvalid",
+            FieldReason::NotSupported => "FieldValueNotSupported",
+            FieldReason::Duplicate => "FieldValueDuplicate",
+            FieldReason::Forbidden => "FieldValueForbidden",
+            FieldReason::TooLong => "FieldValueTooLong",
+            FieldReason::TooMany => "FieldValueTooMany",
+            FieldReason::NotFound => "FieldValueNotFound",
+            FieldReason::TypeInvalid => "FieldValueTypeInvalid",
+            FieldReason::Internal => "InternalError",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            FieldReason::Required => "Required value",
+            FieldReason::Invalid | FieldReason::TypeInvalid => "Invalid value",
+            FieldReason::NotSupported => "Unsupported value",
+            FieldReason::Duplicate => "Duplicate value",
+            FieldReason::Forbidden => "Forbidden",
+            FieldReason::TooLong => "Too long",
+            FieldReason::TooMany => "Too many",
+            FieldReason::NotFound => "Not found",
+            FieldReason::Internal => "Internal error",
+        }
+    }
+}
+
+/// A rule that a field breaks. The path is written `spec.containers[0].image`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    pub path: String,
+    pub reason: FieldReason,
+    /// Kubernetes' detail text, without the title and the value.
+    pub message: String,
+    /// The offending value, printed where Kubernetes prints it.
+    pub value: Option<Value>,
+}
+
+impl FieldError {
+    fn new(path: impl Into<String>, reason: FieldReason, message: impl Into<String>) -> Self {
+        FieldError { path: path.into(), reason, message: message.into(), value: None }
+    }
+
+    pub fn required(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(path, FieldReason::Required, message)
+    }
+
+    pub fn invalid(path: impl Into<String>, value: impl Into<Value>, message: impl Into<String>) -> Self {
+        FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::Invalid, message) }
+    }
+
+    pub fn type_invalid(
+        path: impl Into<String>,
+        value: impl Into<Value>,
+        message: impl Into<String>,
+    ) -> Self {
+        FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::TypeInvalid, message) }
+    }
+
+    /// The value is not one of `supported`, which are printed in their order.
+    pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let supported: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let message = match supported.as_slice() {
+            [] => String::new(),
+            values => format!("supported values: {}", values.join(", ")),
+        };
+        FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::NotSupported, message) }
+    }
+
+    pub fn duplicate(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::Duplicate, "") }
+    }
+
+    pub fn not_found(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::NotFound, "") }
+    }
+
+    pub fn forbidden(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(path, FieldReason::Forbidden, message)
+    }
+
+    pub fn too_long(path: impl Into<String>, bytes_max: usize) -> Self {
+        Self::new(path, FieldReason::TooLong, format!("may not be more than {bytes_max} bytes"))
+    }
+
+    pub fn too_many(path: impl Into<String>, items: usize, items_max: usize) -> Self {
+        let message = format!("must have at most {items_max} items");
+        FieldError { value: Some(items.into()), ..Self::new(path, FieldReason::TooMany, message) }
+    }
+
+    /// The field may not change once it is set.
+    pub fn immutable(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::invalid(path, value, "field is immutable")
+    }
+
+    /// The text without the path, as it stands in a cause.
+    pub fn body(&self) -> String {
+        let title = self.reason.title();
+        match (&self.value, self.message.as_str()) {
+            (None, "") => title.to_owned(),
+            (None, message) => format!("{title}: {message}"),
+            (Some(value), "") => format!("{title}: {value}"),
+            (Some(value), message) => format!("{title}: {value}: {message}"),
+        }
+    }
+
+    fn to_cause(&self) -> Cause {
+        Cause { reason: self.reason.as_str().to_owned(), message: self.body(), field: self.path.clone() }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::find_kind;
+    use expect_test::{Expect, expect};
+
+    fn deployment() -> &'static Kind {
+        find_kind("apps", "v1", "Deployment").unwrap()
+    }
+
+    fn check(status: &Status, expect: Expect) {
+        expect.assert_eq(&status.to_value().to_string());
+    }
+
+    #[test]
+    fn a_missing_object_is_named_with_its_resource() {
+        check(
+            &Status::not_found(find_kind("", "v1", "Pod").unwrap(), "x"),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods \"x\" not found","reason":"NotFound","details":{"name":"x","kind":"pods"},"code":404}"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_stale_update_says_what_to_do() {
+        check(
+            &Status::modified(deployment(), "x"),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on deployments.apps \"x\": the object has been modified; please apply your changes to the latest version and try again","reason":"Conflict","details":{"name":"x","group":"apps","kind":"deployments"},"code":409}"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn an_invalid_object_has_a_cause_for_each_field() {
+        let errors = vec![
+            FieldError::invalid("spec.replicas", -1, "must be greater than or equal to 0"),
+            FieldError::not_supported("spec.strategy.type", "Fast", &["Recreate", "RollingUpdate"]),
+            FieldError::required("spec.selector", ""),
+        ];
+        check(
+            &Status::invalid(deployment(), "x", errors),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Deployment.apps \"x\" is invalid: [spec.replicas: Invalid value: -1: must be greater than or equal to 0, spec.strategy.type: Unsupported value: \"Fast\": supported values: \"Recreate\", \"RollingUpdate\", spec.selector: Required value]","reason":"Invalid","details":{"name":"x","group":"apps","kind":"Deployment","causes":[{"reason":"FieldValueInvalid","message":"Invalid value: -1: must be greater than or equal to 0","field":"spec.replicas"},{"reason":"FieldValueNotSupported","message":"Unsupported value: \"Fast\": supported values: \"Recreate\", \"RollingUpdate\"","field":"spec.strategy.type"},{"reason":"FieldValueRequired","message":"Required value","field":"spec.selector"}]},"code":422}"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_single_error_stands_without_brackets() {
+        let errors = vec![FieldError::duplicate("spec.ports[1]", json!({"port": 80}))];
+        check(
+            &Status::invalid(deployment(), "x", errors),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Deployment.apps \"x\" is invalid: spec.ports[1]: Duplicate value: {\"port\":80}","reason":"Invalid","details":{"name":"x","group":"apps","kind":"Deployment","causes":[{"reason":"FieldValueDuplicate","message":"Duplicate value: {\"port\":80}","field":"spec.ports[1]"}]},"code":422}"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn an_internal_error_keeps_its_text_as_cause() {
+        check(
+            &Status::internal("disk on fire"),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Internal error occurred: disk on fire","reason":"InternalError","details":{"causes":[{"message":"disk on fire"}]},"code":500}"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_failure_without_reason_keeps_its_code() {
+        check(
+            &Status::unexplained(500, "odd"),
+            expect![[
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"odd","code":500}"#
+            ]],
+        );
+    }
+}
