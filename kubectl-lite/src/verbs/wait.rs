@@ -164,15 +164,14 @@ fn parse(text: &str) -> Result<Awaited, Error> {
         let (kind, status) = condition.split_once('=').unwrap_or((condition, "True"));
         return Ok(Awaited::Condition { kind: kind.to_owned(), status: status.to_owned() });
     }
-    if let Some(path) = text.strip_prefix("jsonpath=") {
-        let (path, wanted) = match path.split_once("}=") {
-            Some((path, wanted)) => (path, Some(wanted)),
-            None => (path, None),
+    if let Some(quoted) = text.strip_prefix("jsonpath=") {
+        let plain = quoted.replace(['\'', '"'], "");
+        let (path, wanted) = match plain.split_once("}=") {
+            Some((path, wanted)) => (path, Some(wanted.to_owned())),
+            None => (plain.as_str(), None),
         };
-        let plain = path.trim_matches(|c| ['\'', '"', '{', '}'].contains(&c));
-        let pointer = plain.replace('.', "/");
-        let text = wanted.map(|w| w.trim_matches(|c| ['\'', '"'].contains(&c)).to_owned());
-        return Ok(Awaited::Value { pointer: format!("/{}", pointer.trim_start_matches('/')), text });
+        let pointer = path.trim_matches(['{', '}', '.']).replace('.', "/");
+        return Ok(Awaited::Value { pointer: format!("/{pointer}"), text: wanted });
     }
     Err(Error::Usage(format!(
         "--for \"{text}\": write delete, create, condition=NAME[=STATUS] or jsonpath='{{.path}}'=VALUE"
