@@ -450,12 +450,26 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_its_place() {
-        check("a in b", expect![[""]]);
-        check("a,,b", expect![[""]]);
-        check("=b", expect![[""]]);
-        check("a b", expect![[""]]);
-        check("a=b)", expect![[""]]);
-        check("-a=b", expect![[""]]);
+        check("a in b", expect!["unable to parse requirement: found 'b', expected: '('"]);
+        check(
+            "a,,b",
+            expect!["unable to parse requirement: found ',', expected: !, identifier, or 'end of string'"],
+        );
+        check(
+            "=b",
+            expect!["unable to parse requirement: found '=', expected: !, identifier, or 'end of string'"],
+        );
+        check(
+            "a b",
+            expect!["unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"],
+        );
+        check("a=b)", expect!["unable to parse requirement: found ')', expected: ',' or end of string"]);
+        check(
+            "-a=b",
+            expect![[
+                r#"unable to parse requirement: "-a": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#
+            ]],
+        );
     }
 
     #[test]
