@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 pub mod conformance;
 pub mod simulated;
@@ -116,6 +116,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn pull_image(&self, image: &str, auth: Option<&RegistryAuth>) -> Result<Image>;
     async fn list_images(&self) -> Result<Vec<Image>>;
     async fn remove_image(&self, image: &str) -> Result<()>;
+
+    /// The log of a runtime that keeps logs in memory; others write files and have none.
+    fn memory_log(&self, _container: &str) -> Option<MemoryLog> {
+        None
+    }
 
     /// Starts and exits of containers from now on. Bounded: a slow receiver gets `Lagged` and lists again;
     /// events hint at what to look at and are never the only source.
@@ -423,6 +428,21 @@ pub struct Image {
 pub struct RegistryAuth {
     pub username: String,
     pub password: String,
+}
+
+/// One line of a container's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    pub at: DateTime<Utc>,
+    pub stderr: bool,
+    /// Without the newline.
+    pub text: Vec<u8>,
+}
+
+/// A log in memory: the lines so far, and a count that changes when there are more.
+pub struct MemoryLog {
+    pub lines: Vec<LogLine>,
+    pub changed: watch::Receiver<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
