@@ -1,0 +1,48 @@
+//! `coxswain image load FILE`: images for sites without a registry.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Arg, ArgMatches, Command};
+
+use super::Subcommand;
+use crate::host::default_data_dir;
+
+/// # Does
+/// Copies an OCI or docker archive into the data directory's `images/` folder, from which every node's
+/// runtime loads it, also one that runs already.
+pub(super) struct Image;
+
+#[async_trait::async_trait]
+impl Subcommand for Image {
+    const NAME: &'static str = "image";
+
+    fn command(base: Command) -> Command {
+        base.about("Images for sites without a registry").subcommand_required(true).subcommand(
+            Command::new("load")
+                .about("Put an OCI or docker archive where nodes find it")
+                .arg(Arg::new("data-dir").long("data-dir").value_name("DIR").help("As given to `up`"))
+                .arg(Arg::new("file").required(true).value_name("FILE")),
+        )
+    }
+
+    async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+        let Some(("load", sub)) = matches.subcommand() else { bail!("say what: load FILE") };
+        let file = PathBuf::from(sub.get_one::<String>("file").context("FILE is required")?);
+        let data_dir = sub.get_one::<String>("data-dir").map_or_else(default_data_dir, PathBuf::from);
+        let names = nodeagent::image::archive_names(&file)
+            .with_context(|| format!("{} is no OCI or docker archive", file.display()))?;
+        let folder = data_dir.join("images");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let target = folder.join(file.file_name().context("FILE has no name")?);
+        // Under another name first, so that a node never reads half an archive.
+        let partial = target.with_extension("partial");
+        std::fs::copy(&file, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
+        std::fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))?;
+        for name in names {
+            println!("Loaded image: {name}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,135 @@
+//! `coxswain up`: a cluster on this machine, until Ctrl-C.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::Subcommand;
+use crate::cluster::{Cluster, NodeRuntime, Options, Storage};
+use crate::host;
+use crate::progress::Progress;
+
+/// # Does
+/// Starts the control plane and nodes, applies manifests, shows how each object comes up, prints how to
+/// go on, and stays until Ctrl-C or SIGTERM. Containers stop with it; objects stay in the data directory.
+pub(super) struct Up;
+
+#[async_trait::async_trait]
+impl Subcommand for Up {
+    const NAME: &'static str = "up";
+
+    fn command(base: Command) -> Command {
+        let value = |name: &'static str, placeholder: &'static str, help: &'static str| {
+            Arg::new(name).long(name).value_name(placeholder).help(help)
+        };
+        base.about("Bring up a cluster on this machine")
+            .arg(value("nodes", "N", "How many nodes").default_value("1").value_parser(clap::value_parser!(usize)))
+            .arg(value("apply", "PATH", "Manifests to apply: a file or a folder").action(ArgAction::Append))
+            .arg(value("data-dir", "DIR", "Where objects, certificates and images are kept"))
+            .arg(
+                value("listen", "ADDRESS", "Address of the API server, as 127.0.0.1:6443")
+                    .default_value("127.0.0.1:6443")
+                    .value_parser(clap::value_parser!(SocketAddr)),
+            )
+            .arg(value("service-cidr", "CIDR", "Addresses of Services").default_value("10.96.0.0/16"))
+            .arg(value("token-auth-file", "FILE", "Static tokens: token,user,uid,\"group1,group2\" a line"))
+            .arg(
+                value("runtime", "KIND", "oci runs real containers, simulated only pretends")
+                    .value_parser(["oci", "simulated"]),
+            )
+            .arg(value("timeout", "SECONDS", "How long manifests may take to be ready").default_value("300").value_parser(clap::value_parser!(u64)))
+            .arg(value("log-level", "LEVEL", "error, warn, info, debug or trace").default_value("error"))
+    }
+
+    async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+        start_logs(matches)?;
+        let shutdown = component_base::signals::shutdown_on_signals();
+        let data_dir = matches.get_one::<String>("data-dir").map_or_else(host::default_data_dir, PathBuf::from);
+        let manifests = read(matches)?;
+        let options = options(matches, data_dir)?;
+        let started = tokio::time::Instant::now();
+        let cluster = Cluster::start(options).await?;
+        let address = cluster.address().context("the API server listens nowhere")?;
+        println!("Cluster ready at https://{address} in {:.2} s", started.elapsed().as_secs_f64());
+        let ended = tokio::select! {
+            ended = follow(&cluster, &manifests, matches) => ended,
+            () = shutdown.cancelled() => Ok(()),
+        };
+        if ended.is_ok() && !shutdown.is_cancelled() {
+            print_next_steps(&cluster);
+            shutdown.cancelled().await;
+        }
+        println!("Stopping: pods end first, objects are kept.");
+        cluster.stop().await;
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Logs on standard error at `--log-level`.
+pub(super) fn start_logs(matches: &ArgMatches) -> anyhow::Result<()> {
+    let level = matches.get_one::<String>("log-level").map_or("error", String::as_str);
+    component_base::logs::init(level, component_base::logs::Format::Text)?;
+    Ok(())
+}
+
+fn read(matches: &ArgMatches) -> anyhow::Result<Vec<kubectl_lite::Manifest>> {
+    let mut manifests = Vec::new();
+    for path in matches.get_many::<String>("apply").into_iter().flatten() {
+        manifests.extend(kubectl_lite::read_manifests(path, true).map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?);
+    }
+    Ok(manifests)
+}
+
+fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
+    let asked = matches.get_one::<String>("runtime").map(String::as_str);
+    let runtime = match (asked, host::why_not_containers()) {
+        (Some("simulated"), _) => NodeRuntime::Simulated,
+        (Some(_), Some(why)) => anyhow::bail!("--runtime oci is not possible: {why}"),
+        (None, Some(why)) => {
+            println!("Containers are simulated: {why}.");
+            NodeRuntime::Simulated
+        }
+        (_, None) => NodeRuntime::Oci,
+    };
+    Ok(Options {
+        nodes: matches.get_one::<usize>("nodes").copied().unwrap_or(1),
+        runtime,
+        storage: Storage::Disk,
+        listen: matches.get_one::<SocketAddr>("listen").copied(),
+        service_cidr: matches.get_one::<String>("service-cidr").cloned().context("--service-cidr has a default")?,
+        token_auth_file: matches.get_one::<String>("token-auth-file").map(PathBuf::from),
+        data_dir: Some(data_dir),
+        ..Options::default()
+    })
+}
+
+async fn follow(
+    cluster: &Cluster,
+    manifests: &[kubectl_lite::Manifest],
+    matches: &ArgMatches,
+) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(matches.get_one::<u64>("timeout").copied().unwrap_or(300));
+    let mut progress = Progress::new(cluster.client());
+    tokio::time::timeout(limit, async {
+        progress.nodes(&cluster.node_names()).await?;
+        progress.apply(manifests).await
+    })
+    .await
+    .unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("not all was ready in {limit:?}; {}", progress.waiting_for())))
+}
+
+fn print_next_steps(cluster: &Cluster) {
+    let Some(kubeconfig) = cluster.kubeconfig() else { return };
+    println!("\nAll is ready. The kubeconfig is {}", kubeconfig.display());
+    println!("Try next:\n");
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  kubectl get pods -o wide");
+    println!("  kubectl logs deploy/web");
+    println!("  kubectl exec -it deploy/web -- sh");
+    println!("  kubectl scale deploy/web --replicas 5");
+    println!("\nCtrl-C stops the cluster; `coxswain up` again finds every object where it was.");
+}
