@@ -1,9 +1,16 @@
 //! What the API is: kinds, schemas, patches, selectors, quantities. Pure: no I/O, no async, no clock.
 
+pub mod conditions;
+pub mod int_or_percent;
 pub mod kinds;
 pub mod names;
+pub mod owners;
+pub mod pods;
+pub mod quantity;
 pub mod selectors;
 pub mod status;
+pub mod table;
+pub mod template_hash;
 
 /// The API's types, generated from Kubernetes' own OpenAPI document.
 pub use k8s_openapi;
