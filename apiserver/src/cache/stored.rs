@@ -1,0 +1,262 @@
+//! An object as the server keeps it: its bytes, encoded once, and on first use its labels and indexed fields.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::store::{Key, Revision};
+
+/// The field paths that selectors may name for a resource: `spec.nodeName`, `status.phase`.
+pub(crate) type FieldPaths = Arc<[String]>;
+
+/// Fields whose absence means something else than the empty string, as in Kubernetes' own selectors.
+const ABSENT: &[(&str, &str)] = &[
+    ("spec.unschedulable", "false"),
+    ("spec.hostNetwork", "false"),
+    ("status.successful", "0"),
+    ("status.replicas", "0"),
+];
+
+/// One object at one revision. Everything that is sent of it is `bytes`.
+pub(crate) struct Stored {
+    pub(crate) key: Key,
+    pub(crate) revision: Revision,
+    /// The complete JSON, `metadata.resourceVersion` included.
+    pub(crate) bytes: Bytes,
+    paths: FieldPaths,
+    facts: OnceLock<Facts>,
+}
+
+/// Labels and fields, packed: `text` is all names and values, `ends` where each ends.
+struct Facts {
+    text: Box<str>,
+    ends: Box<[u32]>,
+    labels: u32,
+}
+
+impl Stored {
+    pub(crate) fn new(key: Key, revision: Revision, bytes: Bytes, paths: FieldPaths) -> Self {
+        Self { key, revision, bytes, paths, facts: OnceLock::new() }
+    }
+
+    /// The same object under another table of field paths.
+    pub(crate) fn with_paths(&self, paths: FieldPaths) -> Self {
+        Self::new(self.key.clone(), self.revision, self.bytes.clone(), paths)
+    }
+
+    /// All labels, in the object's order.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let facts = self.facts();
+        (0..facts.labels as usize).map(|i| (facts.part(2 * i), facts.part(2 * i + 1)))
+    }
+
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels().find(|(label, _)| *label == name).map(|(_, value)| value)
+    }
+
+    /// The text of an indexed field; for one that the object lacks, what Kubernetes compares with (mostly
+    /// `""`). None for a path that is not in the resource's table.
+    pub(crate) fn field(&self, path: &str) -> Option<&str> {
+        match path {
+            "metadata.name" => return Some(&self.key.name),
+            "metadata.namespace" => return Some(&self.key.namespace),
+            _ => {}
+        }
+        let index = self.paths.iter().position(|known| known == path)?;
+        let facts = self.facts();
+        Some(facts.part(2 * facts.labels as usize + index))
+    }
+
+    /// The object, parsed.
+    pub(crate) fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).expect("a stored object is the JSON that the server encoded")
+    }
+
+    fn facts(&self) -> &Facts {
+        self.facts.get_or_init(|| Facts::read(&self.bytes, &self.paths))
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.key, self.revision)
+    }
+}
+
+impl Facts {
+    fn read(bytes: &[u8], paths: &[String]) -> Self {
+        let mut wanted = Wanted::default();
+        wanted.add("metadata.labels", Slot::Labels);
+        for (i, path) in paths.iter().enumerate() {
+            wanted.add(path, Slot::Field(i));
+        }
+        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.len()] };
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        // What cannot be read has no labels; the server itself encoded these bytes.
+        drop(serde::de::DeserializeSeed::deserialize(Walk { wanted: &wanted, found: &mut found }, &mut json));
+        Self::pack(found, paths)
+    }
+
+    fn pack(found: Found, paths: &[String]) -> Self {
+        let labels = u32::try_from(found.labels.len()).unwrap_or(u32::MAX);
+        let mut text = String::new();
+        let mut ends = Vec::with_capacity(found.labels.len() * 2 + paths.len());
+        let mut push = |part: &str| {
+            text.push_str(part);
+            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        };
+        for (name, value) in &found.labels {
+            push(name);
+            push(value);
+        }
+        for (path, field) in paths.iter().zip(&found.fields) {
+            let absent = || ABSENT.iter().find(|(known, _)| known == path).map_or("", |(_, text)| text);
+            push(field.as_deref().unwrap_or_else(absent));
+        }
+        Self { text: text.into(), ends: ends.into(), labels }
+    }
+
+    fn part(&self, index: usize) -> &str {
+        let from = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[from as usize..self.ends[index] as usize]
+    }
+}
+
+/// Which parts of an object to keep while walking over its text.
+#[derive(Default)]
+struct Wanted {
+    slot: Option<Slot>,
+    below: HashMap<String, Wanted>,
+}
+
+#[derive(Clone, Copy)]
+enum Slot {
+    Labels,
+    Field(usize),
+}
+
+impl Wanted {
+    fn add(&mut self, path: &str, slot: Slot) {
+        let leaf = path.split('.').fold(self, |at, name| at.below.entry(name.to_owned()).or_default());
+        leaf.slot = Some(slot);
+    }
+}
+
+struct Found {
+    labels: Vec<(String, String)>,
+    fields: Vec<Option<String>>,
+}
+
+/// Walks over JSON without building it, keeping what is wanted.
+struct Walk<'a> {
+    wanted: &'a Wanted,
+    found: &'a mut Found,
+}
+
+impl Walk<'_> {
+    fn keep(self, text: String) {
+        if let Some(Slot::Field(index)) = self.wanted.slot {
+            self.found.fields[index] = Some(text);
+        }
+    }
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if matches!(self.wanted.slot, Some(Slot::Labels)) {
+                let value = map.next_value::<Option<String>>()?.unwrap_or_default();
+                self.found.labels.push((name.into_owned(), value));
+                continue;
+            }
+            match self.wanted.below.get(&*name) {
+                Some(wanted) => map.next_value_seed(Walk { wanted, found: self.found })?,
+                None => drop(map.next_value::<serde::de::IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.keep(text.to_owned());
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.keep(value.to_string());
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.keep(value.to_string());
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.keep(value.to_string());
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.keep(value.to_string());
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(json: &str) -> Stored {
+        let paths: FieldPaths =
+            ["spec.nodeName", "status.phase", "spec.unschedulable"].map(str::to_owned).into();
+        Stored::new(Key::new("pods", "ns", "a"), 5, Bytes::copy_from_slice(json.as_bytes()), paths)
+    }
+
+    #[test]
+    fn labels_and_fields_are_read_from_the_bytes() {
+        let pod = stored(
+            r#"{"metadata":{"labels":{"app":"a\"b","tier":""}},"spec":{"nodeName":"n1","c":[{"nodeName":"x"}]},"status":{"phase":null}}"#,
+        );
+        assert_eq!(pod.labels().collect::<Vec<_>>(), [("app", "a\"b"), ("tier", "")]);
+        assert_eq!(pod.label("app"), Some("a\"b"));
+        assert_eq!(pod.field("spec.nodeName"), Some("n1"));
+        assert_eq!(pod.field("status.phase"), Some(""));
+    }
+
+    #[test]
+    fn an_absent_field_is_what_kubernetes_compares_with() {
+        let pod = stored(r#"{"metadata":{"labels":null}}"#);
+        assert_eq!(pod.labels().count(), 0);
+        assert_eq!(pod.field("spec.nodeName"), Some(""));
+        assert_eq!(pod.field("spec.unschedulable"), Some("false"));
+        assert_eq!(pod.field("metadata.name"), Some("a"));
+        assert_eq!(pod.field("spec.other"), None);
+    }
+}
