@@ -1,0 +1,200 @@
+//! The server's own printing: the cells of a kind's columns, as `kubectl get` shows them.
+//!
+//! A kind is a row here; one without a row prints its name and when it was made. The columns themselves
+//! (names, types, priorities) stand in the kinds table; a test holds the two together.
+
+mod batch;
+mod cluster;
+mod config;
+mod network;
+mod pod;
+mod workload;
+
+use std::sync::LazyLock;
+
+use api_types::kinds::{Column, Kind};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+/// An object to print and the time at which it is printed, for ages.
+pub(crate) struct Printed<'a> {
+    pub(crate) object: &'a Value,
+    pub(crate) now: DateTime<Utc>,
+}
+
+type Cells = fn(&Printed<'_>) -> Vec<Value>;
+
+/// Kind name and what prints it. Kind names are unique among built-in kinds that have columns of their own.
+static PRINTERS: &[(&str, Cells)] = &[
+    ("Pod", pod::pod),
+    ("PodTemplate", pod::pod_template),
+    ("ReplicationController", workload::replica_set),
+    ("ReplicaSet", workload::replica_set),
+    ("Deployment", workload::deployment),
+    ("StatefulSet", workload::stateful_set),
+    ("DaemonSet", workload::daemon_set),
+    ("ControllerRevision", workload::controller_revision),
+    ("HorizontalPodAutoscaler", workload::autoscaler),
+    ("PodDisruptionBudget", workload::disruption_budget),
+    ("Job", batch::job),
+    ("CronJob", batch::cron_job),
+    ("Namespace", cluster::namespace),
+    ("Node", cluster::node),
+    ("Event", cluster::event),
+    ("Lease", cluster::lease),
+    ("PriorityClass", cluster::priority_class),
+    ("RuntimeClass", cluster::runtime_class),
+    ("RoleBinding", cluster::role_binding),
+    ("ClusterRoleBinding", cluster::role_binding),
+    ("ConfigMap", config::config_map),
+    ("Secret", config::secret),
+    ("ServiceAccount", config::service_account),
+    ("ResourceQuota", config::resource_quota),
+    ("PersistentVolumeClaim", config::volume_claim),
+    ("PersistentVolume", config::volume),
+    ("StorageClass", config::storage_class),
+    ("Service", network::service),
+    ("Endpoints", network::endpoints),
+    ("EndpointSlice", network::endpoint_slice),
+    ("Ingress", network::ingress),
+    ("IngressClass", network::ingress_class),
+    ("NetworkPolicy", network::network_policy),
+];
+
+/// The columns of `kind`; a kind without columns of its own prints its name and when it was made.
+pub(crate) fn columns(kind: &Kind) -> &[Column] {
+    static PLAIN: LazyLock<[Column; 2]> = LazyLock::new(|| {
+        [("Name", "string", "name"), ("Created At", "date", "")].map(|(name, kind, format)| Column {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            format: format.to_owned(),
+            description: String::new(),
+            priority: 0,
+            json_path: None,
+        })
+    });
+    if kind.columns.is_empty() { PLAIN.as_slice() } else { &kind.columns }
+}
+
+/// The cells of `object`, one per column of `kind`.
+pub(crate) fn cells(kind: &Kind, object: &Value, now: DateTime<Utc>) -> Vec<Value> {
+    let printed = Printed { object, now };
+    if kind.columns.iter().any(|column| column.json_path.is_some()) {
+        return kind.columns.iter().map(|column| printed.custom(column)).collect();
+    }
+    match PRINTERS.iter().find(|(name, _)| *name == kind.kind) {
+        Some((_, print)) if !kind.columns.is_empty() => print(&printed),
+        _ => vec![printed.name(), printed.at("/metadata/creationTimestamp")],
+    }
+}
+
+impl Printed<'_> {
+    /// The value at a JSON pointer, null when there is none.
+    fn at(&self, pointer: &str) -> Value {
+        self.object.pointer(pointer).cloned().unwrap_or(Value::Null)
+    }
+
+    fn text(&self, pointer: &str) -> &str {
+        self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn count(&self, pointer: &str) -> i64 {
+        self.object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    fn list(&self, pointer: &str) -> &[Value] {
+        self.object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    fn name(&self) -> Value {
+        self.at("/metadata/name")
+    }
+
+    /// Time since the object was made.
+    fn age(&self) -> Value {
+        json!(self.since(self.text("/metadata/creationTimestamp")))
+    }
+
+    /// Time since `timestamp` (RFC 3339), as people say it; `<unknown>` when there is none.
+    fn since(&self, timestamp: &str) -> String {
+        match DateTime::parse_from_rfc3339(timestamp) {
+            Ok(then) => api_types::table::human_duration(self.now.signed_duration_since(then)),
+            Err(_) => "<unknown>".to_owned(),
+        }
+    }
+
+    fn custom(&self, column: &Column) -> Value {
+        let Some(path) = &column.json_path else { return self.name() };
+        let pointer = path.trim_matches(['{', '}']).replace('.', "/");
+        let value = self.at(&pointer);
+        match column.kind.as_str() {
+            "date" => json!(self.since(value.as_str().unwrap_or_default())),
+            _ => value,
+        }
+    }
+
+    /// Names and images of the containers of the pod template at `pointer`.
+    fn containers(&self, pointer: &str) -> [Value; 2] {
+        let containers = self.list(pointer);
+        ["name", "image"].map(|field| json!(join(containers.iter().filter_map(|c| c[field].as_str()))))
+    }
+}
+
+fn join<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(",")
+}
+
+/// The word, or `<none>` where there is none.
+fn or_none(text: &str) -> Value {
+    json!(if text.is_empty() { "<none>" } else { text })
+}
+
+/// A plain map of labels as `a=b,c=d`.
+fn labels(map: &Value) -> String {
+    let pairs = map.as_object().into_iter().flatten();
+    pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+}
+
+/// A LabelSelector as text.
+fn selector(selector: &Value) -> String {
+    let mut terms = Vec::new();
+    let plain = labels(&selector["matchLabels"]);
+    if !plain.is_empty() {
+        terms.push(plain);
+    }
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = expression["key"].as_str().unwrap_or_default();
+        let values = join(expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str));
+        terms.push(match expression["operator"].as_str() {
+            Some("In") => format!("{key} in ({values})"),
+            Some("NotIn") => format!("{key} notin ({values})"),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    if terms.is_empty() { "<none>".to_owned() } else { terms.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn every_row_prints_as_many_cells_as_its_kind_has_columns() {
+        let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        for kind in api_types::kinds::builtin().iter().filter(|kind| !kind.columns.is_empty()) {
+            let printed = cells(kind, &object, DateTime::UNIX_EPOCH);
+            assert_eq!(printed.len(), kind.columns.len(), "{} {:?}", kind.kind, kind.columns);
+        }
+    }
+
+    pub(super) fn check(print: Cells, object: &Value, expected: &[&str]) {
+        let made = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").expect("a time").to_utc();
+        let printed = print(&Printed { object, now: made + TimeDelta::minutes(5) });
+        let texts: Vec<String> =
+            printed.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect();
+        assert_eq!(texts, expected);
+    }
+}
