@@ -57,7 +57,7 @@ async fn run_command(matches: &ArgMatches, cluster: &Cluster) -> anyhow::Result<
         .spawn()
         .with_context(|| format!("cannot run {program}"))?;
     // The terminal sends Ctrl-C to the command too: it ends first, and then the cluster.
-    let interrupted = component_base::signals::shutdown_on_signals();
+    let interrupted = component_base::signals::shutdown_on_signals()?;
     let status = wait(&mut child, &interrupted).await.with_context(|| format!("{program} cannot be waited for"))?;
     let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))

@@ -47,7 +47,7 @@ impl Subcommand for Up {
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         start_logs(matches)?;
-        let shutdown = component_base::signals::shutdown_on_signals();
+        let shutdown = component_base::signals::shutdown_on_signals()?;
         let data_dir = matches.get_one::<String>("data-dir").map_or_else(host::default_data_dir, PathBuf::from);
         let manifests = read(matches)?;
         let options = options(matches, data_dir)?;
@@ -72,7 +72,7 @@ impl Subcommand for Up {
 /// Logs on standard error at `--log-level`.
 pub(super) fn start_logs(matches: &ArgMatches) -> anyhow::Result<()> {
     let level = matches.get_one::<String>("log-level").map_or("error", String::as_str);
-    component_base::logs::init(level, component_base::logs::Format::Text)?;
+    component_base::logs::init(&level.parse()?, component_base::logs::Format::Text);
     Ok(())
 }
 

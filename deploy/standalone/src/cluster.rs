@@ -1,0 +1,233 @@
+//! A cluster in this process: which parts run, as whom, and in which order they start and stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use apiserver::{Backend, Running, UserInfo};
+use component_base::Shutdown;
+use component_base::client::ClientSource;
+use component_base::clock::Clock;
+use component_base::supervise::Tasks;
+use tracing::error;
+
+/// What runs the pods of the cluster's nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeRuntime {
+    /// Pods come and go as data; no process is started.
+    #[default]
+    Simulated,
+    /// Real processes in namespaces and cgroups of their own. Needs root and Linux.
+    Oci,
+}
+
+/// Where objects are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    #[default]
+    Memory,
+    /// In the data directory.
+    Disk,
+}
+
+/// How a cluster is started. The default is one for tests: in memory, two simulated nodes, no socket.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub nodes: usize,
+    pub runtime: NodeRuntime,
+    pub storage: Storage,
+    /// Where the API server listens. `None`: only clients of this process reach it.
+    pub listen: Option<SocketAddr>,
+    pub service_cidr: String,
+    pub token_auth_file: Option<PathBuf>,
+    /// Certificates, kubeconfig, images and (with `Storage::Disk`) objects. Needed to listen and for real containers.
+    pub data_dir: Option<PathBuf>,
+    /// Whether controllers run.
+    pub controllers: bool,
+    /// Whether the scheduler runs.
+    pub scheduler: bool,
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            runtime: NodeRuntime::Simulated,
+            storage: Storage::Memory,
+            listen: None,
+            service_cidr: "10.96.0.0/16".to_owned(),
+            token_auth_file: None,
+            data_dir: None,
+            controllers: true,
+            scheduler: true,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// A running cluster. Dropping it without [`Cluster::stop`] asks its parts to stop but does not wait.
+pub struct Cluster {
+    api: Running,
+    client: kube::Client,
+    node_names: Vec<String>,
+    kubeconfig: Option<PathBuf>,
+    /// Node agents stop first, while the API still answers; then controllers and scheduler, then the server.
+    nodes: Tasks,
+    control: Tasks,
+    server: Shutdown,
+}
+
+impl Cluster {
+    /// Starts the parts. Returns when the API answers; nodes register on their own.
+    ///
+    /// # Errors
+    /// The data directory cannot be used, the address is taken, or an option contradicts another.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        component_base::client::install_crypto_provider();
+        let server = Shutdown::new();
+        let api = apiserver::start(api_config(&options)?, server.clone())
+            .await
+            .context("the API server does not start")?;
+        let client = loopback(&api, UserInfo::admin());
+        let cluster = Self {
+            kubeconfig: api.credentials().admin_kubeconfig().map(Path::to_owned),
+            node_names: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
+            nodes: Tasks::new(Shutdown::new()),
+            control: Tasks::new(Shutdown::new()),
+            api,
+            client,
+            server,
+        };
+        cluster.start_control(&options);
+        cluster.start_nodes(&options)?;
+        Ok(cluster)
+    }
+
+    /// A client with every right, without a socket between.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// A client as `user`.
+    pub fn client_as(&self, user: UserInfo) -> kube::Client {
+        loopback(&self.api, user)
+    }
+
+    /// Where the API server listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.api.address()
+    }
+
+    /// The administrator's kubeconfig, when the cluster listens.
+    pub fn kubeconfig(&self) -> Option<&Path> {
+        self.kubeconfig.as_deref()
+    }
+
+    /// The names of the nodes that are started.
+    pub fn node_names(&self) -> Vec<String> {
+        self.node_names.clone()
+    }
+
+    /// Stops node agents with their pods, then controllers and scheduler, then the API server.
+    pub async fn stop(self) {
+        for tasks in [&self.nodes, &self.control] {
+            tasks.shutdown().cancel();
+            tasks.join().await;
+        }
+        self.server.cancel();
+        self.api.stopped().await;
+    }
+
+    fn start_control(&self, options: &Options) {
+        if options.controllers {
+            let config = controller_manager::Config {
+                root_ca: Some(self.api.credentials().ca_pem().to_owned()),
+                ..controller_manager::Config::new(
+                    self.source(UserInfo::new("system:kube-controller-manager", &["system:authenticated"])),
+                    options.clock,
+                )
+            };
+            let run = controller_manager::run(config, self.control.shutdown().clone());
+            self.supervise(&self.control, "controller-manager", run);
+        }
+        if options.scheduler {
+            let client = self.source(UserInfo::new("system:kube-scheduler", &["system:authenticated"]));
+            let config = scheduler::Config::new(client, options.clock);
+            let run = scheduler::run(config, self.control.shutdown().clone());
+            self.supervise(&self.control, "scheduler", run);
+        }
+    }
+
+    fn start_nodes(&self, options: &Options) -> anyhow::Result<()> {
+        for (index, name) in self.node_names.iter().enumerate() {
+            let config = self.node_config(options, index, name)?;
+            let run = nodeagent::run(config, self.nodes.shutdown().clone());
+            self.supervise(&self.nodes, "nodeagent", run);
+        }
+        Ok(())
+    }
+
+    fn node_config(&self, options: &Options, index: usize, name: &str) -> anyhow::Result<nodeagent::Config> {
+        let user = UserInfo::new(format!("system:node:{name}"), &["system:nodes", "system:authenticated"]);
+        let mut config = nodeagent::Config::new(name, self.source(user), options.clock);
+        let third = u8::try_from(index).context("at most 256 nodes run in one process")?;
+        config.pod_cidr = Some(format!("10.244.{third}.0/24"));
+        config.stop_pods_on_exit = true;
+        if options.runtime == NodeRuntime::Oci {
+            let data_dir = options.data_dir.as_ref().context("real containers need a data directory")?;
+            let root = data_dir.join("nodes").join(name);
+            config.runtime = nodeagent::RuntimeKind::Oci {
+                root: root.join("runtime"),
+                images: data_dir.join("images"),
+                node_rootfs: true,
+            };
+            config.root_dir = root;
+        }
+        Ok(config)
+    }
+
+    fn source(&self, user: UserInfo) -> ClientSource {
+        ClientSource::Ready(loopback(&self.api, user))
+    }
+
+    fn supervise<F>(&self, tasks: &Tasks, name: &'static str, run: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        tasks.spawn(name, async move {
+            if let Err(problem) = run.await {
+                error!(component = name, "ended: {problem:#}");
+            }
+        });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.shutdown().cancel();
+        self.control.shutdown().cancel();
+        self.server.cancel();
+    }
+}
+
+fn loopback(api: &Running, user: UserInfo) -> kube::Client {
+    kube::Client::new(api.loopback(user), "default")
+}
+
+fn api_config(options: &Options) -> anyhow::Result<apiserver::Config> {
+    let backend = match (options.storage, &options.data_dir) {
+        (Storage::Memory, _) => Backend::Memory,
+        (Storage::Disk, Some(dir)) => Backend::disk(dir.join("store")),
+        (Storage::Disk, None) => anyhow::bail!("objects on disk need a data directory"),
+    };
+    Ok(apiserver::Config {
+        backend,
+        listen: options.listen,
+        service_cidr: options.service_cidr.clone(),
+        pki_dir: options.data_dir.clone(),
+        token_auth_file: options.token_auth_file.clone(),
+        clock: options.clock,
+        ..apiserver::Config::default()
+    })
+}
