@@ -1,1 +1,166 @@
-//! placeholder
+//! The control loops of a cluster: one file per controller under `controllers/`, one runtime for all.
+//!
+//! `informers` keeps one cache per kind, `queue` the keys to reconcile, `runtime` joins them with the
+//! controllers; `expectations` keeps a lagging cache from making a controller create too much. Everything
+//! goes through the API: nothing here knows the store or another controller.
+
+mod controller;
+mod controllers;
+mod expectations;
+mod informers;
+mod key;
+mod owners;
+mod pod_control;
+mod pods;
+mod queue;
+mod runtime;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use component_base::Shutdown;
+use component_base::client::ClientSource;
+use component_base::clock::Clock;
+use component_base::health::Health;
+use component_base::leader::{self, Election};
+use component_base::metrics::Metrics;
+use component_base::supervise::Tasks;
+
+/// What a controller manager is started with.
+#[derive(Clone)]
+pub struct Config {
+    pub client: ClientSource,
+    pub clock: Clock,
+    /// Which controllers run.
+    pub controllers: Selection,
+    /// The certificate of the cluster's CA (PEM), published to every namespace as `kube-root-ca.crt`. Nothing is published without it.
+    pub root_ca: Option<String>,
+    /// The election to win first; none runs at once.
+    pub election: Option<Election>,
+    /// Keys reconciled at the same time, by controller name.
+    pub concurrency: BTreeMap<String, usize>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub health: Option<SocketAddr>,
+    /// How long a node may be silent before it is taken as unreachable.
+    pub node_monitor_grace_period: std::time::Duration,
+    /// Finished pods kept in the cluster before the oldest are removed.
+    pub terminated_pod_threshold: usize,
+}
+
+impl Config {
+    /// Kubernetes' defaults, without leader election.
+    pub fn new(client: ClientSource, clock: Clock) -> Self {
+        Self {
+            client,
+            clock,
+            controllers: Selection::default(),
+            root_ca: None,
+            election: None,
+            concurrency: BTreeMap::new(),
+            health: None,
+            node_monitor_grace_period: std::time::Duration::from_secs(40),
+            terminated_pod_threshold: 12_500,
+        }
+    }
+}
+
+/// A choice of controllers, as `--controllers` writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    all: bool,
+    on: BTreeSet<String>,
+    off: BTreeSet<String>,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self { all: true, on: BTreeSet::new(), off: BTreeSet::new() }
+    }
+}
+
+/// A controller that does not exist was named.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no controller {0:?}; there are: {known}", known = controller_names().join(", "))]
+pub struct UnknownControllerError(String);
+
+impl std::str::FromStr for Selection {
+    type Err = UnknownControllerError;
+
+    /// Reads `*`, `name` and `-name`, separated by commas.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut selection = Self { all: false, on: BTreeSet::new(), off: BTreeSet::new() };
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let name = part.strip_prefix('-').unwrap_or(part);
+            if part != "*" && !controller_names().contains(&name) {
+                return Err(UnknownControllerError(name.to_owned()));
+            }
+            match part {
+                "*" => selection.all = true,
+                part if part.starts_with('-') => drop(selection.off.insert(name.to_owned())),
+                name => drop(selection.on.insert(name.to_owned())),
+            }
+        }
+        Ok(selection)
+    }
+}
+
+impl Selection {
+    /// Whether the controller `name` runs.
+    pub fn includes(&self, name: &str) -> bool {
+        !self.off.contains(name) && (self.all || self.on.contains(name))
+    }
+}
+
+/// The names of all controllers, in the order in which they start.
+pub fn controller_names() -> Vec<&'static str> {
+    controllers::ALL.iter().map(|row| row.name).collect()
+}
+
+/// Runs the controllers until `shutdown`, or until leadership is lost, which is an error.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let client = config.client.connect().await?;
+    let metrics = Metrics::default();
+    let health = Health::new(metrics.clone());
+    let figures = runtime::Figures::new(&metrics);
+    let ready = health.readiness("informers");
+    let side = Tasks::new(shutdown.child_token());
+    if let Some(address) = config.health {
+        health.serve(address, &side).await?;
+    }
+    let work = |stop: Shutdown| runtime::run(&config, client.clone(), config.clock, figures, ready, stop);
+    let ended = match config.election.clone() {
+        None => {
+            work(shutdown.child_token()).await;
+            Ok(())
+        }
+        Some(election) => leader::lead(client.clone(), config.clock, election, shutdown, work).await,
+    };
+    side.shutdown().cancel();
+    side.join().await;
+    Ok(ended?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selection_takes_all_but_what_is_excluded() {
+        let selection: Selection = "*,-cronjob-controller".parse().unwrap();
+        assert!(selection.includes("job-controller"));
+        assert!(!selection.includes("cronjob-controller"));
+    }
+
+    #[test]
+    fn selection_without_star_takes_only_what_is_named() {
+        let selection: Selection = "job-controller".parse().unwrap();
+        assert!(selection.includes("job-controller"));
+        assert!(!selection.includes("deployment-controller"));
+    }
+
+    #[test]
+    fn unknown_controller_is_refused_with_the_known_names() {
+        let error = "nonsense".parse::<Selection>().unwrap_err();
+        assert!(error.to_string().contains("deployment-controller"));
+    }
+}

@@ -1,0 +1,382 @@
+//! One watch and one cache per kind for the whole process; controllers read the cache and subscribe to changes.
+//!
+//! An informer keeps what it saw last, indexed by namespace, by controlling owner and (pods) by node. When a
+//! watch cannot go on, the kind is listed again and what vanished meanwhile is told as deleted, so
+//! subscribers never miss that an object is gone.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use component_base::supervise::Tasks;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::key::ObjectKey;
+
+/// A kind that can be cached.
+pub(crate) trait Cached:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Cached for K {}
+
+type Subscriber<K> = Box<dyn Fn(Change<'_, K>) + Send + Sync>;
+
+/// What happened to one object; at least one side is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Change<'a, K> {
+    pub old: Option<&'a Arc<K>>,
+    pub new: Option<&'a Arc<K>>,
+}
+
+/// The cache of one kind.
+pub(crate) struct Informer<K> {
+    contents: RwLock<Contents<K>>,
+    subscribers: RwLock<Vec<Subscriber<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+struct Contents<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    by_owner: HashMap<String, BTreeSet<ObjectKey>>,
+    by_node: HashMap<String, BTreeSet<ObjectKey>>,
+    /// The highest resourceVersion seen.
+    revision: u64,
+    lists_started: u64,
+    lists_done: u64,
+    /// Keys of the list that is under way.
+    listed: BTreeSet<ObjectKey>,
+}
+
+/// A point in an informer's history; see [`Informer::has_seen`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    revision: u64,
+    lists: u64,
+}
+
+impl<K: Cached> Informer<K> {
+    fn new() -> Self {
+        let contents = Contents {
+            objects: BTreeMap::new(),
+            by_owner: HashMap::new(),
+            by_node: HashMap::new(),
+            revision: 0,
+            lists_started: 0,
+            lists_done: 0,
+            listed: BTreeSet::new(),
+        };
+        Self {
+            contents: RwLock::new(contents),
+            subscribers: RwLock::default(),
+            synced: watch::Sender::new(false),
+        }
+    }
+
+    /// The object as last seen.
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.contents.read().objects.get(key).cloned()
+    }
+
+    /// All objects.
+    pub(crate) fn all(&self) -> Vec<Arc<K>> {
+        self.contents.read().objects.values().cloned().collect()
+    }
+
+    /// All objects of a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let contents = self.contents.read();
+        let from = contents.objects.range(ObjectKey::new(namespace, "")..);
+        from.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The objects whose controlling owner has this uid.
+    pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        let contents = self.contents.read();
+        contents.find(contents.by_owner.get(uid))
+    }
+
+    /// The pods bound to a node.
+    pub(crate) fn on_node(&self, node: &str) -> Vec<Arc<K>> {
+        let contents = self.contents.read();
+        contents.find(contents.by_node.get(node))
+    }
+
+    /// The point at which the write that answered with `resource_version` is visible here.
+    pub(crate) fn mark(&self, resource_version: Option<&str>) -> Mark {
+        let lists = self.contents.read().lists_started;
+        Mark { revision: resource_version.and_then(|text| text.parse().ok()).unwrap_or(0), lists }
+    }
+
+    /// Whether this cache includes the write that `mark` was made for: its event was seen, or a whole list
+    /// that began after it.
+    pub(crate) fn has_seen(&self, mark: Mark) -> bool {
+        let contents = self.contents.read();
+        contents.revision >= mark.revision || contents.lists_done > mark.lists
+    }
+
+    /// Calls `subscriber` at each change, after the cache has it. It must only note what to do.
+    pub(crate) fn subscribe(&self, subscriber: impl Fn(Change<'_, K>) + Send + Sync + 'static) {
+        self.subscribers.write().push(Box::new(subscriber));
+    }
+
+    fn tell(&self, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+        for subscriber in self.subscribers.read().iter() {
+            subscriber(Change { old, new });
+        }
+    }
+
+    fn apply(&self, event: watcher::Event<K>) {
+        match event {
+            watcher::Event::Init => {
+                let mut contents = self.contents.write();
+                contents.lists_started += 1;
+                contents.listed.clear();
+            }
+            watcher::Event::InitApply(object) => self.put(object, true),
+            watcher::Event::Apply(object) => self.put(object, false),
+            watcher::Event::Delete(object) => self.remove(&object),
+            watcher::Event::InitDone => self.finish_list(),
+        }
+    }
+
+    fn put(&self, object: K, listed: bool) {
+        let (key, object) = (ObjectKey::of(&object), Arc::new(object));
+        let old = {
+            let mut contents = self.contents.write();
+            contents.note_revision(&object);
+            if listed {
+                contents.listed.insert(key.clone());
+            }
+            contents.insert(key, object.clone())
+        };
+        let same =
+            old.as_ref().is_some_and(|old| old.meta().resource_version == object.meta().resource_version);
+        if !same {
+            self.tell(old.as_ref(), Some(&object));
+        }
+    }
+
+    fn remove(&self, object: &K) {
+        let old = {
+            let mut contents = self.contents.write();
+            contents.note_revision(object);
+            contents.take(&ObjectKey::of(object))
+        };
+        if let Some(old) = old {
+            self.tell(Some(&old), None);
+        }
+    }
+
+    fn finish_list(&self) {
+        let gone: Vec<Arc<K>> = {
+            let mut contents = self.contents.write();
+            let listed = std::mem::take(&mut contents.listed);
+            let gone: Vec<_> = contents.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
+            contents.lists_done = contents.lists_started;
+            gone.iter().filter_map(|key| contents.take(key)).collect()
+        };
+        for object in &gone {
+            self.tell(Some(object), None);
+        }
+        self.synced.send_replace(true);
+    }
+}
+
+impl<K: Cached> Contents<K> {
+    fn find(&self, keys: Option<&BTreeSet<ObjectKey>>) -> Vec<Arc<K>> {
+        keys.into_iter().flatten().filter_map(|key| self.objects.get(key).cloned()).collect()
+    }
+
+    fn note_revision(&mut self, object: &K) {
+        let revision = object.meta().resource_version.as_deref().and_then(|text| text.parse().ok());
+        self.revision = self.revision.max(revision.unwrap_or(0));
+    }
+
+    fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
+        let old = self.take(&key);
+        if let Some(owner) = owner_of(&*object) {
+            self.by_owner.entry(owner).or_default().insert(key.clone());
+        }
+        if let Some(node) = node_of(&*object) {
+            self.by_node.entry(node).or_default().insert(key.clone());
+        }
+        self.objects.insert(key, object);
+        old
+    }
+
+    fn take(&mut self, key: &ObjectKey) -> Option<Arc<K>> {
+        let old = self.objects.remove(key)?;
+        unindex(&mut self.by_owner, owner_of(&*old), key);
+        unindex(&mut self.by_node, node_of(&*old), key);
+        Some(old)
+    }
+}
+
+fn unindex(index: &mut HashMap<String, BTreeSet<ObjectKey>>, value: Option<String>, key: &ObjectKey) {
+    let Some(value) = value else { return };
+    if let Some(keys) = index.get_mut(&value) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(&value);
+        }
+    }
+}
+
+fn owner_of<K: Resource>(object: &K) -> Option<String> {
+    crate::owners::controller_of(object.meta()).map(|owner| owner.uid.clone())
+}
+
+fn node_of<K: 'static>(object: &K) -> Option<String> {
+    let pod = (object as &dyn Any).downcast_ref::<Pod>()?;
+    pod.spec.as_ref()?.node_name.clone()
+}
+
+type Start = Box<dyn FnOnce(Client, &Tasks) -> watch::Receiver<bool> + Send>;
+
+/// The informers of this process; each kind starts once, however many controllers use it.
+#[derive(Default)]
+pub(crate) struct Informers {
+    known: Mutex<HashMap<(TypeId, Scope), Arc<dyn Any + Send + Sync>>>,
+    to_start: Mutex<Vec<Start>>,
+}
+
+/// The part of a kind that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    /// A field selector.
+    pub fields: Option<&'static str>,
+}
+
+impl Informers {
+    /// The informer of `K` restricted to `scope`.
+    pub(crate) fn get<K: Cached>(&self, scope: Scope) -> Arc<Informer<K>> {
+        let mut known = self.known.lock();
+        let entry = known.entry((TypeId::of::<K>(), scope.clone())).or_insert_with(|| {
+            let informer = Arc::new(Informer::<K>::new());
+            let started = informer.clone();
+            self.to_start.lock().push(Box::new(move |client, tasks| started.start(client, scope, tasks)));
+            informer
+        });
+        entry.clone().downcast().expect("an entry is stored under the type it holds")
+    }
+
+    /// Starts every informer asked for so far.
+    pub(crate) fn start(&self, client: &Client, tasks: &Tasks) -> Vec<watch::Receiver<bool>> {
+        let starts = std::mem::take(&mut *self.to_start.lock());
+        starts.into_iter().map(|start| start(client.clone(), tasks)).collect()
+    }
+}
+
+impl<K: Cached> Informer<K> {
+    fn start(self: Arc<Self>, client: Client, scope: Scope, tasks: &Tasks) -> watch::Receiver<bool> {
+        let synced = self.synced.subscribe();
+        tasks.spawn_until_shutdown("informer", async move {
+            let mut config = watcher::Config::default();
+            if let Some(fields) = scope.fields {
+                config = config.fields(fields);
+            }
+            let trimmed = watcher(Api::<K>::all(client), config)
+                .modify(|object| object.meta_mut().managed_fields = None)
+                .default_backoff();
+            let mut events = std::pin::pin!(trimmed);
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => self.apply(event),
+                    Err(watcher::Error::WatchError(status)) if status.code == 410 => {
+                        debug!(kind = %K::kind(&()), "watch is too old; listing again");
+                    }
+                    Err(error) => warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+                }
+            }
+        });
+        synced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::ObjectMeta;
+    use watcher::Event;
+
+    use super::*;
+
+    fn pod(name: &str, revision: &str, node: Option<&str>) -> Pod {
+        let metadata = ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("ns".into()),
+            resource_version: Some(revision.into()),
+            ..ObjectMeta::default()
+        };
+        let spec =
+            k8s_openapi::api::core::v1::PodSpec { node_name: node.map(Into::into), ..Default::default() };
+        Pod { metadata, spec: Some(spec), status: None }
+    }
+
+    fn told(informer: &Informer<Pod>) -> Arc<Mutex<Vec<String>>> {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let log = told.clone();
+        informer.subscribe(move |change| {
+            let verb = match (change.old, change.new) {
+                (None, _) => "added",
+                (Some(_), Some(_)) => "changed",
+                (Some(_), None) => "deleted",
+            };
+            let object = change.new.or(change.old).expect("one side is there");
+            log.lock().push(format!("{verb} {}", object.metadata.name.as_deref().unwrap_or_default()));
+        });
+        told
+    }
+
+    #[test]
+    fn what_vanished_between_two_lists_is_told_as_deleted() {
+        let informer = Informer::<Pod>::new();
+        let told = told(&informer);
+        for event in [
+            Event::Init,
+            Event::InitApply(pod("a", "1", None)),
+            Event::InitApply(pod("b", "2", None)),
+            Event::InitDone,
+        ] {
+            informer.apply(event);
+        }
+        for event in [Event::Init, Event::InitApply(pod("b", "2", None)), Event::InitDone] {
+            informer.apply(event);
+        }
+        assert_eq!(*told.lock(), ["added a", "added b", "deleted a"]);
+    }
+
+    #[test]
+    fn node_index_follows_the_binding() {
+        let informer = Informer::<Pod>::new();
+        informer.apply(Event::Apply(pod("a", "1", None)));
+        assert!(informer.on_node("n1").is_empty());
+        informer.apply(Event::Apply(pod("a", "2", Some("n1"))));
+        assert_eq!(informer.on_node("n1").len(), 1);
+        informer.apply(Event::Delete(pod("a", "3", Some("n1"))));
+        assert!(informer.on_node("n1").is_empty());
+    }
+
+    #[test]
+    fn a_write_is_seen_with_its_event_or_with_a_later_list() {
+        let informer = Informer::<Pod>::new();
+        let mark = informer.mark(Some("7"));
+        informer.apply(Event::Apply(pod("a", "6", None)));
+        assert!(!informer.has_seen(mark));
+        informer.apply(Event::Init);
+        assert!(!informer.has_seen(mark));
+        informer.apply(Event::InitDone);
+        assert!(informer.has_seen(mark));
+        let mark = informer.mark(Some("9"));
+        informer.apply(Event::Apply(pod("a", "9", None)));
+        assert!(informer.has_seen(mark));
+    }
+}

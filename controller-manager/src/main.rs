@@ -1,0 +1,121 @@
+//! The controller manager as a process of its own.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use component_base::clock::Clock;
+use component_base::flags::{DaemonFlags, with_config_file};
+use component_base::leader::Election;
+use component_base::signals::shutdown_on_signals;
+use controller_manager::{Config, Selection};
+
+/// Runs the control loops of a cluster.
+///
+/// Each controller watches objects through the API server and writes what is missing: a Deployment gets its
+/// ReplicaSets, a ReplicaSet its pods, a Job its completions, a Service its endpoints; deleted owners and
+/// namespaces take what belongs to them along. It keeps nothing itself and may be stopped and started at
+/// any time. With several replicas one works at a time (the Lease kube-system/kube-controller-manager).
+#[derive(Parser)]
+#[command(name = "controller-manager", version, after_help = EXAMPLES)]
+struct Flags {
+    #[command(flatten)]
+    daemon: DaemonFlags,
+    /// Which controllers run: `*` for all, `name` for one, `-name` for all but one; separated by commas.
+    #[arg(long, default_value = "*", allow_hyphen_values = true)]
+    controllers: Selection,
+    /// Take part in the election of one leader among the replicas.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    leader_elect: bool,
+    /// How long others wait for a leader that is silent.
+    #[arg(long, default_value = "15", value_name = "SECONDS", value_parser = seconds)]
+    leader_elect_lease_duration: Duration,
+    /// How long a leader works on without being able to renew.
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    leader_elect_renew_deadline: Duration,
+    /// How often the lease is tried.
+    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    leader_elect_retry_period: Duration,
+    /// The CA certificate (PEM) that every namespace gets as the ConfigMap kube-root-ca.crt.
+    #[arg(long, value_name = "FILE")]
+    root_ca_file: Option<PathBuf>,
+    /// How long a node may be silent before its pods are moved away.
+    #[arg(long, default_value = "40", value_name = "SECONDS", value_parser = seconds)]
+    node_monitor_grace_period: Duration,
+    /// How many finished pods are kept before the oldest are removed; 0 keeps all.
+    #[arg(long, default_value = "12500")]
+    terminated_pod_gc_threshold: usize,
+    /// Deployments reconciled at the same time.
+    #[arg(long, default_value = "5")]
+    concurrent_deployment_syncs: usize,
+    /// ReplicaSets reconciled at the same time.
+    #[arg(long, default_value = "5")]
+    concurrent_replicaset_syncs: usize,
+    /// StatefulSets reconciled at the same time.
+    #[arg(long, default_value = "5")]
+    concurrent_statefulset_syncs: usize,
+    /// Jobs reconciled at the same time.
+    #[arg(long, default_value = "5")]
+    concurrent_job_syncs: usize,
+    /// Namespaces reconciled at the same time.
+    #[arg(long, default_value = "10")]
+    concurrent_namespace_syncs: usize,
+    /// Objects garbage collected at the same time.
+    #[arg(long, default_value = "20")]
+    concurrent_gc_syncs: usize,
+}
+
+const EXAMPLES: &str = "Examples:
+  controller-manager --kubeconfig controller-manager.kubeconfig
+  controller-manager --kubeconfig F --controllers '*,-cronjob-controller' --healthz-bind-address 127.0.0.1:10257
+  controller-manager --kubeconfig F --config flags.yaml     # flags.yaml: `log-level: debug`";
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    digits.parse().map(Duration::from_secs).map_err(|_| format!("{text:?} is not a number of seconds"))
+}
+
+impl Flags {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = Config::new(self.daemon.client(), Clock::system());
+        config.controllers = self.controllers.clone();
+        config.health = self.daemon.health;
+        config.root_ca = self.root_ca_file.as_ref().map(std::fs::read_to_string).transpose()?;
+        config.node_monitor_grace_period = self.node_monitor_grace_period;
+        config.terminated_pod_threshold = self.terminated_pod_gc_threshold;
+        config.election = self.leader_elect.then(|| Election {
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+            ..Election::new("kube-controller-manager")
+        });
+        let concurrency = [
+            ("deployment-controller", self.concurrent_deployment_syncs),
+            ("replicaset-controller", self.concurrent_replicaset_syncs),
+            ("statefulset-controller", self.concurrent_statefulset_syncs),
+            ("job-controller", self.concurrent_job_syncs),
+            ("namespace-controller", self.concurrent_namespace_syncs),
+            ("garbage-collector-controller", self.concurrent_gc_syncs),
+        ];
+        config.concurrency = concurrency.map(|(name, count)| (name.to_owned(), count)).into();
+        Ok(config)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("controller-manager: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> anyhow::Result<()> {
+    let flags = Flags::parse_from(with_config_file(std::env::args_os())?);
+    flags.daemon.log.init();
+    controller_manager::run(flags.config()?, shutdown_on_signals()?).await
+}

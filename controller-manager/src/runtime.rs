@@ -1,0 +1,172 @@
+//! Runs the controllers: starts caches, waits for them, then takes keys from queues and reconciles.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use component_base::Shutdown;
+use component_base::clock::Clock;
+use component_base::events::Recorder;
+use component_base::health::Readiness;
+use component_base::metrics::{Counter, Family, Gauge, Metrics};
+use component_base::supervise::Tasks;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use kube::Client;
+use tracing::{debug, error, info, warn};
+
+use crate::Config;
+use crate::controller::{Action, ReconcileError, Reconciler, Setup};
+use crate::controllers;
+use crate::informers::Informers;
+use crate::key::ObjectKey;
+use crate::queue::Queue;
+
+/// Reconciles that are under way at a stop may take this long.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// The figures that `/metrics` shows.
+#[derive(Clone, Default)]
+pub(crate) struct Figures {
+    reconciles: Family<Vec<(String, String)>, Counter>,
+    depth: Family<Vec<(String, String)>, Gauge>,
+}
+
+impl Figures {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let figures = Self::default();
+        let (reconciles, depth) = (figures.reconciles.clone(), figures.depth.clone());
+        metrics.register("controller_reconciles", "Reconciles by controller and result", reconciles);
+        metrics.register("workqueue_depth", "Keys waiting, by controller", depth);
+        figures
+    }
+}
+
+/// Runs the enabled controllers until `shutdown`.
+pub(crate) async fn run(
+    config: &Config,
+    client: Client,
+    clock: Clock,
+    figures: Figures,
+    ready: Readiness,
+    shutdown: Shutdown,
+) {
+    let tasks = Tasks::new(shutdown.clone());
+    let recorder = Recorder::new(client.clone(), "", clock, &tasks);
+    let informers = Informers::default();
+    let mut loops = Vec::new();
+    for row in controllers::ALL.iter().filter(|row| config.controllers.includes(row.name)) {
+        let queue = Queue::default();
+        let setup = Setup {
+            config,
+            client: client.clone(),
+            clock,
+            queue: queue.clone(),
+            tasks: tasks.clone(),
+            informers: &informers,
+            recorder: recorder.clone(),
+            name: row.name,
+        };
+        let controller = (row.start)(&setup);
+        let concurrency = config.concurrency.get(row.name).copied().unwrap_or(row.concurrency).max(1);
+        loops.push(Loop { name: row.name, controller, queue, concurrency, figures: figures.clone() });
+    }
+    for mut synced in informers.start(&client, &tasks) {
+        let waited = shutdown.run_until_cancelled(synced.wait_for(|synced| *synced)).await;
+        if !matches!(waited, Some(Ok(_))) {
+            break;
+        }
+    }
+    if !shutdown.is_cancelled() {
+        info!(controllers = loops.len(), "caches are filled; controllers start");
+        ready.pass();
+    }
+    for one in loops {
+        tasks.spawn(one.name, one.run(shutdown.clone()));
+    }
+    shutdown.cancelled().await;
+    ready.fail("stopping");
+    tasks.join().await;
+}
+
+struct Loop {
+    name: &'static str,
+    controller: Arc<dyn Reconciler>,
+    queue: Queue,
+    concurrency: usize,
+    figures: Figures,
+}
+
+impl Loop {
+    async fn run(self, shutdown: Shutdown) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                key = self.queue.next(), if running.len() < self.concurrency => running.push(self.reconcile(key)),
+                Some(()) = running.next() => {}
+            }
+            let labels = vec![("name".to_owned(), self.name.to_owned())];
+            let depth = i64::try_from(self.queue.depth()).unwrap_or(i64::MAX);
+            self.figures.depth.get_or_create(&labels).set(depth);
+        }
+        let rest = async { while running.next().await.is_some() {} };
+        if tokio::time::timeout(STOP_MAX, rest).await.is_err() {
+            warn!(controller = self.name, "reconciles did not end in time; dropped");
+        }
+    }
+
+    async fn reconcile(&self, key: ObjectKey) {
+        let caught = AssertUnwindSafe(self.controller.reconcile(&key)).catch_unwind().await;
+        let result = match caught {
+            Ok(Ok(action)) => {
+                self.queue.forget(&key);
+                if let Action::RequeueAfter(delay) = action {
+                    self.queue.add_after(key.clone(), delay);
+                }
+                "success"
+            }
+            Ok(Err(problem)) => self.failed(&key, &problem),
+            Err(_) => {
+                error!(controller = self.name, %key, "reconcile panicked; the key is tried again");
+                self.queue.add_failed(key.clone());
+                "panic"
+            }
+        };
+        self.queue.done(&key);
+        let labels =
+            vec![("controller".to_owned(), self.name.to_owned()), ("result".to_owned(), result.to_owned())];
+        self.figures.reconciles.get_or_create(&labels).inc();
+    }
+
+    fn failed(&self, key: &ObjectKey, problem: &ReconcileError) -> &'static str {
+        match problem {
+            ReconcileError::Terminal(why) => {
+                warn!(controller = self.name, %key, why, "cannot reconcile until the object changes");
+                "terminal"
+            }
+            ReconcileError::Request(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                let delay = self.queue.add_failed(key.clone());
+                debug!(controller = self.name, %key, ?delay, "lost a race: {}", status.message);
+                "conflict"
+            }
+            problem => {
+                let delay = self.queue.add_failed(key.clone());
+                let chain = chain_of(problem);
+                warn!(controller = self.name, %key, ?delay, "reconcile failed: {chain}");
+                "error"
+            }
+        }
+    }
+}
+
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
