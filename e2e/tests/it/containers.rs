@@ -1,0 +1,58 @@
+//! The tour in real containers: processes, logs, terminals, limits, and nothing left behind.
+
+use std::time::Duration;
+
+use e2e::needs;
+
+use super::{LIMIT, Up, manifest};
+
+/// What a node could leave on this machine.
+fn traces(data: &std::path::Path) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let data = data.display().to_string();
+    let mounts: Vec<String> =
+        read("/proc/self/mountinfo").lines().filter(|line| line.contains(&data)).map(str::to_owned).collect();
+    let processes: Vec<String> = std::fs::read_dir("/proc")
+        .expect("/proc is there")
+        .filter_map(Result::ok)
+        .map(|entry| read(&entry.path().join("cmdline").display().to_string()).replace('\0', " "))
+        .filter(|line| line.contains(&data))
+        .collect();
+    [mounts, processes].concat().join("\n")
+}
+
+fn links() -> usize {
+    std::fs::read_dir("/sys/class/net").expect("/sys is there").count()
+}
+
+#[test]
+fn the_tour_runs_real_processes_and_leaves_nothing() {
+    if !needs("the_tour_runs_real_processes_and_leaves_nothing", &["kubectl", "root"]) {
+        return;
+    }
+    let links_before = links();
+    let up = Up::start(&["--nodes", "3", "--apply", &manifest("deploy/examples/tour")]);
+    let kubectl = up.kubectl();
+    let nodes = kubectl.run(&["get", "nodes", "--no-headers"]);
+    assert_eq!(nodes.matches(" Ready ").count(), 3, "{nodes}");
+
+    let processes = kubectl.run(&["exec", "deploy/web", "--", "sh", "-c", "echo $$; hostname; ls /proc | grep -c '^[0-9]'"]);
+    let mut lines = processes.lines();
+    assert!(lines.next().expect("a pid").parse::<u32>().expect("a number") < 1000, "a pid namespace of its own");
+    assert!(lines.next().expect("a host name").starts_with("web-"), "{processes}");
+    assert!(kubectl.run(&["logs", "deploy/web"]).contains("is up"));
+    assert_eq!(kubectl.run(&["exec", "database-1", "--", "cat", "/data/name"]), "I am database-1\n");
+    assert_eq!(kubectl.run(&["logs", "job/sum"]), "42\n");
+    assert_eq!(kubectl.try_run(&["exec", "deploy/web", "--", "sh", "-c", "exit 3"]).code, Some(3));
+    assert_eq!(kubectl.run_input(&["exec", "-i", "deploy/web", "--", "cat"], "through and back"), "through and back");
+
+    kubectl.run(&["run", "lost", "--image=127.0.0.1:1/none:1"]);
+    kubectl.until(&["get", "pod", "lost"], "ErrImagePull", LIMIT);
+    kubectl.until(&["get", "pod", "lost"], "ImagePullBackOff", LIMIT);
+    kubectl.run(&["delete", "pod", "lost", "--timeout", "60s"]);
+
+    let Up { daemon, data } = up;
+    assert!(daemon.stop(Duration::from_secs(60)).success());
+    assert_eq!(traces(data.path()), "");
+    assert_eq!(links(), links_before, "no network link is left");
+}

@@ -1,0 +1,35 @@
+//! kubectl-lite does its verbs on a cluster of simulated nodes.
+
+use e2e::{Kubectl, binary};
+
+use super::Up;
+
+#[test]
+fn kubectl_lite_does_its_verbs() {
+    let up = Up::start(&["--nodes", "1", "--runtime", "simulated"]);
+    let lite = Kubectl::with_program(&binary("kubectl-lite"), &up.kubeconfig());
+
+    assert!(lite.run(&["version"]).contains("Server Version: v1.36"));
+    assert!(lite.run(&["api-resources"]).contains("deployments"));
+    assert_eq!(lite.run(&["create", "deployment", "web", "--image", "example.test/web", "--replicas", "2"]), "deployment.apps/web created\n");
+    lite.run(&["rollout", "status", "deploy/web", "--timeout", "60s"]);
+    lite.run(&["wait", "deploy/web", "--for", "condition=Available", "--timeout", "60s"]);
+    assert_eq!(lite.run(&["get", "pods", "-l", "app=web"]).matches("Running").count(), 2);
+    assert_eq!(lite.run(&["scale", "deploy", "web", "--replicas", "1"]), "deployment.apps/web scaled\n");
+    assert!(lite.run(&["get", "deploy", "-A", "-o", "wide"]).contains("example.test/web"));
+    assert!(lite.run(&["get", "deploy/web", "-o", "yaml"]).contains("kind: Deployment"));
+    assert_eq!(lite.run(&["get", "deploy/web", "-o", "name"]), "deployment.apps/web\n");
+    let described = lite.run(&["describe", "deploy/web"]);
+    assert!(described.contains("ScalingReplicaSet"), "{described}");
+    assert_eq!(lite.run(&["run", "one", "--image", "example.test/one"]), "pod/one created\n");
+    lite.run(&["wait", "pod/one", "--for", "condition=Ready", "--timeout", "60s"]);
+    lite.run(&["logs", "one"]);
+    lite.run(&["exec", "one", "--", "true"]);
+    let applied = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: b}}";
+    assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c created\n");
+    assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c unchanged\n");
+    assert_eq!(lite.run(&["delete", "deploy/web", "pod/one"]).lines().count(), 2);
+
+    let unknown = lite.try_run(&["get", "podz"]);
+    assert_eq!((unknown.code, unknown.err.as_str()), (Some(1), "error: the server doesn't have a resource type \"podz\"; did you mean \"pods\"?\n"));
+}
