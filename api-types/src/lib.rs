@@ -7,6 +7,7 @@ pub mod names;
 pub mod owners;
 pub mod pods;
 pub mod quantity;
+pub mod schema;
 pub mod selectors;
 pub mod status;
 pub mod table;

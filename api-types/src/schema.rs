@@ -1,0 +1,187 @@
+//! The one structural-schema engine, for built-in and custom kinds alike.
+//!
+//! A built-in kind's schema is made of k8s-openapi's JSON schema (`roots`, `build`) and a table of the facts that
+//! it lacks (`overlay`). The engine checks types and finds unknown fields (`check`), brings objects into the
+//! form that Kubernetes stores (`normalize`), fills in defaults (`defaults`), and says what is a set, a map or
+//! atomic, which server-side apply and strategic merge need. `openapi` publishes the same schemas.
+//! Rules that span fields are not here: they are the API server's strategies.
+
+mod build;
+mod check;
+pub mod decode;
+mod defaults;
+mod normalize;
+mod openapi;
+mod overlay;
+mod roots;
+
+use crate::kinds::Kind;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+pub use build::SchemaError;
+pub use check::{Findings, TypeError};
+pub use defaults::set_defaults;
+pub use openapi::openapi_v3;
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Type {
+    /// Anything, kept as it is.
+    #[default]
+    Any,
+    /// Named fields.
+    Object,
+    /// Free keys, one type of value.
+    Map,
+    List,
+    String,
+    Integer,
+    Number,
+    Boolean,
+    IntOrString,
+    Quantity,
+}
+
+/// How the items of a list are told apart when several writers share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    /// They are not: the list is replaced as a whole.
+    #[default]
+    Atomic,
+    /// By their value.
+    Set,
+    /// By these fields of theirs.
+    Map(Vec<String>),
+}
+
+/// How strategic merge patch treats a field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PatchStrategy {
+    /// Lists are merged rather than replaced.
+    pub merge: bool,
+    /// Keys of the old object that `$retainKeys` does not name are dropped.
+    pub retain_keys: bool,
+    /// Which field tells items apart; none for lists of scalars.
+    pub merge_key: Option<String>,
+}
+
+/// The schema of a value. Cheap to clone: what is below is shared.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    /// The definition that it comes from (`io.k8s.api.core.v1.Container`), empty if it has no name.
+    pub definition: Arc<str>,
+    pub ty: Type,
+    /// OpenAPI's format (`int32`, `date-time`, `byte`), empty if there is none.
+    pub format: Arc<str>,
+    pub properties: Arc<BTreeMap<String, Schema>>,
+    /// Of custom kinds only: Kubernetes does not hold its own kinds to it when it reads them.
+    pub required: Arc<Vec<String>>,
+    /// Items of a list, values of a map.
+    pub items: Option<Arc<Schema>>,
+    pub list: ListType,
+    /// The object or map has one owner as a whole.
+    pub atomic: bool,
+    pub patch: PatchStrategy,
+    pub default: Option<Arc<Value>>,
+    /// Fields that are not in the schema are kept.
+    pub preserve_unknown: bool,
+    /// The value is an object with `apiVersion`, `kind` and `metadata` of its own.
+    pub embedded: bool,
+    pub nullable: bool,
+    /// Null and empty values are dropped as Kubernetes' Go types drop them.
+    pub builtin: bool,
+}
+
+impl Schema {
+    /// The schema of a field or of a map's value.
+    pub fn child(&self, key: &str) -> Option<&Schema> {
+        match self.ty {
+            Type::Map => self.items.as_deref(),
+            _ => self.properties.get(key),
+        }
+    }
+
+    /// The schema of a list's items.
+    pub fn item(&self) -> Option<&Schema> {
+        self.items.as_deref()
+    }
+
+    /// A value with one owner: a scalar, or whatever is replaced as a whole.
+    pub fn is_leaf(&self) -> bool {
+        match self.ty {
+            Type::Object | Type::Map => self.atomic,
+            Type::List => self.list == ListType::Atomic,
+            _ => true,
+        }
+    }
+
+    /// What a new object holds at `key` if nobody says otherwise.
+    pub fn default_of(&self, key: &str) -> Option<&Value> {
+        self.properties.get(key)?.default.as_deref()
+    }
+
+    /// A schema that knows nothing of the object but its metadata: for kinds without one.
+    pub fn open() -> Schema {
+        let metadata = builtin_definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        let text = Schema { ty: Type::String, ..Schema::default() };
+        let properties = [("metadata", metadata), ("apiVersion", Some(text.clone())), ("kind", Some(text))];
+        Schema {
+            ty: Type::Object,
+            preserve_unknown: true,
+            properties: Arc::new(
+                properties
+                    .into_iter()
+                    .filter_map(|(name, schema)| Some((name.to_owned(), schema?)))
+                    .collect(),
+            ),
+            ..Schema::default()
+        }
+    }
+
+    /// Reads the `openAPIV3Schema` of a custom kind.
+    pub fn from_openapi(schema: &Value) -> Result<Schema, SchemaError> {
+        build::custom(schema)
+    }
+
+    /// Finds values of the wrong type and fields that the schema does not have.
+    pub fn check(&self, object: &Value) -> Findings {
+        check::check(self, object)
+    }
+
+    /// Drops the fields that the schema does not have.
+    pub fn prune(&self, object: &mut Value) {
+        normalize::prune(self, object);
+    }
+
+    /// Brings the object into the form in which Kubernetes keeps it: nulls and empty lists gone, quantities
+    /// canonical, unknown fields dropped.
+    pub fn normalize(&self, object: &mut Value) {
+        normalize::normalize(self, object);
+    }
+
+    /// Fills in the schema's own defaults. Built-in kinds have more: see `set_defaults`.
+    pub fn default_fields(&self, object: &mut Value) {
+        defaults::fill(self, object);
+    }
+}
+
+/// The schema of a built-in kind.
+pub fn builtin(kind: &Kind) -> Option<Schema> {
+    builtin_definition(&kind.definition)
+}
+
+/// The schema of a built-in definition by its name (`io.k8s.api.autoscaling.v1.Scale`).
+pub fn builtin_definition(name: &str) -> Option<Schema> {
+    static MADE: LazyLock<Mutex<HashMap<String, Schema>>> = LazyLock::new(Mutex::default);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(schema) = made.get(name) {
+        return Some(schema.clone());
+    }
+    let definitions = roots::definitions_of(name)?;
+    build::definition(name, &definitions, &mut made)
+}
+
+#[cfg(test)]
+mod tests;

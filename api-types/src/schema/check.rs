@@ -1,0 +1,240 @@
+//! Type checks and unknown fields. For built-in kinds the texts are those of Kubernetes' decoder.
+
+use super::{Schema, Type};
+use crate::quantity::Quantity;
+use crate::status::FieldError;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use std::fmt;
+
+/// What a check found, in the order of the document.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
+    pub type_errors: Vec<TypeError>,
+    /// Paths of fields that the schema does not have (`spec.containers[0].imagee`).
+    pub unknown: Vec<String>,
+}
+
+/// A value of the wrong type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TypeError {
+    /// Where it stands, with indexes (`spec.ports[0].port`).
+    pub path: String,
+    pub value: Value,
+    wanted: String,
+    /// What Go's decoder would say.
+    text: String,
+}
+
+impl fmt::Display for TypeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl TypeError {
+    /// The error as a custom resource's validation reports it.
+    pub fn to_field_error(&self) -> FieldError {
+        let found = name_of(&self.value);
+        let message = format!("{} in body must be of type {}: {found:?}", self.path, self.wanted);
+        FieldError::type_invalid(self.path.clone(), found, message)
+    }
+}
+
+struct Walk {
+    path: String,
+    findings: Findings,
+}
+
+pub(super) fn check(schema: &Schema, object: &Value) -> Findings {
+    let mut walk = Walk { path: String::new(), findings: Findings::default() };
+    walk.value(schema, object, "");
+    walk.findings
+}
+
+impl Walk {
+    fn value(&mut self, schema: &Schema, value: &Value, owner: &str) {
+        match (schema.ty, value) {
+            (_, Value::Null) if schema.builtin || schema.nullable => {}
+            (Type::Object, Value::Object(fields)) => {
+                for (key, value) in fields {
+                    self.field(schema, key, value);
+                }
+            }
+            (Type::Map, Value::Object(entries)) => {
+                for (key, value) in entries {
+                    self.below(key, |walk| schema.items.iter().for_each(|s| walk.value(s, value, owner)));
+                }
+            }
+            (Type::List, Value::Array(items)) => {
+                for (i, item) in items.iter().enumerate() {
+                    let length = self.path.len();
+                    self.path.push_str(&format!("[{i}]"));
+                    schema.items.iter().for_each(|s| self.value(s, item, owner));
+                    self.path.truncate(length);
+                }
+            }
+            _ => {
+                if let Some(problem) = scalar_problem(schema, value) {
+                    self.mistyped(schema, value, owner, problem);
+                }
+            }
+        }
+    }
+
+    fn field(&mut self, schema: &Schema, key: &str, value: &Value) {
+        let owner = schema.definition.rsplit('.').next().unwrap_or("");
+        self.below(key, |walk| match schema.properties.get(key) {
+            Some(child) => walk.value(child, value, owner),
+            None if schema.preserve_unknown => {}
+            None if schema.embedded && matches!(key, "apiVersion" | "kind" | "metadata") => {}
+            None => walk.findings.unknown.push(walk.path.clone()),
+        });
+    }
+
+    fn below(&mut self, key: &str, check: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        check(self);
+        self.path.truncate(length);
+    }
+
+    fn mistyped(&mut self, schema: &Schema, value: &Value, owner: &str, problem: Problem) {
+        let place = match without_indexes(&self.path) {
+            path if path.is_empty() => "Go value".to_owned(),
+            path => format!("Go struct field {owner}.{path}"),
+        };
+        let text = match problem {
+            Problem::Type => {
+                format!("json: cannot unmarshal {} into {place} of type {}", found(value), go_type(schema))
+            }
+            Problem::Text(text) => text,
+        };
+        let error = TypeError { path: self.path.clone(), value: value.clone(), wanted: wanted(schema), text };
+        self.findings.type_errors.push(error);
+    }
+}
+
+enum Problem {
+    Type,
+    Text(String),
+}
+
+fn scalar_problem(schema: &Schema, value: &Value) -> Option<Problem> {
+    let good = match (schema.ty, value) {
+        (Type::Any, _) | (Type::Boolean, Value::Bool(_)) | (Type::Number, Value::Number(_)) => true,
+        (Type::Integer, Value::Number(n)) => fits(n, &schema.format),
+        (Type::IntOrString, Value::Number(n)) => fits(n, if schema.builtin { "int32" } else { "int64" }),
+        (Type::IntOrString, Value::String(_)) => true,
+        (Type::Quantity, Value::String(text)) => return quantity_problem(text),
+        (Type::Quantity, Value::Number(n)) => return quantity_problem(&n.to_string()),
+        (Type::String, Value::String(text)) if schema.builtin => return format_problem(&schema.format, text),
+        (Type::String, Value::String(_)) => true,
+        _ => false,
+    };
+    (!good).then_some(Problem::Type)
+}
+
+fn fits(number: &serde_json::Number, format: &str) -> bool {
+    match (number.as_i64(), format) {
+        (Some(n), "int32") => i32::try_from(n).is_ok(),
+        (n, _) => n.is_some(),
+    }
+}
+
+fn quantity_problem(text: &str) -> Option<Problem> {
+    Quantity::parse(text).err().map(|e| Problem::Text(e.to_string()))
+}
+
+fn format_problem(format: &str, text: &str) -> Option<Problem> {
+    match format {
+        "date-time" if chrono::DateTime::parse_from_rfc3339(text).is_err() => Some(Problem::Text(format!(
+            "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""
+        ))),
+        "byte" => STANDARD.decode(text).err().map(|e| Problem::Text(base64_text(&e))),
+        _ => None,
+    }
+}
+
+fn base64_text(error: &base64::DecodeError) -> String {
+    let at = match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        base64::DecodeError::InvalidLength(length) => length / 4 * 4,
+        base64::DecodeError::InvalidPadding => 0,
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
+fn without_indexes(path: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for c in path.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            c if !inside => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn found(value: &Value) -> String {
+    match value {
+        Value::Bool(_) => "bool".to_owned(),
+        Value::Number(n) if n.is_f64() || n.as_i64().is_some_and(|n| i32::try_from(n).is_err()) => {
+            format!("number {n}")
+        }
+        Value::Number(_) => "number".to_owned(),
+        other => name_of(other).to_owned(),
+    }
+}
+
+fn wanted(schema: &Schema) -> String {
+    match schema.ty {
+        Type::Any => "any",
+        Type::Object | Type::Map => "object",
+        Type::List => "array",
+        Type::String | Type::Quantity => "string",
+        Type::Integer => "integer",
+        Type::Number => "number",
+        Type::Boolean => "boolean",
+        Type::IntOrString => "integer,string",
+    }
+    .to_owned()
+}
+
+fn go_type(schema: &Schema) -> String {
+    let below = || schema.items.as_deref().map_or_else(|| "interface {}".to_owned(), go_type);
+    match schema.ty {
+        Type::Any => "interface {}".to_owned(),
+        Type::Object => {
+            let parts: Vec<_> = schema.definition.rsplitn(3, '.').collect();
+            parts.iter().take(2).rev().copied().collect::<Vec<_>>().join(".")
+        }
+        Type::Map => format!("map[string]{}", below()),
+        Type::List => format!("[]{}", below()),
+        Type::String | Type::Quantity => "string".to_owned(),
+        Type::Integer if schema.format.is_empty() => "int64".to_owned(),
+        Type::Integer => schema.format.to_string(),
+        Type::Number => "float64".to_owned(),
+        Type::Boolean => "bool".to_owned(),
+        Type::IntOrString => "int32".to_owned(),
+    }
+}

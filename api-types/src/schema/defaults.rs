@@ -1,0 +1,93 @@
+//! What a built-in object holds where its author said nothing, as Kubernetes' own defaulting has it.
+//!
+//! Constants of single fields stand in the overlay. Here is what depends on the kind or on other fields: a table
+//! of functions, each of which gets a part of an object and completes it. All of them may be run again.
+
+use super::{Schema, Type};
+use crate::kinds::Kind;
+use serde_json::{Map, Value};
+
+mod pod;
+mod rows;
+
+/// Completes an object of a built-in kind: the schema's constants, then the kind's own rules.
+pub fn set_defaults(kind: &Kind, schema: &Schema, object: &mut Value) {
+    fill(schema, object);
+    for (group, name, rule) in rows::ROWS {
+        if (*group, *name) == (kind.group.as_str(), kind.kind.as_str()) {
+            rule(object);
+        }
+    }
+    // Rules make parts that have constants of their own.
+    fill(schema, object);
+}
+
+pub(super) fn fill(schema: &Schema, value: &mut Value) {
+    match (schema.ty, value) {
+        (Type::Object, Value::Object(fields)) => {
+            for (name, child) in schema.properties.iter() {
+                match (fields.get_mut(name), &child.default) {
+                    (Some(Value::Null), Some(default)) if !child.nullable => {
+                        fields.insert(name.clone(), (**default).clone());
+                    }
+                    (None, Some(default)) => {
+                        fields.insert(name.clone(), (**default).clone());
+                    }
+                    _ => {}
+                }
+                fields.get_mut(name).into_iter().for_each(|v| fill(child, v));
+            }
+        }
+        (Type::Map, Value::Object(entries)) => {
+            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| fill(s, v)));
+        }
+        (Type::List, Value::Array(items)) => {
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| fill(s, v)));
+        }
+        _ => {}
+    }
+}
+
+/// Nothing was said: the field is absent, null or an empty text.
+fn is_unset(value: Option<&Value>) -> bool {
+    value.is_none_or(|v| v.is_null() || v == "")
+}
+
+fn put(object: &mut Value, key: &str, default: impl Into<Value>) {
+    if let Value::Object(fields) = object
+        && is_unset(fields.get(key))
+    {
+        fields.insert(key.to_owned(), default.into());
+    }
+}
+
+/// The object at `key`, made if it is not there. What is no object stays untouched.
+fn ensure<'a>(object: &'a mut Value, key: &str) -> &'a mut Value {
+    put(object, key, Map::new());
+    &mut object[key]
+}
+
+/// Calls `rule` with each item of the list at `key`.
+fn each(object: &mut Value, key: &str, rule: impl FnMut(&mut Value)) {
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().for_each(rule);
+}
+
+/// Calls `rule` with the object at a path, if there is one.
+fn at(object: &mut Value, path: &[&str], rule: impl FnOnce(&mut Value)) {
+    let place = path.iter().try_fold(object, |v, key| v.get_mut(*key));
+    if let Some(place) = place.filter(|v| v.is_object()) {
+        rule(place);
+    }
+}
+
+fn is_empty(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(fields)) => fields.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The form in which objects are kept: what reading into Kubernetes' types and writing out again makes of them.
+
+use super::{Schema, Type};
+use crate::quantity::Quantity;
+use serde_json::Value;
+
+pub(super) fn prune(schema: &Schema, value: &mut Value) {
+    match (schema.ty, value) {
+        (Type::Object, Value::Object(fields)) => {
+            let embedded = |key: &str| schema.embedded && matches!(key, "apiVersion" | "kind" | "metadata");
+            fields.retain(|key, _| {
+                schema.preserve_unknown || schema.properties.contains_key(key) || embedded(key)
+            });
+            for (key, value) in fields {
+                schema.properties.get(key).into_iter().for_each(|s| prune(s, value));
+            }
+        }
+        (Type::Map, Value::Object(entries)) => {
+            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| prune(s, v)));
+        }
+        (Type::List, Value::Array(items)) => {
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| prune(s, v)));
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn normalize(schema: &Schema, object: &mut Value) {
+    prune(schema, object);
+    tidy(schema, object);
+}
+
+fn tidy(schema: &Schema, value: &mut Value) {
+    match (schema.ty, value) {
+        (Type::Object, Value::Object(fields)) => {
+            fields.retain(|key, value| match schema.properties.get(key) {
+                Some(child) if child.builtin => !is_nothing(child, value),
+                _ => true,
+            });
+            for (key, value) in fields {
+                schema.properties.get(key).into_iter().for_each(|s| tidy(s, value));
+            }
+        }
+        (Type::Map, Value::Object(entries)) => {
+            for value in entries.values_mut() {
+                let Some(below) = schema.items.as_deref() else { continue };
+                if value.is_null() && below.builtin && below.ty == Type::String {
+                    *value = Value::String(String::new());
+                }
+                tidy(below, value);
+            }
+        }
+        (Type::List, Value::Array(items)) => {
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| tidy(s, v)));
+        }
+        (Type::Quantity, value) => tidy_quantity(value),
+        _ => {}
+    }
+}
+
+/// What Go's `omitempty` leaves out; scalars are not judged, because some of them are pointers there.
+fn is_nothing(schema: &Schema, value: &Value) -> bool {
+    match (schema.ty, value) {
+        (_, Value::Null) => true,
+        (Type::Map, Value::Object(entries)) => entries.is_empty(),
+        (Type::List, Value::Array(items)) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn tidy_quantity(value: &mut Value) {
+    let text = match &*value {
+        Value::String(text) => text.clone(),
+        Value::Number(n) => n.to_string(),
+        _ => return,
+    };
+    if let Ok(quantity) = Quantity::parse(&text) {
+        *value = Value::String(quantity.to_string());
+    }
+}
