@@ -91,7 +91,7 @@ impl Cluster {
             .context("the API server does not start")?;
         let client = loopback(&api, UserInfo::admin());
         let cluster = Self {
-            kubeconfig: api.credentials().admin_kubeconfig().map(Path::to_owned),
+            kubeconfig: api.credentials().admin_kubeconfig_path(),
             node_names: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
             nodes: Tasks::new(Shutdown::new()),
             control: Tasks::new(Shutdown::new()),
@@ -225,7 +225,7 @@ fn api_config(options: &Options) -> anyhow::Result<apiserver::Config> {
         backend,
         listen: options.listen,
         service_cidr: options.service_cidr.clone(),
-        pki_dir: options.data_dir.clone(),
+        pki_dir: options.data_dir.as_ref().map(|dir| dir.join("pki")),
         token_auth_file: options.token_auth_file.clone(),
         clock: options.clock,
         ..apiserver::Config::default()

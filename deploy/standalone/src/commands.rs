@@ -1,5 +1,6 @@
 //! The command line of `coxswain`: a file and a row per command.
 
+mod certificates;
 mod image;
 mod test;
 mod up;
@@ -27,7 +28,7 @@ const fn def<S: Subcommand>() -> Row {
     Row { name: S::NAME, command: || S::command(Command::new(S::NAME)), run: |matches| S::run(matches) }
 }
 
-static COMMANDS: &[Row] = &[def::<up::Up>(), def::<test::Test>(), def::<image::Image>()];
+static COMMANDS: &[Row] = &[def::<up::Up>(), def::<test::Test>(), def::<image::Image>(), def::<certificates::Certificates>()];
 
 /// Reads the command line, runs the command, prints an error with its causes.
 pub fn main() -> ExitCode {

@@ -1,0 +1,57 @@
+//! `coxswain certificates`: what daemons on several machines need to trust each other.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use component_base::clock::Clock;
+
+use super::Subcommand;
+
+/// # Does
+/// Makes the cluster's certificate authority and certificates in a directory, or reads those that are there,
+/// and writes a kubeconfig for the administrator, the controller manager, the scheduler and each node. The
+/// API server is started with the same directory as `--cert-dir`.
+pub(super) struct Certificates;
+
+#[async_trait::async_trait]
+impl Subcommand for Certificates {
+    const NAME: &'static str = "certificates";
+
+    fn command(base: Command) -> Command {
+        let value = |name: &'static str, placeholder: &'static str, help: &'static str| {
+            Arg::new(name).long(name).value_name(placeholder).help(help)
+        };
+        base.about("Make certificates and kubeconfigs for daemons on several machines")
+            .arg(value("dir", "DIR", "Where they are kept").required(true))
+            .arg(value("server", "URL", "Where daemons reach the API server").required(true))
+            .arg(value("admin-server", "URL", "Where the administrator reaches it, if elsewhere"))
+            .arg(value("name", "NAME", "A name or address of the API server's certificate").action(ArgAction::Append))
+            .arg(value("node", "NAME", "A node to make a kubeconfig for").action(ArgAction::Append))
+    }
+
+    async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+        let text = |name: &str| matches.get_one::<String>(name);
+        let dir = PathBuf::from(text("dir").context("--dir is required")?);
+        let server = text("server").context("--server is required")?;
+        let hosts: Vec<String> = matches.get_many("name").into_iter().flatten().cloned().collect();
+        let pki = apiserver::Pki::open(&dir, Clock::system(), &hosts)
+            .with_context(|| format!("cannot make certificates in {}", dir.display()))?;
+        let nodes: Vec<&String> = matches.get_many("node").into_iter().flatten().collect();
+        let users = [
+            ("admin", text("admin-server").unwrap_or(server), "kubernetes-admin".to_owned(), "system:masters"),
+            ("controller-manager", server, "system:kube-controller-manager".to_owned(), ""),
+            ("scheduler", server, "system:kube-scheduler".to_owned(), ""),
+        ];
+        let nodes = nodes.iter().map(|name| (name.as_str(), server, format!("system:node:{name}"), "system:nodes"));
+        for (file, server, user, group) in users.into_iter().chain(nodes) {
+            let path = dir.join(format!("{file}.kubeconfig"));
+            let groups = if group.is_empty() { &[][..] } else { &[group][..] };
+            pki.write_kubeconfig(&path, server, &user, groups)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("{}", path.display());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
