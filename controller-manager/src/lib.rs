@@ -10,10 +10,13 @@ mod expectations;
 mod informers;
 mod key;
 mod owners;
+mod ownership;
 mod pod_control;
 mod pods;
 mod queue;
+mod resources;
 mod runtime;
+mod service_pods;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

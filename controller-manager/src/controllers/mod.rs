@@ -4,7 +4,23 @@
 
 use crate::controller::{Definition, def};
 
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod garbage_collector;
+mod namespace;
 mod replicaset;
+mod root_ca_certificate_publisher;
+mod serviceaccount;
 
 /// Every controller there is.
-pub(crate) static ALL: &[Definition] = &[def::<replicaset::ReplicaSetController>()];
+pub(crate) static ALL: &[Definition] = &[
+    def::<serviceaccount::ServiceAccountController>(),
+    def::<root_ca_certificate_publisher::RootCaCertificatePublisher>(),
+    def::<namespace::NamespaceController>(),
+    def::<deployment::DeploymentController>(),
+    def::<replicaset::ReplicaSetController>(),
+    def::<endpointslice::EndpointSliceController>(),
+    def::<endpoints::EndpointsController>(),
+    def::<garbage_collector::GarbageCollector>(),
+];

@@ -1,0 +1,460 @@
+//! `garbage-collector-controller`: deletes what its owners left behind.
+//!
+//! # Watches
+//! The metadata of every object of every kind the server has, custom ones among them; Events excepted.
+//!
+//! # Writes
+//! Deletes objects without a living owner; removes owner references and the finalizers
+//! `foregroundDeletion` and `orphan`.
+//!
+//! # Guarantees
+//! Nothing is deleted on the word of a cache: the object and its owners are asked for at the server before,
+//! and the deletion names the uid. An owner that does not exist in the dependent's namespace counts as gone.
+//! An owner of a kind the server does not know keeps its dependents.
+//!
+//! # Differs from Kubernetes
+//! Kinds are discovered again when a CustomResourceDefinition changes, not at an interval.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use component_base::Shutdown;
+use component_base::backoff::Backoff;
+use component_base::supervise::Tasks;
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::{GroupVersion, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tracing::warn;
+
+use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::key::ObjectKey;
+use crate::owners::{is_deleting, name_of, uid_of};
+use crate::ownership::{FOREGROUND, Graph, Node, ORPHAN};
+use crate::queue::Queue;
+use crate::resources::{ServedResource, served};
+
+pub(crate) struct GarbageCollector {
+    client: Client,
+    shared: Arc<Shared>,
+    synced: watch::Receiver<bool>,
+}
+
+/// What the watches write and the reconciles read.
+struct Shared {
+    graph: Mutex<Graph>,
+    resources: Mutex<HashMap<String, ServedResource>>,
+    queue: Queue,
+    definitions_changed: Notify,
+}
+
+/// What an owner reference leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnerState {
+    /// It lives.
+    Solid,
+    /// It is being deleted and waits for this dependent.
+    Waiting,
+    /// It is gone.
+    Dangling,
+}
+
+/// What to do about an object that has owners.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Keep,
+    /// Let go of the owners with these uids.
+    Drop(BTreeSet<String>),
+    Delete(PropagationPolicy),
+}
+
+fn plan(meta: &ObjectMeta, owners: &[(OwnerReference, OwnerState)], has_dependents: bool) -> Step {
+    if owners.is_empty() {
+        return Step::Keep;
+    }
+    let any = |state| owners.iter().any(|(_, one)| *one == state);
+    let rest =
+        || owners.iter().filter(|(_, state)| *state != OwnerState::Solid).map(|(owner, _)| owner.uid.clone());
+    let has = |finalizer: &str| meta.finalizers.iter().flatten().any(|one| one == finalizer);
+    match (any(OwnerState::Solid), any(OwnerState::Waiting)) {
+        (true, _) if rest().next().is_none() => Step::Keep,
+        (true, _) => Step::Drop(rest().collect()),
+        (false, true) if has_dependents => Step::Delete(PropagationPolicy::Foreground),
+        _ if has(ORPHAN) => Step::Delete(PropagationPolicy::Orphan),
+        _ if has(FOREGROUND) => Step::Delete(PropagationPolicy::Foreground),
+        _ => Step::Delete(PropagationPolicy::Background),
+    }
+}
+
+#[async_trait]
+impl Controller for GarbageCollector {
+    const NAME: &'static str = "garbage-collector-controller";
+    const CONCURRENCY: usize = 20;
+
+    fn watches(setup: &Setup<'_>) -> Self {
+        let shared = Arc::new(Shared {
+            graph: Mutex::default(),
+            resources: Mutex::default(),
+            queue: setup.queue.clone(),
+            definitions_changed: Notify::new(),
+        });
+        let (done, synced) = watch::channel(false);
+        let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), done);
+        setup.tasks.spawn_until_shutdown("garbage-collector-discovery", watching);
+        Self { client: setup.client.clone(), shared, synced }
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
+        // Before every kind is listed, what has no dependents may only seem so.
+        if self.synced.clone().wait_for(|synced| *synced).await.is_err() {
+            return Ok(Action::Done);
+        }
+        self.visit(&key.name).await?;
+        Ok(Action::Done)
+    }
+}
+
+/// Keeps one watch per kind, and asks for the kinds again when a definition changes.
+async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watch::Sender<bool>) {
+    let mut watched: HashMap<String, Shutdown> = HashMap::new();
+    let mut failures = 0;
+    loop {
+        match served(&client).await {
+            Ok(resources) => {
+                failures = 0;
+                let first = start_watches(&client, &shared, &tasks, &mut watched, resources);
+                for mut synced in first {
+                    // A watch that ended never listed anything.
+                    drop(synced.wait_for(|synced| *synced).await);
+                }
+                done.send_replace(true);
+            }
+            Err(error) => {
+                failures += 1;
+                warn!(%error, "cannot discover what kinds there are; trying again");
+                tokio::time::sleep(Backoff::CONNECTION.delay(failures)).await;
+                continue;
+            }
+        }
+        shared.definitions_changed.notified().await;
+    }
+}
+
+fn start_watches(
+    client: &Client,
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    watched: &mut HashMap<String, Shutdown>,
+    resources: Vec<ServedResource>,
+) -> Vec<watch::Receiver<bool>> {
+    let watchable = resources.into_iter().filter(|resource| resource.can_watch && !resource.is_events());
+    let now: HashMap<String, ServedResource> = watchable.map(|resource| (resource.id(), resource)).collect();
+    watched.retain(|id, stop| {
+        let stays = now.contains_key(id);
+        if !stays {
+            stop.cancel();
+            shared.forget_resource(id);
+        }
+        stays
+    });
+    let mut first = Vec::new();
+    for (id, resource) in &now {
+        if watched.contains_key(id) {
+            continue;
+        }
+        let stop = tasks.shutdown().child_token();
+        watched.insert(id.clone(), stop.clone());
+        let (done, synced) = watch::channel(false);
+        first.push(synced);
+        let watching = watch_kind(client.clone(), shared.clone(), resource.clone(), done);
+        tasks.spawn("garbage-collector-watch", async move {
+            stop.run_until_cancelled(watching).await;
+        });
+    }
+    *shared.resources.lock() = now;
+    first
+}
+
+async fn watch_kind(
+    client: Client,
+    shared: Arc<Shared>,
+    resource: ServedResource,
+    done: watch::Sender<bool>,
+) {
+    let id = resource.id();
+    let is_definitions = resource.api.plural == "customresourcedefinitions";
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource.api);
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut listed = BTreeSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.insert(uid_of(&object.metadata).to_owned());
+                shared.put(&id, &object);
+            }
+            Ok(watcher::Event::InitDone) => {
+                shared.forget_all_but(&id, &listed);
+                done.send_replace(true);
+            }
+            Ok(watcher::Event::Apply(object)) => shared.put(&id, &object),
+            Ok(watcher::Event::Delete(object)) => shared.remove(uid_of(&object.metadata)),
+            Err(error) => {
+                warn!(resource = id, %error, "watch failed; trying again");
+                // A kind that cannot be listed must not keep all the others waiting.
+                done.send_replace(true);
+                continue;
+            }
+        }
+        if is_definitions && *done.borrow() {
+            shared.definitions_changed.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn put(&self, resource: &str, object: &PartialObjectMeta<DynamicObject>) {
+        let visit = self.graph.lock().put(uid_of(&object.metadata), Node::of(resource, &object.metadata));
+        self.visit_later(visit);
+    }
+
+    fn remove(&self, uid: &str) {
+        let visit = self.graph.lock().remove(uid);
+        self.visit_later(visit);
+    }
+
+    fn forget_all_but(&self, resource: &str, listed: &BTreeSet<String>) {
+        let known = self.graph.lock().of_resource(resource);
+        known.difference(listed).for_each(|uid| self.remove(uid));
+    }
+
+    fn forget_resource(&self, resource: &str) {
+        self.forget_all_but(resource, &BTreeSet::new());
+    }
+
+    fn visit_later(&self, uids: Vec<String>) {
+        uids.into_iter().for_each(|uid| self.queue.add(ObjectKey::cluster(uid)));
+    }
+
+    /// The resource that an owner reference means, in whatever version.
+    fn resource_of(&self, owner: &OwnerReference) -> Option<ServedResource> {
+        let group = owner.api_version.parse::<GroupVersion>().ok()?.group;
+        let resources = self.resources.lock();
+        resources.values().find(|one| one.api.group == group && one.api.kind == owner.kind).cloned()
+    }
+}
+
+impl GarbageCollector {
+    fn api(&self, resource: &ServedResource, namespace: &str) -> Api<DynamicObject> {
+        if resource.namespaced {
+            Api::namespaced_with(self.client.clone(), namespace, &resource.api)
+        } else {
+            Api::all_with(self.client.clone(), &resource.api)
+        }
+    }
+
+    async fn visit(&self, uid: &str) -> Result<(), kube::Error> {
+        let Some(node) = self.shared.graph.lock().get(uid).cloned() else { return Ok(()) };
+        let Some(resource) = self.shared.resources.lock().get(&node.resource).cloned() else { return Ok(()) };
+        let api = self.api(&resource, &node.namespace);
+        let live = api.get_metadata_opt(&node.name).await?.filter(|live| uid_of(&live.metadata) == uid);
+        let Some(live) = live else {
+            self.shared.remove(uid);
+            return Ok(());
+        };
+        let meta = &live.metadata;
+        let now = Node::of(&node.resource, meta);
+        match (now.orphans, now.waits, is_deleting(meta)) {
+            (true, _, _) => self.orphan_dependents(&api, uid, meta).await,
+            (_, true, _) => self.wait_for_dependents(&api, uid, meta).await,
+            (_, _, true) => Ok(()),
+            (_, _, false) => self.decide(&api, &resource, uid, meta).await,
+        }
+    }
+
+    async fn decide(
+        &self,
+        api: &Api<DynamicObject>,
+        resource: &ServedResource,
+        uid: &str,
+        meta: &ObjectMeta,
+    ) -> Result<(), kube::Error> {
+        let mut owners = Vec::new();
+        for owner in meta.owner_references.iter().flatten() {
+            owners.push((owner.clone(), self.state_of(owner, resource, meta).await?));
+        }
+        let has_dependents = !self.shared.graph.lock().dependents(uid).is_empty();
+        match plan(meta, &owners, has_dependents) {
+            Step::Keep => Ok(()),
+            Step::Drop(uids) => drop_owners(api, meta, &uids).await,
+            Step::Delete(policy) => {
+                let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+                let params = DeleteParams {
+                    propagation_policy: Some(policy),
+                    preconditions: Some(preconditions),
+                    ..DeleteParams::default()
+                };
+                unless_gone(api.delete(name_of(meta), &params).await.map(drop))
+            }
+        }
+    }
+
+    async fn state_of(
+        &self,
+        owner: &OwnerReference,
+        dependent: &ServedResource,
+        meta: &ObjectMeta,
+    ) -> Result<OwnerState, kube::Error> {
+        let Some(resource) = self.shared.resource_of(owner) else {
+            warn!(
+                owner = owner.name,
+                kind = owner.kind,
+                api_version = owner.api_version,
+                "owner of an unknown kind; its dependent stays"
+            );
+            return Ok(OwnerState::Solid);
+        };
+        if resource.namespaced && !dependent.namespaced {
+            // A namespaced owner of a cluster-scoped object cannot be found; nothing is deleted for it.
+            return Ok(OwnerState::Solid);
+        }
+        let api = self.api(&resource, meta.namespace.as_deref().unwrap_or_default());
+        let live =
+            api.get_metadata_opt(&owner.name).await?.filter(|live| uid_of(&live.metadata) == owner.uid);
+        Ok(match live {
+            None => OwnerState::Dangling,
+            Some(live) if Node::of("", &live.metadata).waits && owner.block_owner_deletion == Some(true) => {
+                OwnerState::Waiting
+            }
+            Some(_) => OwnerState::Solid,
+        })
+    }
+
+    /// The owner goes and its dependents stay.
+    async fn orphan_dependents(
+        &self,
+        api: &Api<DynamicObject>,
+        uid: &str,
+        meta: &ObjectMeta,
+    ) -> Result<(), kube::Error> {
+        let dependents = self.shared.graph.lock().dependents(uid);
+        for dependent in dependents {
+            let Some(node) = self.shared.graph.lock().get(&dependent).cloned() else { continue };
+            let Some(resource) = self.shared.resources.lock().get(&node.resource).cloned() else { continue };
+            let of_dependent = self.api(&resource, &node.namespace);
+            let live = of_dependent.get_metadata_opt(&node.name).await?;
+            if let Some(live) = live.filter(|live| uid_of(&live.metadata) == dependent) {
+                drop_owners(&of_dependent, &live.metadata, &[uid.to_owned()].into()).await?;
+            }
+        }
+        remove_finalizer(api, meta, ORPHAN).await
+    }
+
+    /// The owner goes after its dependents.
+    async fn wait_for_dependents(
+        &self,
+        api: &Api<DynamicObject>,
+        uid: &str,
+        meta: &ObjectMeta,
+    ) -> Result<(), kube::Error> {
+        let (blocked, dependents) = {
+            let graph = self.shared.graph.lock();
+            (graph.is_blocked(uid), graph.dependents(uid))
+        };
+        if !blocked {
+            return remove_finalizer(api, meta, FOREGROUND).await;
+        }
+        self.shared.visit_later(dependents);
+        Ok(())
+    }
+}
+
+async fn drop_owners(
+    api: &Api<DynamicObject>,
+    meta: &ObjectMeta,
+    uids: &BTreeSet<String>,
+) -> Result<(), kube::Error> {
+    let mut owners = meta.owner_references.clone().unwrap_or_default();
+    let before = owners.len();
+    owners.retain(|owner| !uids.contains(&owner.uid));
+    if owners.len() == before {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
+    }});
+    unless_gone(
+        api.patch_metadata(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop),
+    )
+}
+
+async fn remove_finalizer(
+    api: &Api<DynamicObject>,
+    meta: &ObjectMeta,
+    finalizer: &str,
+) -> Result<(), kube::Error> {
+    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+    finalizers.retain(|one| one != finalizer);
+    let patch = json!({"metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers,
+    }});
+    unless_gone(
+        api.patch_metadata(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop),
+    )
+}
+
+fn unless_gone(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OwnerState::{Dangling, Solid, Waiting};
+    use super::*;
+
+    fn check(states: &[OwnerState], finalizers: &[&str], has_dependents: bool, expected: Step) {
+        let owner = |(index, state): (usize, &OwnerState)| {
+            (OwnerReference { uid: index.to_string(), ..OwnerReference::default() }, *state)
+        };
+        let owners: Vec<_> = states.iter().enumerate().map(owner).collect();
+        let finalizers = finalizers.iter().map(|one| (*one).to_owned()).collect();
+        let meta = ObjectMeta { finalizers: Some(finalizers), ..ObjectMeta::default() };
+        assert_eq!(plan(&meta, &owners, has_dependents), expected);
+    }
+
+    #[test]
+    fn an_object_without_owners_stays() {
+        check(&[], &[], false, Step::Keep);
+    }
+
+    #[test]
+    fn an_object_goes_with_its_last_owner() {
+        check(&[Dangling, Dangling], &[], false, Step::Delete(PropagationPolicy::Background));
+    }
+
+    #[test]
+    fn an_object_with_a_living_owner_only_forgets_the_others() {
+        check(&[Solid, Dangling, Waiting], &[], false, Step::Drop(["1".to_owned(), "2".to_owned()].into()));
+    }
+
+    #[test]
+    fn a_dependent_with_dependents_is_deleted_in_the_foreground_too() {
+        check(&[Waiting], &[], true, Step::Delete(PropagationPolicy::Foreground));
+        check(&[Waiting], &[], false, Step::Delete(PropagationPolicy::Background));
+    }
+
+    #[test]
+    fn an_own_finalizer_decides_how_it_goes() {
+        check(&[Dangling], &[ORPHAN], false, Step::Delete(PropagationPolicy::Orphan));
+    }
+}
