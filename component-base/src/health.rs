@@ -23,7 +23,21 @@ const CONNECTIONS_MAX: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     checks: Arc<Mutex<Vec<Check>>>,
+    pages: Arc<Mutex<Vec<Page>>>,
     metrics: Metrics,
+}
+
+/// A component's own page of JSON.
+#[derive(Clone)]
+struct Page {
+    path: &'static str,
+    content: Arc<dyn Fn(Option<&str>) -> String + Send + Sync>,
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +76,7 @@ pub struct ListenError {
 impl Health {
     /// No checks yet; `/metrics` shows `metrics`.
     pub fn new(metrics: Metrics) -> Self {
-        Self { checks: Arc::default(), metrics }
+        Self { checks: Arc::default(), pages: Arc::default(), metrics }
     }
 
     /// The metrics that are served.
@@ -75,6 +89,11 @@ impl Health {
         let problem = Arc::new(Mutex::new(Some("not started".to_owned())));
         self.checks.lock().push(Check { name: name.into(), problem: problem.clone() });
         Readiness { problem }
+    }
+
+    /// Serves the JSON that `content` makes of a query at `path` (for what a component tells about itself).
+    pub fn page(&self, path: &'static str, content: impl Fn(Option<&str>) -> String + Send + Sync + 'static) {
+        self.pages.lock().push(Page { path, content: Arc::new(content) });
     }
 
     /// Whether all checks pass.
@@ -123,10 +142,20 @@ impl Health {
             "/livez" | "/healthz" => text(StatusCode::OK, "ok".to_owned()),
             "/readyz" => self.ready(verbose),
             "/metrics" => text(StatusCode::OK, self.metrics.encode()),
-            _ => {
-                text(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics are served here\n".to_owned())
-            }
+            other => self.own_page(other, query),
         }
+    }
+
+    fn own_page(&self, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        let pages = self.pages.lock().clone();
+        if let Some(page) = pages.iter().find(|page| page.path == path) {
+            let mut response = text(StatusCode::OK, (page.content)(query));
+            let json = http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+            return response;
+        }
+        let own: String = pages.iter().map(|page| format!(", {}", page.path)).collect();
+        text(StatusCode::NOT_FOUND, format!("only /livez, /readyz, /metrics{own} are served here\n"))
     }
 
     fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
@@ -169,6 +198,13 @@ mod tests {
         assert_eq!(health.answer("/readyz", None).status(), StatusCode::SERVICE_UNAVAILABLE);
         two.pass();
         assert_eq!(health.answer("/readyz", None).status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_component_may_serve_a_page_of_its_own() {
+        let health = Health::default();
+        health.page("/debug/x", |query| format!("{{\"query\":{query:?}}}"));
+        assert_eq!(health.answer("/debug/x", Some("a=b")).status(), StatusCode::OK);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::diagnosis::{Diagnosis, Histogram};
 use crate::framework::{
-    Check, CycleState, Failed, PluginId, PluginSet, Points, PostFiltered, PreFiltered, Reason, Refusal, Refused,
+    Check, CycleState, Failed, PluginId, PluginSet, Points, PostFiltered, PreFiltered, Reason, Refusal,
+    Refused,
 };
 use crate::node::NodeInfo;
 use crate::plugins;
@@ -135,7 +136,10 @@ pub(crate) fn decide(request: &Request<'_>, scratch: &mut Scratch) -> Decision {
         evaluated: scratch.feasible.len() + scratch.refused.len(),
         feasible: scratch.feasible.len(),
         next_start,
-        trace: Trace { refused: trace_refusals(request.snapshot, scratch), scores: trace_scores(request, scratch) },
+        trace: Trace {
+            refused: trace_refusals(request.snapshot, scratch),
+            scores: trace_scores(request, scratch),
+        },
     }
 }
 
@@ -148,7 +152,8 @@ fn pre_filter(request: &Request<'_>, state: &mut CycleState) -> Result<PreResult
             PreFiltered::Skip => result.skipped.insert(attached.id),
             PreFiltered::Only(names) => {
                 let found = names.iter().filter_map(|name| request.snapshot.index(name));
-                let found = found.filter(|index| result.only.as_ref().is_none_or(|only| only.contains(index)));
+                let found =
+                    found.filter(|index| result.only.as_ref().is_none_or(|only| only.contains(index)));
                 result.only = Some(found.collect());
                 result.only_by.push(attached.id);
             }
@@ -160,7 +165,7 @@ fn pre_filter(request: &Request<'_>, state: &mut CycleState) -> Result<PreResult
 /// Fills the scratch with feasible and refused nodes; gives where the next decision begins.
 fn find_feasible(request: &Request<'_>, pre: &PreResult, state: &CycleState, scratch: &mut Scratch) -> usize {
     let nodes = request.snapshot.nodes();
-    let mut look = |index: usize, scratch: &mut Scratch| {
+    let look = |index: usize, scratch: &mut Scratch| {
         let node = u32::try_from(index).expect("fewer than four billion nodes");
         match request.points.filter_node(state, request.pod, &nodes[index], pre.skipped) {
             Ok(()) => scratch.feasible.push(node),
@@ -273,7 +278,8 @@ fn unfit(
         let reason = refusal.reason.clone();
         refused.push(TracedRefusal { plugin: *plugin, reason, count: nodes, nodes: Vec::new() });
     }
-    let post = if nodes == 0 { PostFiltered::default() } else { post_filter(request, scratch, pre.skipped, state) };
+    let post =
+        if nodes == 0 { PostFiltered::default() } else { post_filter(request, scratch, pre.skipped, state) };
     if nodes == 0 {
         // Any node may help, whatever plugins would say of it.
         refused_by = PluginSet::default();
@@ -312,7 +318,8 @@ fn trace_refusals(snapshot: &Snapshot, scratch: &Scratch) -> Vec<TracedRefusal> 
     for refused in &scratch.refused {
         let name = || snapshot.nodes()[refused.node as usize].name().clone();
         for reason in refused.refusal.reasons() {
-            let known = groups.iter_mut().find(|group| group.plugin == refused.plugin && group.reason == *reason);
+            let known =
+                groups.iter_mut().find(|group| group.plugin == refused.plugin && group.reason == *reason);
             match known {
                 Some(group) => {
                     group.count += 1;
@@ -362,7 +369,8 @@ fn trace_scores(request: &Request<'_>, scratch: &mut Scratch) -> Vec<TracedScore
 pub(crate) fn reserve(points: &Points, pod: &PodInfo, node: &str) -> Result<(), (PluginId, Refusal)> {
     let reserving = points.reserve.iter().map(|attached| (attached.id, attached.plugin.reserve(pod, node)));
     let permitting = points.permit.iter().map(|attached| (attached.id, attached.plugin.permit(pod, node)));
-    let refused = reserving.chain(permitting).find_map(|(id, check): (PluginId, Check)| check.err().map(|r| (id, r)));
+    let refused =
+        reserving.chain(permitting).find_map(|(id, check): (PluginId, Check)| check.err().map(|r| (id, r)));
     match refused {
         None => Ok(()),
         Some(refused) => {

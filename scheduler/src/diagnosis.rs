@@ -27,7 +27,8 @@ impl Histogram {
 impl fmt::Display for Histogram {
     /// `1 node(s) were unschedulable, 2 Insufficient cpu`, sorted as texts, as Kubernetes does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = self.0.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let mut parts: Vec<String> =
+            self.0.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         parts.sort();
         f.write_str(&parts.join(", "))
     }

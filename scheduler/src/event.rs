@@ -9,15 +9,24 @@ use crate::pod::PodInfo;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ClusterEvent<'a> {
     NodeAdded(&'a Arc<NodeFacts>),
-    NodeUpdated { old: &'a Arc<NodeFacts>, new: &'a Arc<NodeFacts> },
+    NodeUpdated {
+        old: &'a Arc<NodeFacts>,
+        new: &'a Arc<NodeFacts>,
+    },
     /// A pod is on a node that was on none.
     PodPlaced(&'a PodInfo),
     /// A pod on a node changed (labels, requests, or it is being deleted).
-    PlacedPodUpdated { old: &'a PodInfo, new: &'a PodInfo },
+    PlacedPodUpdated {
+        old: &'a PodInfo,
+        new: &'a PodInfo,
+    },
     /// A pod left its node.
     PodRemoved(&'a PodInfo),
     /// The waiting pod itself changed.
-    PodUpdated { old: &'a PodInfo, new: &'a PodInfo },
+    PodUpdated {
+        old: &'a PodInfo,
+        new: &'a PodInfo,
+    },
     /// Labels of a namespace changed.
     NamespaceUpdated,
 }

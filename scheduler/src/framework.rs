@@ -113,8 +113,12 @@ pub(crate) enum PreFiltered {
 /// Looks at the pod and the whole cluster once, before nodes are filtered.
 pub(crate) trait PreFilter: Send + Sync {
     /// A refusal here holds for all nodes.
-    fn pre_filter(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot)
-    -> Result<PreFiltered, Refusal>;
+    fn pre_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+    ) -> Result<PreFiltered, Refusal>;
 
     /// Takes `other` out of (or puts it back into) what `pre_filter` computed, as if it were not on `node`.
     /// Called by preemption. Needed only by plugins that look beyond the node.
@@ -173,7 +177,8 @@ pub(crate) struct Refused {
 
 /// Looks at the feasible nodes once, before they are scored. `false`: the plugin does not score this pod.
 pub(crate) trait PreScore: Send + Sync {
-    fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot, feasible: &[u32]) -> bool;
+    fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot, feasible: &[u32])
+    -> bool;
 }
 
 /// Scores the feasible nodes.
@@ -220,6 +225,7 @@ pub(crate) trait PreBind: Send + Sync {
 pub(crate) enum Bound {
     Done,
     /// Not this plugin's pod: the next one is asked.
+    #[allow(dead_code, reason = "for binders beside the default one")]
     NotMine,
 }
 
@@ -292,6 +298,7 @@ pub(crate) struct Attaching<'a> {
 
 macro_rules! attach {
     ($($method:ident: $point:ident),*) => {
+        #[allow(dead_code, reason = "some points have no plugin in the table yet")]
         impl Attaching<'_> {
             $(pub(crate) fn $method(&mut self, plugin: Arc<dyn $point>) -> &mut Self {
                 self.points.$method.push(Attached { id: self.id, weight: self.weight, plugin });

@@ -199,15 +199,18 @@ fn pod_wish(affinity: &Affinity, namespace: &str, labels: &Labels) -> PodWish {
         wish.affinity = terms.iter().map(|term| Term::new(all.clone(), &term.topology_key)).collect();
         for weighted in near.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
             let term = &weighted.pod_affinity_term;
-            wish.preferred.push((Term::new(vec![compile(term)], &term.topology_key), i64::from(weighted.weight)));
+            wish.preferred
+                .push((Term::new(vec![compile(term)], &term.topology_key), i64::from(weighted.weight)));
         }
     }
     if let Some(far) = &affinity.pod_anti_affinity {
         let terms = far.required_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default();
-        wish.anti_affinity = terms.iter().map(|term| Term::new(vec![compile(term)], &term.topology_key)).collect();
+        wish.anti_affinity =
+            terms.iter().map(|term| Term::new(vec![compile(term)], &term.topology_key)).collect();
         for weighted in far.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
             let term = &weighted.pod_affinity_term;
-            wish.preferred.push((Term::new(vec![compile(term)], &term.topology_key), -i64::from(weighted.weight)));
+            wish.preferred
+                .push((Term::new(vec![compile(term)], &term.topology_key), -i64::from(weighted.weight)));
         }
     }
     wish
@@ -215,7 +218,10 @@ fn pod_wish(affinity: &Affinity, namespace: &str, labels: &Labels) -> PodWish {
 
 fn spread(spec: &PodSpec, namespace: &str, labels: &Labels) -> Vec<Spread> {
     let compile = |constraint: &TopologySpreadConstraint| Spread {
-        term: Term::living(PodMatcher::of_constraint(constraint, namespace, labels), &constraint.topology_key),
+        term: Term::living(
+            PodMatcher::of_constraint(constraint, namespace, labels),
+            &constraint.topology_key,
+        ),
         skew_max: i64::from(constraint.max_skew),
         domains_min: constraint.min_domains.and_then(|min| usize::try_from(min).ok()).unwrap_or(1),
         required: constraint.when_unsatisfiable != "ScheduleAnyway",
@@ -268,7 +274,10 @@ mod tests {
     fn a_condition_does_not_change_what_the_decision_depends_on() {
         let bare = pod("a").info();
         let told = PodInfo {
-            state: PodState { unscheduled: Some(("Unschedulable".into(), "no".into())), ..PodState::default() },
+            state: PodState {
+                unscheduled: Some(("Unschedulable".into(), "no".into())),
+                ..PodState::default()
+            },
             ..(*bare).clone()
         };
         assert!(bare.decides_like(&told));

@@ -1,6 +1,7 @@
 //! Profiles: which plugins decide about the pods of which `schedulerName`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::framework::{Check, Points};
 use crate::plugins;
@@ -34,7 +35,7 @@ pub enum ProfileError {
 }
 
 /// All profiles with their plugins.
-pub(crate) struct Profiles(HashMap<String, Points>);
+pub(crate) struct Profiles(HashMap<String, Arc<Points>>);
 
 impl Profiles {
     pub(crate) fn build(configs: &[ProfileConfig]) -> Result<Self, ProfileError> {
@@ -49,7 +50,7 @@ impl Profiles {
             if points.bind.is_empty() {
                 return Err(missing("binds"));
             }
-            if profiles.insert(config.scheduler_name.clone(), points).is_some() {
+            if profiles.insert(config.scheduler_name.clone(), Arc::new(points)).is_some() {
                 return Err(ProfileError::Duplicate(config.scheduler_name.clone()));
             }
         }
@@ -58,7 +59,12 @@ impl Profiles {
 
     /// The points for this pod, if its scheduler is one of ours.
     pub(crate) fn find(&self, pod: &PodInfo) -> Option<&Points> {
-        self.0.get(&pod.scheduler)
+        self.0.get(&pod.scheduler).map(Arc::as_ref)
+    }
+
+    /// The same, to keep.
+    pub(crate) fn shared(&self, pod: &PodInfo) -> Option<Arc<Points>> {
+        self.0.get(&pod.scheduler).cloned()
     }
 }
 

@@ -140,7 +140,9 @@ impl Queue {
         match place {
             Place::Gated => self.admit(&pod.uid, points),
             Place::Active(_) => self.put(&pod.uid, Place::Active(self.turn(&pod.uid, points))),
-            Place::Unschedulable(_) if plugins::helped(refused_by, &pod, &event) => self.wake(&pod.uid, points, now),
+            Place::Unschedulable(_) if plugins::helped(refused_by, &pod, &event) => {
+                self.wake(&pod.uid, points, now)
+            }
             _ => {}
         }
     }
@@ -185,7 +187,9 @@ impl Queue {
             Place::Gated => drop(self.gated.insert(uid.clone())),
             Place::Active(turn) => drop(self.active.insert(turn, uid.clone())),
             Place::BackingOff(until, arrival) => drop(self.backing_off.insert((until, arrival), uid.clone())),
-            Place::HelpedBackingOff(until, arrival) => drop(self.helped.insert((until, arrival), uid.clone())),
+            Place::HelpedBackingOff(until, arrival) => {
+                drop(self.helped.insert((until, arrival), uid.clone()))
+            }
             Place::Unschedulable(_) => drop(self.unschedulable.insert(uid.clone())),
             Place::Tried => {}
         }
@@ -290,7 +294,8 @@ impl Queue {
 
     /// When `advance` has something to do next, as far as back-offs go.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let first = |queue: &BTreeMap<(Instant, u64), Uid>| queue.first_key_value().map(|((until, _), _)| *until);
+        let first =
+            |queue: &BTreeMap<(Instant, u64), Uid>| queue.first_key_value().map(|((until, _), _)| *until);
         first(&self.backing_off).into_iter().chain(first(&self.helped)).min()
     }
 

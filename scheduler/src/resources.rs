@@ -116,7 +116,9 @@ pub(crate) fn pod_requests(spec: &PodSpec, unset: Unset) -> Resources {
 }
 
 fn override_at_pod_level(sum: &mut Resources, spec: &PodSpec) {
-    let Some(list) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) else { return };
+    let Some(list) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) else {
+        return;
+    };
     let wanted = Resources::from_list(Some(list));
     if list.contains_key("cpu") {
         sum.milli_cpu = wanted.milli_cpu;
@@ -163,7 +165,9 @@ fn scaled(text: &str, decimals: u32) -> Option<i64> {
     let raised = mantissa.checked_mul(1_i128.checked_shl(binary)?);
     let value = match (raised, u32::try_from(power)) {
         (None, _) => i128::MAX,
-        (Some(raised), Ok(up)) => 10_i128.checked_pow(up).and_then(|ten| raised.checked_mul(ten)).unwrap_or(i128::MAX),
+        (Some(raised), Ok(up)) => {
+            10_i128.checked_pow(up).and_then(|ten| raised.checked_mul(ten)).unwrap_or(i128::MAX)
+        }
         (Some(raised), Err(_)) => divide_up(raised, power.unsigned_abs()),
     };
     let value = i64::try_from(value).unwrap_or(i64::MAX);

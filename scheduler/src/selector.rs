@@ -33,7 +33,10 @@ enum Test {
 
 impl Selector {
     pub(crate) fn from_labels(labels: &Labels) -> Self {
-        let equal = |(key, value): (&String, &String)| Requirement { key: key.clone(), test: Test::In(vec![value.clone()]) };
+        let equal = |(key, value): (&String, &String)| Requirement {
+            key: key.clone(),
+            test: Test::In(vec![value.clone()]),
+        };
         Self { requirements: labels.iter().map(equal).collect() }
     }
 
@@ -148,8 +151,9 @@ mod tests {
 
     fn check(operator: &str, values: &[&str], matching: &[(&str, &str)]) -> bool {
         let values: Vec<String> = values.iter().map(|v| (*v).to_owned()).collect();
-        let selector =
-            Selector { requirements: vec![Requirement { key: "k".into(), test: test_of(operator, &values) }] };
+        let selector = Selector {
+            requirements: vec![Requirement { key: "k".into(), test: test_of(operator, &values) }],
+        };
         selector.matches(&labels(matching))
     }
 

@@ -52,7 +52,11 @@ impl PodMatcher {
         Self { namespaces, namespace_selector, selector }
     }
 
-    pub(crate) fn of_constraint(constraint: &TopologySpreadConstraint, namespace: &str, labels: &Labels) -> Self {
+    pub(crate) fn of_constraint(
+        constraint: &TopologySpreadConstraint,
+        namespace: &str,
+        labels: &Labels,
+    ) -> Self {
         let mut selector = constraint.label_selector.as_ref().map(Selector::from_label_selector);
         let keys = constraint.match_label_keys.iter().flatten();
         for (key, value) in keys.filter_map(|key| labels.get_key_value(key)) {
@@ -63,9 +67,11 @@ impl PodMatcher {
 
     fn matches(&self, pod: &PodInfo, namespaces: &Namespaces) -> bool {
         let in_namespace = self.namespaces.contains(&pod.namespace)
-            || self.namespace_selector.as_ref().is_some_and(|selector| match namespaces.get(&pod.namespace) {
-                Some(labels) => selector.matches(labels),
-                None => selector.matches(&Labels::new()),
+            || self.namespace_selector.as_ref().is_some_and(|selector| {
+                match namespaces.get(&pod.namespace) {
+                    Some(labels) => selector.matches(labels),
+                    None => selector.matches(&Labels::new()),
+                }
             });
         in_namespace && self.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))
     }
@@ -182,14 +188,17 @@ impl TermIndex {
         let refuses = |(term, owned): &(&Arc<Term>, &Owned)| {
             !owned.refusing.is_empty() && term.matches(pod, namespaces)
         };
-        self.owned.iter().filter(refuses).map(|(term, owned)| (term.clone(), owned.refusing.clone())).collect()
+        self.owned
+            .iter()
+            .filter(refuses)
+            .map(|(term, owned)| (term.clone(), owned.refusing.clone()))
+            .collect()
     }
 
     /// How much the pods of each domain want `pod` near (negative: away), for each term that matches it.
     pub(crate) fn wanting(&self, pod: &PodInfo, namespaces: &Namespaces) -> Vec<(Arc<Term>, Arc<Counts>)> {
-        let wants = |(term, owned): &(&Arc<Term>, &Owned)| {
-            !owned.wanting.is_empty() && term.matches(pod, namespaces)
-        };
+        let wants =
+            |(term, owned): &(&Arc<Term>, &Owned)| !owned.wanting.is_empty() && term.matches(pod, namespaces);
         self.owned.iter().filter(wants).map(|(term, owned)| (term.clone(), owned.wanting.clone())).collect()
     }
 
@@ -250,7 +259,8 @@ impl TermIndex {
         if self.counted.len() < COUNTED_TERMS_MAX {
             return;
         }
-        let oldest = self.counted.iter().min_by_key(|(_, counted)| counted.asked).map(|(term, _)| term.clone());
+        let oldest =
+            self.counted.iter().min_by_key(|(_, counted)| counted.asked).map(|(term, _)| term.clone());
         if let Some(oldest) = oldest {
             self.counted.remove(&oldest);
         }

@@ -132,7 +132,10 @@ impl PodBuilder {
 
 /// `a=b,c=d` as a map.
 fn pairs(text: &str) -> BTreeMap<String, String> {
-    text.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    text.split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
 }
 
 fn pod_term(labels: &str, key: &str) -> Value {

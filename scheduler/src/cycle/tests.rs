@@ -75,8 +75,11 @@ fn replicas_with_affinity_gather_in_one_zone() {
     let mut snapshot = snapshot(zones.map(|(name, zone)| node(name).label("zone", zone)));
     let replica = |i| pod(&format!("p{i}")).label("app", "web").affinity(affinity("app=web", "zone"));
     let nodes = place_all((0..4).map(replica), &mut snapshot);
-    let zones: std::collections::HashSet<String> =
-        nodes.iter().flatten().map(|name| snapshot.node(name).unwrap().domain("zone").unwrap().to_owned()).collect();
+    let zones: std::collections::HashSet<String> = nodes
+        .iter()
+        .flatten()
+        .map(|name| snapshot.node(name).unwrap().domain("zone").unwrap().to_owned())
+        .collect();
     assert_eq!((zones.len(), nodes.iter().flatten().count()), (1, 4));
 }
 
@@ -85,7 +88,8 @@ fn hard_spread_keeps_zones_even() {
     let zones = [("n1", "a"), ("n2", "b"), ("n3", "c")];
     let mut snapshot = snapshot(zones.map(|(name, zone)| node(name).label("zone", zone)));
     let replica = |i| pod(&format!("p{i}")).label("app", "web").spread("app=web", "zone", 1, "DoNotSchedule");
-    let mut nodes: Vec<String> = place_all((0..6).map(replica), &mut snapshot).into_iter().flatten().collect();
+    let mut nodes: Vec<String> =
+        place_all((0..6).map(replica), &mut snapshot).into_iter().flatten().collect();
     nodes.sort();
     assert_eq!(nodes, ["n1", "n1", "n2", "n2", "n3", "n3"]);
 }
@@ -97,7 +101,10 @@ fn pod_of_a_daemon_set_looks_at_its_node_alone() {
     assert_eq!(decision.evaluated, 1);
     assert!(matches!(decision.outcome, Outcome::Chosen(name) if &*name == "n2"));
     let gone = message(&pod("p").affinity(node_field("n9")), &mut snapshot);
-    assert!(gone.starts_with("0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."), "{gone}");
+    assert!(
+        gone.starts_with("0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."),
+        "{gone}"
+    );
 }
 
 #[test]
@@ -114,7 +121,10 @@ fn decision_says_who_refused_and_how_the_rest_scored() {
     let mut snapshot = snapshot([node("n1"), node("n2"), node("n3").unschedulable()]);
     let trace = decide(&pod("p").requests("100m", "1Mi"), &mut snapshot).trace;
     let refusal = &trace.refused[0];
-    assert_eq!((plugins::row(refusal.plugin).name, refusal.count, &*refusal.nodes[0]), ("NodeUnschedulable", 1, "n3"));
+    assert_eq!(
+        (plugins::row(refusal.plugin).name, refusal.count, &*refusal.nodes[0]),
+        ("NodeUnschedulable", 1, "n3")
+    );
     assert_eq!(trace.scores.len(), 2);
     let sum: i64 = trace.scores[0].by_plugin.iter().map(|(_, score)| score).sum();
     assert_eq!(sum, trace.scores[0].total);

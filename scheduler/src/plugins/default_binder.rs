@@ -43,7 +43,12 @@ impl Bind for DefaultBinder {
         });
         let url = Pod::url_path(&(), Some(&pod.namespace));
         let request = kube::core::Request::new(url)
-            .create_subresource("binding", &pod.name, &PostParams::default(), binding.to_string().into_bytes())
+            .create_subresource(
+                "binding",
+                &pod.name,
+                &PostParams::default(),
+                binding.to_string().into_bytes(),
+            )
             .map_err(BindError::Build)?;
         match client.request_text(request).await {
             Ok(_) => Ok(Bound::Done),

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use crate::diagnosis::Histogram;
 use crate::event::{ClusterEvent, EventKind, Hint};
-use crate::framework::{
-    Adjustment, Attaching, Failed, Plugin, PostFilter, PostFiltered, Reason, Refused,
-};
+use crate::framework::{Adjustment, Attaching, Failed, Plugin, PostFilter, PostFiltered, Reason, Refused};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::terms::Step;
@@ -86,7 +84,11 @@ fn not_eligible(failed: &Failed<'_>) -> Option<&'static str> {
     }
     let nominated = failed.snapshot.node(&failed.pod.state.nominated_node)?;
     let leaving = |other: &Arc<PodInfo>| other.terminating && other.priority < failed.pod.priority;
-    nominated.pods.iter().any(leaving).then_some("not eligible due to a terminating pod on the nominated node.")
+    nominated
+        .pods
+        .iter()
+        .any(leaving)
+        .then_some("not eligible due to a terminating pod on the nominated node.")
 }
 
 /// How much a candidate hurts: the most important victim, all importance together, how many.
@@ -152,11 +154,9 @@ mod tests {
 
     fn outcome(incoming: PodBuilder) -> Outcome {
         let mut snapshot = snapshot(["n1", "n2"].map(|name| node(name).allocatable("1", "1Gi", 10)));
-        for filled in [
-            filler("a1", "n1", 5, "500m"),
-            filler("a2", "n1", 1, "500m"),
-            filler("b1", "n2", 3, "1"),
-        ] {
+        for filled in
+            [filler("a1", "n1", 5, "500m"), filler("a2", "n1", 1, "500m"), filler("b1", "n2", 3, "1")]
+        {
             snapshot.place(filled);
         }
         decide(&incoming, &mut snapshot).outcome
@@ -164,14 +164,18 @@ mod tests {
 
     #[test]
     fn the_least_important_pods_that_suffice_are_victims() {
-        let Outcome::Unfit(diagnosis) = outcome(pod("p").requests("500m", "1Mi").priority(10)) else { panic!() };
+        let Outcome::Unfit(diagnosis) = outcome(pod("p").requests("500m", "1Mi").priority(10)) else {
+            panic!()
+        };
         let victims: Vec<&str> = diagnosis.post.victims.iter().map(|pod| &*pod.name).collect();
         assert_eq!((diagnosis.post.nominated.as_deref(), victims), (Some("n1"), vec!["a2"]));
     }
 
     #[test]
     fn pods_of_the_same_priority_are_left_alone() {
-        let Outcome::Unfit(diagnosis) = outcome(pod("p").requests("500m", "1Mi").priority(1)) else { panic!() };
+        let Outcome::Unfit(diagnosis) = outcome(pod("p").requests("500m", "1Mi").priority(1)) else {
+            panic!()
+        };
         assert_eq!(
             diagnosis.to_string(),
             "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: \
@@ -183,7 +187,10 @@ mod tests {
     fn what_exceeds_every_node_evicts_nobody() {
         let Outcome::Unfit(diagnosis) = outcome(pod("p").requests("2", "1Mi").priority(10)) else { panic!() };
         assert!(diagnosis.post.victims.is_empty());
-        assert!(diagnosis.to_string().ends_with("2 Preemption is not helpful for scheduling."), "{diagnosis}");
+        assert!(
+            diagnosis.to_string().ends_with("2 Preemption is not helpful for scheduling."),
+            "{diagnosis}"
+        );
     }
 
     #[test]

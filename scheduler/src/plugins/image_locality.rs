@@ -65,7 +65,8 @@ mod tests {
         let snapshot = snapshot([node("n1").image("web:latest", 500 * MEBIBYTE), node("n2")]);
         let pod = pod("p").image("web").info();
         assert!(ImageLocality.pre_score(&mut CycleState::default(), &pod, &snapshot, &[0, 1]));
-        let score = |i: usize| ImageLocality.score(&CycleState::default(), &pod, &snapshot.nodes()[i], &snapshot);
+        let score =
+            |i: usize| ImageLocality.score(&CycleState::default(), &pod, &snapshot.nodes()[i], &snapshot);
         assert!(score(0) > 0);
         assert_eq!(score(1), 0);
     }

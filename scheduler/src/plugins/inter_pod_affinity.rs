@@ -118,7 +118,9 @@ impl PreFilter for InterPodAffinity {
         let namespaces = change.snapshot.namespaces();
         let amount = if change.step == crate::terms::Step::Add { 1 } else { -1 };
         for (term, counts) in filtering.near.iter_mut().chain(&mut filtering.far) {
-            if let (true, Some(domain)) = (term.matches(change.other, namespaces), change.node.domain(&term.topology_key)) {
+            if let (true, Some(domain)) =
+                (term.matches(change.other, namespaces), change.node.domain(&term.topology_key))
+            {
                 bump(Arc::make_mut(counts), domain, amount);
             }
         }
@@ -168,8 +170,10 @@ impl PreScore for InterPodAffinity {
     fn pre_score(&self, state: &mut CycleState, pod: &PodInfo, snapshot: &Snapshot, _: &[u32]) -> bool {
         let own = pod.others.preferred.iter();
         let own = own.map(|(term, weight)| ((term.clone(), snapshot.terms().by_domain(term)), *weight));
-        let theirs = snapshot.terms().wanting(pod, snapshot.namespaces()).into_iter().map(|domains| (domains, 1));
-        let parts: Vec<(Domains, i64)> = own.chain(theirs).filter(|((_, counts), _)| !counts.is_empty()).collect();
+        let theirs =
+            snapshot.terms().wanting(pod, snapshot.namespaces()).into_iter().map(|domains| (domains, 1));
+        let parts: Vec<(Domains, i64)> =
+            own.chain(theirs).filter(|((_, counts), _)| !counts.is_empty()).collect();
         let scores = !parts.is_empty();
         state.put(Scoring { parts });
         scores
@@ -198,9 +202,7 @@ impl Score for InterPodAffinity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        PodBuilder, affinity, anti_affinity, node, pod, preferred_affinity, snapshot,
-    };
+    use crate::testing::{PodBuilder, affinity, anti_affinity, node, pod, preferred_affinity, snapshot};
 
     /// Two nodes in zone a, one in zone b, and one without a zone; the pod `web` is on n1.
     fn reasons(web: PodBuilder, incoming: PodBuilder) -> Vec<Option<String>> {

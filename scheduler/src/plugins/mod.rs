@@ -88,9 +88,9 @@ pub(crate) fn attach_all(disabled: &[String]) -> Points {
 pub(crate) fn helped(refused_by: PluginSet, pod: &PodInfo, event: &crate::event::ClusterEvent<'_>) -> bool {
     let kind = event.kind();
     refused_by.is_empty()
-        || refused_by.iter().any(|id| {
-            row(id).hints.iter().any(|hint| hint.on == kind && (hint.helps)(pod, event))
-        })
+        || refused_by
+            .iter()
+            .any(|id| row(id).hints.iter().any(|hint| hint.on == kind && (hint.helps)(pod, event)))
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ impl PreScore for NodeAffinity {
 
 impl Score for NodeAffinity {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> i64 {
-        let matching = pod.nodes.preferred.iter().filter(|(_, term)| term.matches(node.name(), &node.facts.labels));
+        let matching =
+            pod.nodes.preferred.iter().filter(|(_, term)| term.matches(node.name(), &node.facts.labels));
         matching.map(|(weight, _)| weight).sum()
     }
 

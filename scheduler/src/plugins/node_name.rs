@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::{EventKind, Hint, always};
-use crate::framework::{
-    Attaching, Check, CycleState, Filter, Plugin, PreFilter, PreFiltered, Refusal,
-};
+use crate::framework::{Attaching, Check, CycleState, Filter, Plugin, PreFilter, PreFiltered, Refusal};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::{ClusterEvent, EventKind, Hint, always};
-use crate::framework::{
-    Attaching, Check, CycleState, Filter, Plugin, PreFilter, PreFiltered, Refusal,
-};
+use crate::framework::{Attaching, Check, CycleState, Filter, Plugin, PreFilter, PreFiltered, Refusal};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
@@ -69,7 +67,9 @@ mod tests {
         let mut snapshot = snapshot([node("n1")]);
         snapshot.place(pod("holder").host_port(80).node("n1").info());
         let passes = |port| {
-            NodePorts.filter(&CycleState::default(), &pod("p").host_port(port).info(), &snapshot.nodes()[0]).is_ok()
+            NodePorts
+                .filter(&CycleState::default(), &pod("p").host_port(port).info(), &snapshot.nodes()[0])
+                .is_ok()
         };
         assert!(!passes(80));
         assert!(passes(81));

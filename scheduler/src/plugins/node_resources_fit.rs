@@ -178,7 +178,8 @@ mod tests {
         let mut snapshot = snapshot([node("n1"), node("n2")]);
         snapshot.place(pod("there").requests("2", "2Gi").node("n1").info());
         let pod = pod("p").requests("100m", "100Mi").info();
-        let score = |i: usize| NodeResourcesFit.score(&CycleState::default(), &pod, &snapshot.nodes()[i], &snapshot);
+        let score =
+            |i: usize| NodeResourcesFit.score(&CycleState::default(), &pod, &snapshot.nodes()[i], &snapshot);
         assert!(score(1) > score(0));
     }
 

@@ -96,7 +96,9 @@ impl PreFilter for PodTopologySpread {
             return Ok(PreFiltered::Skip);
         }
         let counted = count_domains(&required, pod, snapshot);
-        state.put(Filtering(counted.into_iter().map(|counting| (counting.lowest(), counting)).map(|(l, c)| (c, l)).collect()));
+        state.put(Filtering(
+            counted.into_iter().map(|counting| (counting.lowest(), counting)).map(|(l, c)| (c, l)).collect(),
+        ));
         Ok(PreFiltered::Run)
     }
 
@@ -148,12 +150,12 @@ fn has_keys(spreads: &[&Spread], node: &NodeInfo) -> bool {
 /// Whether every node that has a key has all of them, and the pod's wishes and tolerations exclude none.
 fn simple_domains(spreads: &[&Spread], pod: &PodInfo, snapshot: &Snapshot) -> bool {
     let keyed = |spread: &&Spread| {
-        let nodes: usize = snapshot.domains(&spread.term.topology_key).map_or(0, |values| values.values().sum());
+        let nodes: usize =
+            snapshot.domains(&spread.term.topology_key).map_or(0, |values| values.values().sum());
         nodes == snapshot.nodes().len()
     };
-    let excludes = |spread: &&Spread| {
-        spread.honors_taints || (spread.honors_node_wish && !pod.nodes.requires_nothing())
-    };
+    let excludes =
+        |spread: &&Spread| spread.honors_taints || (spread.honors_node_wish && !pod.nodes.requires_nothing());
     !spreads.iter().any(excludes) && (spreads.len() == 1 || spreads.iter().all(keyed))
 }
 
@@ -184,7 +186,8 @@ fn usable_domains(
 
 fn is_usable(spread: &Spread, pod: &PodInfo, node: &NodeInfo) -> bool {
     let hard = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
-    let tainted = || node.facts.taints.iter().any(|taint| hard(&taint.effect) && !tolerated(taint, &pod.tolerations));
+    let tainted =
+        || node.facts.taints.iter().any(|taint| hard(&taint.effect) && !tolerated(taint, &pod.tolerations));
     (!spread.honors_node_wish || pod.nodes.allows(node.name(), &node.facts.labels))
         && !(spread.honors_taints && tainted())
 }
@@ -266,7 +269,8 @@ mod tests {
         snapshot.track(&incoming);
         let mut state = CycleState::default();
         PodTopologySpread.pre_filter(&mut state, &incoming, &snapshot).unwrap();
-        let check = |node| PodTopologySpread.filter(&state, &incoming, node).err().map(|r| r.reason.to_string());
+        let check =
+            |node| PodTopologySpread.filter(&state, &incoming, node).err().map(|r| r.reason.to_string());
         snapshot.nodes().iter().map(check).collect()
     }
 
@@ -282,7 +286,8 @@ mod tests {
 
     #[test]
     fn domains_the_pod_cannot_use_do_not_count() {
-        let only_a = pod("p").label("app", "web").select("disk", "a").spread("app=web", "zone", 1, "DoNotSchedule");
+        let only_a =
+            pod("p").label("app", "web").select("disk", "a").spread("app=web", "zone", 1, "DoNotSchedule");
         assert_eq!(reasons(only_a)[..2], [None, None]);
     }
 

@@ -76,9 +76,8 @@ impl PreScore for TaintToleration {
 
 impl Score for TaintToleration {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> i64 {
-        let disliked = |taint: &&Taint| {
-            taint.effect == "PreferNoSchedule" && !tolerated(taint, &pod.tolerations)
-        };
+        let disliked =
+            |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerated(taint, &pod.tolerations);
         i64::try_from(node.facts.taints.iter().filter(disliked).count()).unwrap_or(i64::MAX)
     }
 

@@ -82,7 +82,8 @@ fn own_condition_does_not_start_another_pass() {
 
 #[test]
 fn only_events_that_can_help_wake_a_pod() {
-    let (small, large) = (facts(&node("s").allocatable("1", "1Gi", 10)), facts(&node("l").allocatable("9", "9Gi", 10)));
+    let (small, large) =
+        (facts(&node("s").allocatable("1", "1Gi", 10)), facts(&node("l").allocatable("9", "9Gi", 10)));
     let relabelled = facts(&node("l").allocatable("9", "9Gi", 10).label("a", "b"));
     let (gone, other) = (pod("x").info(), pod("y").label("app", "z").info());
     let cases: [(&str, ClusterEvent<'_>, bool); 6] = [

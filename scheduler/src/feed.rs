@@ -1,0 +1,103 @@
+//! Watches of pods, nodes and namespaces, as a stream of changes.
+//!
+//! Objects are compiled to what decisions need here, in the watching tasks, so that the one task that decides
+//! only stores them. When that task is behind, the watches wait.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use component_base::supervise::Tasks;
+
+use crate::brain::{Change, Watched};
+use crate::node::NodeFacts;
+use crate::pod::PodInfo;
+
+/// How a kind becomes changes.
+struct Translation<K> {
+    watched: Watched,
+    /// What the list's end names an object by.
+    key: fn(&K) -> String,
+    applied: fn(K) -> Change,
+    gone: fn(&K) -> Change,
+}
+
+/// Starts the watches; their changes go to `changes`.
+pub(crate) fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &Tasks) {
+    // Finished pods use nothing. The server tells of a pod that finishes as of a deleted one.
+    let unfinished = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let pods = Translation::<Pod> {
+        watched: Watched::Pods,
+        key: |pod| pod.uid().unwrap_or_default(),
+        applied: |pod| Change::Pod(Box::new(PodInfo::from_pod(pod))),
+        gone: |pod| Change::PodGone(pod.uid().unwrap_or_default().into()),
+    };
+    let nodes = Translation::<Node> {
+        watched: Watched::Nodes,
+        key: ResourceExt::name_any,
+        applied: |node| Change::Node(Box::new(NodeFacts::from_node(node))),
+        gone: |node| Change::NodeGone(node.name_any()),
+    };
+    let namespaces = Translation::<Namespace> {
+        watched: Watched::Namespaces,
+        key: ResourceExt::name_any,
+        applied: |namespace| {
+            Change::Namespace(namespace.name_any(), namespace.metadata.labels.unwrap_or_default())
+        },
+        gone: |namespace| Change::NamespaceGone(namespace.name_any()),
+    };
+    let everything = watcher::Config::default();
+    tasks.spawn_until_shutdown(
+        "watch-pods",
+        follow(Api::all(client.clone()), unfinished, pods, changes.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-nodes",
+        follow(Api::all(client.clone()), everything.clone(), nodes, changes.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-namespaces",
+        follow(Api::all(client.clone()), everything, namespaces, changes.clone()),
+    );
+}
+
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    translation: Translation<K>,
+    changes: mpsc::Sender<Change>,
+) where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut listed = HashSet::new();
+    while let Some(event) = events.next().await {
+        let change = match event {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.insert((translation.key)(&object));
+                (translation.applied)(object)
+            }
+            Ok(watcher::Event::InitDone) => Change::Listed(translation.watched, std::mem::take(&mut listed)),
+            Ok(watcher::Event::Apply(object)) => (translation.applied)(object),
+            Ok(watcher::Event::Delete(object)) => (translation.gone)(&object),
+            Err(error) => {
+                warn!(kind = ?translation.watched, %error, "watch failed; trying again");
+                continue;
+            }
+        };
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+}
