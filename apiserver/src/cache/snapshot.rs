@@ -42,6 +42,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether both are the same state: nothing was written or deleted in between.
+    pub(crate) fn is_same(&self, other: &Snapshot) -> bool {
+        self.objects.ptr_eq(&other.objects)
+    }
+
     /// All objects.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Stored>> {
         self.range_from(self.namespace.clone().unwrap_or_default(), "".into())

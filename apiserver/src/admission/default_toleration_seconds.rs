@@ -1,0 +1,9 @@
+//! DefaultTolerationSeconds.
+
+use super::Plugin;
+
+pub(crate) struct DefaultTolerationSeconds;
+
+impl Plugin for DefaultTolerationSeconds {
+    const NAME: &'static str = "DefaultTolerationSeconds";
+}

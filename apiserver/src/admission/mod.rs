@@ -1,0 +1,113 @@
+//! What may enter: a table of plugins, first those that change an object, then those that only refuse.
+//!
+//! The generic path calls [`mutate`] after the strategy's defaults and [`validate`] after validation. A
+//! plugin sees the object as it will be stored and the cluster through [`View`]; it does no I/O.
+
+pub(crate) mod default_toleration_seconds;
+pub(crate) mod limit_ranger;
+pub(crate) mod namespace_lifecycle;
+pub(crate) mod node_restriction;
+pub(crate) mod priority;
+pub(crate) mod rbac_escalation;
+pub(crate) mod service_account;
+pub(crate) mod taint_nodes_by_condition;
+
+use api_types::kinds::Kind;
+use api_types::status::Status;
+use serde_json::Value;
+
+use crate::UserInfo;
+use crate::authz::Authorizers;
+use crate::view::View;
+
+/// What is done to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// One write on its way to the store.
+pub(crate) struct Review<'a> {
+    pub(crate) operation: Operation,
+    pub(crate) kind: &'a Kind,
+    /// Empty for the object itself.
+    pub(crate) subresource: &'a str,
+    pub(crate) namespace: &'a str,
+    /// Empty when the server is to generate it.
+    pub(crate) name: &'a str,
+    pub(crate) user: &'a UserInfo,
+    /// The stored object for updates and deletions.
+    pub(crate) old: Option<&'a Value>,
+    /// The object as it will be stored; the body of a subresource create (Binding, Eviction, TokenRequest).
+    pub(crate) new: Option<&'a mut Value>,
+    pub(crate) view: &'a dyn View,
+    pub(crate) authorizers: &'a Authorizers,
+}
+
+impl Review<'_> {
+    /// Whether this is a write of the object itself (no subresource) of the storing row `storage`.
+    pub(crate) fn is_of(&self, storage: &str) -> bool {
+        self.kind.storage == storage && self.subresource.is_empty()
+    }
+
+    pub(crate) fn creates(&self, storage: &str) -> bool {
+        self.operation == Operation::Create && self.is_of(storage)
+    }
+
+    /// A 403 about the object under review.
+    pub(crate) fn forbidden(&self, why: &str) -> Status {
+        Status::forbidden(self.kind, self.name, why)
+    }
+}
+
+/// One admission plugin, named as in Kubernetes.
+///
+/// `admit` may change `review.new`; it runs before validation, so what it leaves is validated. `validate`
+/// must not change anything. Both must give the same answer for the same review: a dry run calls them too.
+pub(crate) trait Plugin: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn admit(_review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    fn validate(_review: &Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// A plugin's row.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    admit: fn(&mut Review<'_>) -> Result<(), Status>,
+    validate: fn(&Review<'_>) -> Result<(), Status>,
+}
+
+const fn def<P: Plugin>() -> Row {
+    Row { name: P::NAME, admit: P::admit, validate: P::validate }
+}
+
+/// All plugins, in the order in which they run.
+pub(crate) static PLUGINS: &[Row] = &[
+    def::<namespace_lifecycle::NamespaceLifecycle>(),
+    def::<limit_ranger::LimitRanger>(),
+    def::<service_account::ServiceAccount>(),
+    def::<node_restriction::NodeRestriction>(),
+    def::<taint_nodes_by_condition::TaintNodesByCondition>(),
+    def::<priority::Priority>(),
+    def::<default_toleration_seconds::DefaultTolerationSeconds>(),
+    def::<rbac_escalation::RbacEscalation>(),
+];
+
+/// Runs the mutating half of every plugin.
+pub(crate) fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
+    PLUGINS.iter().try_for_each(|row| (row.admit)(review))
+}
+
+/// Runs the validating half of every plugin.
+pub(crate) fn validate(review: &Review<'_>) -> Result<(), Status> {
+    PLUGINS.iter().try_for_each(|row| (row.validate)(review))
+}

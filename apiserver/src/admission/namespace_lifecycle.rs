@@ -1,0 +1,9 @@
+//! NamespaceLifecycle.
+
+use super::Plugin;
+
+pub(crate) struct NamespaceLifecycle;
+
+impl Plugin for NamespaceLifecycle {
+    const NAME: &'static str = "NamespaceLifecycle";
+}

@@ -1,0 +1,9 @@
+//! NodeRestriction.
+
+use super::Plugin;
+
+pub(crate) struct NodeRestriction;
+
+impl Plugin for NodeRestriction {
+    const NAME: &'static str = "NodeRestriction";
+}

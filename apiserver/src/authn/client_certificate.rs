@@ -1,0 +1,45 @@
+//! Client certificates: the common name is the user, each organization a group.
+//!
+//! The TLS handshake has already verified the chain against the client CA and the validity period; this
+//! only reads the subject of the leaf.
+
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Authenticator, Outcome, Presented, UserInfo, authenticated};
+
+pub(crate) struct ClientCertificate;
+
+impl Authenticator for ClientCertificate {
+    fn authenticate(&self, presented: &Presented<'_>) -> Outcome {
+        let Some(leaf) = presented.certificates.and_then(|c| c.0.first()) else { return Outcome::Unknown };
+        match user_of(leaf) {
+            Some(user) => Outcome::User(user),
+            None => Outcome::Refused("the client certificate has no common name".to_owned()),
+        }
+    }
+}
+
+fn user_of(der: &[u8]) -> Option<UserInfo> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    Some(authenticated(name, &groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_name_is_the_user_and_organizations_are_groups() {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:n1");
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let user = user_of(certificate.der()).unwrap();
+        assert_eq!(user, authenticated("system:node:n1", &["system:nodes"]));
+    }
+}

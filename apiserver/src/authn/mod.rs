@@ -1,0 +1,141 @@
+//! Who is asking: an ordered table of authenticators, the first that knows the credentials decides.
+//!
+//! An authenticator either does not recognise what was presented (the next is asked), names the user, or
+//! refuses, which ends the request with 401. Anonymous is the last row. Impersonation is a second step and
+//! needs the authorizer, so it lives in its own file and is called after this.
+
+pub(crate) mod anonymous;
+pub(crate) mod client_certificate;
+pub(crate) mod impersonation;
+pub(crate) mod service_account;
+pub(crate) mod token_file;
+
+use http::HeaderMap;
+use rustls_pki_types::CertificateDer;
+
+/// Group of everyone who presented valid credentials.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+/// Group of the anonymous user.
+pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Group that may do everything.
+pub(crate) const MASTERS: &str = "system:masters";
+
+pub(crate) use crate::UserInfo;
+
+/// A user who proved who it is: in these groups and in `system:authenticated`.
+pub(crate) fn authenticated(name: impl Into<String>, groups: &[&str]) -> UserInfo {
+    let mut user = UserInfo::new(name, groups);
+    if !is_in(&user, AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
+    user
+}
+
+/// Whether the user is in `group`.
+pub(crate) fn is_in(user: &UserInfo, group: &str) -> bool {
+    user.groups.iter().any(|g| g == group)
+}
+
+/// The verified certificates of a TLS connection, leaf first; set by the listener as a request extension.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerCertificates(pub(crate) std::sync::Arc<[CertificateDer<'static>]>);
+
+/// What a request presents.
+pub(crate) struct Presented<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) certificates: Option<&'a PeerCertificates>,
+}
+
+impl Presented<'_> {
+    /// The bearer token, if there is one.
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        let value = self.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.trim().split_once(' ')?;
+        let token = token.trim();
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    }
+}
+
+/// An authenticator's answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Not credentials of this sort; ask the next.
+    Unknown,
+    User(UserInfo),
+    /// Credentials of this sort, and they are not valid.
+    Refused(String),
+}
+
+/// One way to prove who one is.
+///
+/// Implementations are called for every request, so they must not block and must not do I/O.
+pub(crate) trait Authenticator: Send + Sync {
+    fn authenticate(&self, presented: &Presented<'_>) -> Outcome;
+}
+
+/// Authentication failed; the answer is 401. The text is for the log, not for the client.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unauthenticated(pub(crate) String);
+
+/// The authenticators of this server, in order.
+pub(crate) struct Authenticators(Vec<Box<dyn Authenticator>>);
+
+impl Authenticators {
+    pub(crate) fn new(rows: Vec<Box<dyn Authenticator>>) -> Self {
+        Self(rows)
+    }
+
+    /// The user of a request.
+    ///
+    /// A token that no authenticator accepts is an error even when anonymous requests are allowed: a client
+    /// with a stale token must hear of it.
+    pub(crate) fn authenticate(&self, presented: &Presented<'_>) -> Result<UserInfo, Unauthenticated> {
+        let mut refusal = None;
+        for row in &self.0 {
+            match row.authenticate(presented) {
+                Outcome::Unknown => {}
+                Outcome::User(user) => return Ok(user),
+                Outcome::Refused(why) => refusal = refusal.or(Some(why)),
+            }
+        }
+        Err(Unauthenticated(refusal.unwrap_or_else(|| "no credentials that this server knows".to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bearer(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::AUTHORIZATION, value.parse().unwrap());
+        headers
+    }
+
+    fn chain() -> Authenticators {
+        Authenticators::new(vec![
+            Box::new(token_file::TokenFile::parse("secret,alice,u1,\"dev,ops\"").unwrap()),
+            Box::new(anonymous::Anonymous),
+        ])
+    }
+
+    #[test]
+    fn the_first_that_knows_the_credentials_decides() {
+        let user = chain().authenticate(&Presented { headers: &bearer("Bearer secret"), certificates: None }).unwrap();
+        assert_eq!(user.name, "alice");
+        assert!(is_in(&user, AUTHENTICATED) && is_in(&user, "ops"));
+    }
+
+    #[test]
+    fn a_wrong_token_is_refused_and_not_anonymous() {
+        assert!(chain().authenticate(&Presented { headers: &bearer("Bearer stale"), certificates: None }).is_err());
+    }
+
+    #[test]
+    fn a_request_without_credentials_is_anonymous() {
+        let user = chain().authenticate(&Presented { headers: &HeaderMap::new(), certificates: None }).unwrap();
+        assert_eq!(user.name, "system:anonymous");
+        assert!(is_in(&user, UNAUTHENTICATED));
+    }
+}

@@ -1,0 +1,247 @@
+//! Node identities: `system:node:NAME` in `system:nodes` reaches the objects of its own node and no others.
+//!
+//! Reads follow the pods that are bound to the node: their secrets, config maps and service accounts. What a
+//! node may write is narrowed further by the admission plugin NodeRestriction, which sees the object.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Attributes, Authorizer, Decision};
+use crate::UserInfo;
+use crate::authn::is_in;
+use crate::view::View;
+
+pub(crate) struct Node {
+    view: Arc<dyn View>,
+}
+
+impl Node {
+    pub(crate) fn new(view: Arc<dyn View>) -> Self {
+        Self { view }
+    }
+}
+
+/// The node that the user is, if it is one.
+pub(crate) fn node_of(user: &UserInfo) -> Option<&str> {
+    if !is_in(user, "system:nodes") {
+        return None;
+    }
+    user.name.strip_prefix("system:node:").filter(|name| !name.is_empty())
+}
+
+impl Authorizer for Node {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        let Some(node) = node_of(&attributes.user) else { return Decision::NoOpinion(String::new()) };
+        match decide(attributes, node, &*self.view) {
+            Ok(true) => Decision::Allow(String::new()),
+            Ok(false) => Decision::NoOpinion(String::new()),
+            Err(why) => Decision::NoOpinion(why),
+        }
+    }
+}
+
+/// What a node may do whatever the object: (group, resource with subresource, verbs).
+const FREELY: &[(&str, &str, &[&str])] = &[
+    ("", "services", &["get", "list", "watch"]),
+    ("", "namespaces", &["get"]),
+    ("", "events", &["create", "update", "patch"]),
+    ("events.k8s.io", "events", &["create", "update", "patch"]),
+    ("discovery.k8s.io", "endpointslices", &["get", "list", "watch"]),
+    ("node.k8s.io", "runtimeclasses", &["get", "list", "watch"]),
+    ("", "persistentvolumes", &["get"]),
+    ("", "persistentvolumeclaims", &["get"]),
+    ("storage.k8s.io", "csidrivers", &["get", "list", "watch"]),
+    ("authentication.k8s.io", "tokenreviews", &["create"]),
+    ("authorization.k8s.io", "subjectaccessreviews", &["create"]),
+    ("authorization.k8s.io", "localsubjectaccessreviews", &["create"]),
+    ("certificates.k8s.io", "certificatesigningrequests", &["create", "get", "list", "watch"]),
+    // Which node's these are is admission's to say, which sees the object.
+    ("", "nodes", &["create"]),
+    ("", "pods", &["create", "delete"]),
+    ("", "pods/status", &["update", "patch"]),
+    ("", "pods/eviction", &["create"]),
+];
+
+fn decide(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
+    let path = attributes.resource_path();
+    let verb = attributes.verb.as_str();
+    match (attributes.group.as_str(), path.as_str()) {
+        ("", "secrets" | "configmaps") => match verb {
+            "get" | "list" | "watch" => related(attributes, node, view),
+            _ => Err("can only read resources of this type".to_owned()),
+        },
+        ("", "serviceaccounts/token") if verb == "create" => related(attributes, node, view),
+        ("", "nodes" | "nodes/status") if verb != "create" => own_node(attributes, node),
+        ("", "pods") if matches!(verb, "get" | "list" | "watch") => own_pods(attributes, node, view),
+        ("coordination.k8s.io", "leases") => own_lease(attributes, node),
+        (group, path) => {
+            Ok(FREELY.iter().any(|(g, r, verbs)| *g == group && *r == path && verbs.contains(&verb)))
+        }
+    }
+}
+
+fn own_node(attributes: &Attributes, node: &str) -> Result<bool, String> {
+    let readable = matches!(attributes.verb.as_str(), "get" | "list" | "watch");
+    match (attributes.verb.as_str(), attributes.name == node) {
+        ("delete" | "deletecollection", _) => Ok(false),
+        (_, true) => Ok(true),
+        (_, false) if readable => Err(format!("node {node:?} cannot read {:?}, only its own Node object", attributes.name)),
+        (_, false) => Err(format!("node {node:?} is not allowed to modify node {:?}", attributes.name)),
+    }
+}
+
+fn own_pods(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
+    if attributes.name.is_empty() {
+        let selects_own = attributes.fields.iter().any(|(path, value)| path == "spec.nodeName" && value == node);
+        return match selects_own {
+            true => Ok(true),
+            false => Err(format!("can only list/watch pods with spec.nodeName field selector {node:?}")),
+        };
+    }
+    let pod = view.object("pods", &attributes.namespace, &attributes.name);
+    match pod {
+        Some(pod) if pod["spec"]["nodeName"] == node => Ok(true),
+        // A watch of one name goes on after the pod is gone.
+        None => Ok(true),
+        Some(_) => Err(no_relationship(node)),
+    }
+}
+
+fn own_lease(attributes: &Attributes, node: &str) -> Result<bool, String> {
+    if attributes.namespace != "kube-node-lease" {
+        return Err(format!("can only access leases in the \"kube-node-lease\" system namespace, not {:?}", attributes.namespace));
+    }
+    match attributes.verb.as_str() {
+        "create" => Ok(true),
+        "get" | "update" | "patch" | "delete" if attributes.name == node => Ok(true),
+        "get" | "update" | "patch" | "delete" => Err("can only access node lease with the same name as the requesting node".to_owned()),
+        _ => Ok(false),
+    }
+}
+
+fn no_relationship(node: &str) -> String {
+    format!("no relationship found between node {node:?} and this object")
+}
+
+/// Whether a pod of the node refers to the object.
+fn related(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
+    if attributes.name.is_empty() {
+        return Err("No Object name found".to_owned());
+    }
+    let pods = view.pods_on(node, &attributes.namespace);
+    match pods.iter().any(|pod| refers(pod, &attributes.resource, &attributes.name)) {
+        true => Ok(true),
+        false => Err(no_relationship(node)),
+    }
+}
+
+/// Whether the pod's spec names the secret, config map or service account.
+fn refers(pod: &Value, resource: &str, name: &str) -> bool {
+    let spec = &pod["spec"];
+    match resource {
+        "serviceaccounts" => spec["serviceAccountName"] == name,
+        "secrets" => {
+            let pulls = spec["imagePullSecrets"].as_array().into_iter().flatten();
+            pulls.into_iter().any(|pull| pull["name"] == name)
+                || volume_refers(spec, "secret", "secretName", name)
+                || containers_refer(spec, "secretKeyRef", "secretRef", name)
+        }
+        _ => volume_refers(spec, "configMap", "name", name) || containers_refer(spec, "configMapKeyRef", "configMapRef", name),
+    }
+}
+
+fn volume_refers(spec: &Value, source: &str, field: &str, name: &str) -> bool {
+    spec["volumes"].as_array().into_iter().flatten().any(|volume| {
+        let projected = volume["projected"]["sources"].as_array().into_iter().flatten();
+        volume[source][field] == name || projected.into_iter().any(|s| s[source]["name"] == name)
+    })
+}
+
+fn containers_refer(spec: &Value, key_ref: &str, whole_ref: &str, name: &str) -> bool {
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    lists.iter().flat_map(|list| spec[*list].as_array().into_iter().flatten()).any(|container| {
+        let env = container["env"].as_array().into_iter().flatten();
+        let from = container["envFrom"].as_array().into_iter().flatten();
+        env.into_iter().any(|e| e["valueFrom"][key_ref]["name"] == name)
+            || from.into_iter().any(|f| f[whole_ref]["name"] == name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::authn::authenticated;
+    use crate::view::fixture::Fixture;
+
+    fn world() -> Fixture {
+        Fixture::default().with(
+            "pods",
+            json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "n1", "serviceAccountName": "robot",
+                "volumes": [{"name": "v", "secret": {"secretName": "tls"}}, {"name": "w", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
+                "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "env"}}]}]}}),
+        )
+    }
+
+    fn may(verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let attributes = Attributes {
+            user: authenticated("system:node:n1", &["system:nodes"]),
+            verb: verb.into(),
+            group: group.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        matches!(Node::new(Arc::new(world())).authorize(&attributes), Decision::Allow(_))
+    }
+
+    #[test]
+    fn a_node_reaches_its_own_objects_only() {
+        let cases = [
+            ("get", "secrets", "ns", "tls", true),
+            ("get", "secrets", "ns", "other", false),
+            ("get", "secrets", "elsewhere", "tls", false),
+            ("list", "secrets", "ns", "", false),
+            ("update", "secrets", "ns", "tls", false),
+            ("get", "configmaps", "ns", "ca", true),
+            ("watch", "configmaps", "ns", "env", true),
+            ("create", "serviceaccounts/token", "ns", "robot", true),
+            ("create", "serviceaccounts/token", "ns", "admin", false),
+            ("get", "nodes", "", "n1", true),
+            ("get", "nodes", "", "n2", false),
+            ("patch", "nodes/status", "", "n1", true),
+            ("patch", "nodes/status", "", "n2", false),
+            ("delete", "nodes", "", "n1", false),
+            ("get", "pods", "ns", "p", true),
+            ("list", "pods", "", "", false),
+            ("update", "leases.coordination.k8s.io", "kube-node-lease", "n1", true),
+            ("update", "leases.coordination.k8s.io", "kube-node-lease", "n2", false),
+            ("get", "leases.coordination.k8s.io", "kube-system", "n1", false),
+            ("list", "services", "", "", true),
+            ("create", "deployments.apps", "ns", "", false),
+        ];
+        for (verb, resource, namespace, name, allowed) in cases {
+            assert_eq!(may(verb, resource, namespace, name), allowed, "{verb} {resource} {namespace}/{name}");
+        }
+    }
+
+    #[test]
+    fn a_node_lists_pods_only_by_its_own_name() {
+        let mut attributes = Attributes {
+            user: authenticated("system:node:n1", &["system:nodes"]),
+            verb: "watch".into(),
+            resource: "pods".into(),
+            fields: vec![("spec.nodeName".into(), "n1".into())],
+            ..Attributes::default()
+        };
+        assert_eq!(decide(&attributes, "n1", &world()), Ok(true));
+        attributes.fields[0].1 = "n2".into();
+        assert!(decide(&attributes, "n1", &world()).is_err());
+    }
+}

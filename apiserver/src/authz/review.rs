@@ -1,0 +1,215 @@
+//! The review resources: questions about access, answered and never stored.
+
+use api_types::status::{FieldError, Status};
+use serde_json::{Value, json};
+
+use super::rbac::Rule;
+use super::{Attributes, Authorizers, Decision};
+use crate::UserInfo;
+use crate::authn::service_account::{ISSUER, ServiceAccount};
+use crate::authn::{Authenticators, Presented};
+
+/// Who answers.
+pub(crate) struct Reviewers<'a> {
+    pub(crate) authorizers: &'a Authorizers,
+    pub(crate) authenticators: &'a Authenticators,
+    pub(crate) service_accounts: &'a ServiceAccount,
+}
+
+/// Whether `kind` is one of the resources that this file answers.
+pub(crate) fn is_review(kind: &str) -> bool {
+    matches!(
+        kind,
+        "SelfSubjectAccessReview"
+            | "SubjectAccessReview"
+            | "LocalSubjectAccessReview"
+            | "SelfSubjectRulesReview"
+            | "SelfSubjectReview"
+            | "TokenReview"
+    )
+}
+
+/// The answered review: the body with its `status`. `namespace` is that of the request's path.
+pub(crate) fn answer(
+    reviewers: &Reviewers<'_>,
+    kind: &str,
+    user: &UserInfo,
+    namespace: &str,
+    mut body: Value,
+) -> Result<Value, Status> {
+    let status = match kind {
+        "SelfSubjectAccessReview" => access(reviewers, kind, user.clone(), &body)?,
+        "SubjectAccessReview" => access(reviewers, kind, subject(kind, &body)?, &body)?,
+        "LocalSubjectAccessReview" => {
+            check_local(namespace, &body)?;
+            access(reviewers, kind, subject(kind, &body)?, &body)?
+        }
+        "SelfSubjectRulesReview" => rules(reviewers, user, &body)?,
+        "SelfSubjectReview" => json!({"userInfo": user_value(user)}),
+        "TokenReview" => token(reviewers, &body)?,
+        _ => return Err(Status::unknown_resource()),
+    };
+    if let Some(object) = body.as_object_mut() {
+        let metadata = object.entry("metadata").or_insert_with(|| json!({}));
+        if metadata.is_null() {
+            *metadata = json!({});
+        }
+        // Kubernetes writes the time as null for objects that it does not store.
+        metadata["creationTimestamp"] = Value::Null;
+        if kind != "SelfSubjectReview" {
+            object.entry("spec").or_insert_with(|| json!({}));
+        }
+        object.insert("status".to_owned(), status);
+    }
+    Ok(body)
+}
+
+fn invalid(kind: &str, errors: Vec<FieldError>) -> Status {
+    Status::invalid_kind("authorization.k8s.io", kind, "", errors)
+}
+
+fn subject(kind: &str, body: &Value) -> Result<UserInfo, Status> {
+    let spec = &body["spec"];
+    let name = spec["user"].as_str().unwrap_or_default();
+    let groups: Vec<&str> = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if name.is_empty() && groups.is_empty() {
+        let why = "at least one of user or group must be specified";
+        return Err(invalid(kind, vec![FieldError::invalid("spec.user", name, why)]));
+    }
+    let mut user = UserInfo::new(name, &groups);
+    user.uid = spec["uid"].as_str().unwrap_or_default().to_owned();
+    Ok(user)
+}
+
+fn check_local(namespace: &str, body: &Value) -> Result<(), Status> {
+    let asked = body["spec"]["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+    let kind = "LocalSubjectAccessReview";
+    if body["spec"]["nonResourceAttributes"].is_object() {
+        let why = "disallowed on this kind of request";
+        return Err(invalid(kind, vec![FieldError::invalid("spec.nonResourceAttributes", body["spec"]["nonResourceAttributes"].clone(), why)]));
+    }
+    if asked != namespace {
+        let why = "must match metadata.namespace";
+        return Err(invalid(kind, vec![FieldError::invalid("spec.resourceAttributes.namespace", asked, why)]));
+    }
+    Ok(())
+}
+
+fn access(reviewers: &Reviewers<'_>, kind: &str, user: UserInfo, body: &Value) -> Result<Value, Status> {
+    let attributes = attributes(kind, user, &body["spec"])?;
+    let (allowed, denied, reason) = match reviewers.authorizers.decide(&attributes) {
+        Decision::Allow(reason) => (true, false, reason),
+        Decision::Deny(reason) => (false, true, reason),
+        Decision::NoOpinion(reason) => (false, false, reason),
+    };
+    let mut status = json!({"allowed": allowed});
+    if denied {
+        status["denied"] = json!(true);
+    }
+    if !reason.is_empty() {
+        status["reason"] = json!(reason);
+    }
+    Ok(status)
+}
+
+fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, Status> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let text = |from: &Value, field: &str| from[field].as_str().unwrap_or_default().to_owned();
+    match (resource.is_object(), path.is_object()) {
+        (true, false) => Ok(Attributes {
+            user,
+            verb: text(resource, "verb"),
+            group: text(resource, "group"),
+            version: text(resource, "version"),
+            resource: text(resource, "resource"),
+            subresource: text(resource, "subresource"),
+            namespace: text(resource, "namespace"),
+            name: text(resource, "name"),
+            ..Attributes::default()
+        }),
+        (false, true) => {
+            Ok(Attributes { user, verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() })
+        }
+        (true, true) => Err(invalid(
+            kind,
+            vec![FieldError::invalid("spec.nonResourceAttributes", path.clone(), "cannot be specified in combination with resourceAttributes")],
+        )),
+        (false, false) => Err(invalid(
+            kind,
+            vec![FieldError::invalid("spec.resourceAttributes", Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified")],
+        )),
+    }
+}
+
+fn rules(reviewers: &Reviewers<'_>, user: &UserInfo, body: &Value) -> Result<Value, Status> {
+    let namespace = body["spec"]["namespace"].as_str().filter(|n| !n.is_empty());
+    let namespace = namespace.ok_or_else(|| Status::bad_request("no namespace on request"))?;
+    let mut rules = reviewers.authorizers.rbac().rules_for(user, namespace);
+    if crate::authn::is_in(user, crate::authn::MASTERS) {
+        rules.insert(0, everything(false));
+        rules.insert(0, everything(true));
+    }
+    let (paths, resources): (Vec<Rule>, Vec<Rule>) = rules.into_iter().partition(|rule| !rule.urls.is_empty());
+    Ok(json!({
+        "incomplete": false,
+        "resourceRules": resources.iter().map(resource_rule).collect::<Vec<_>>(),
+        "nonResourceRules": paths.iter().map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.urls})).collect::<Vec<_>>(),
+    }))
+}
+
+fn everything(of_paths: bool) -> Rule {
+    let star = || vec!["*".to_owned()];
+    match of_paths {
+        true => Rule { verbs: star(), urls: star(), ..Rule::default() },
+        false => Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() },
+    }
+}
+
+fn resource_rule(rule: &Rule) -> Value {
+    let mut value = json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources});
+    if !rule.names.is_empty() {
+        value["resourceNames"] = json!(rule.names);
+    }
+    value
+}
+
+fn token(reviewers: &Reviewers<'_>, body: &Value) -> Result<Value, Status> {
+    let text = body["spec"]["token"].as_str().unwrap_or_default();
+    if text.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let asked: Vec<String> =
+        body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let audiences = if asked.is_empty() { vec![ISSUER.to_owned()] } else { asked };
+    let found = match text.split('.').count() {
+        3 => reviewers.service_accounts.user_of(text, &audiences),
+        _ => by_other_means(reviewers, text),
+    };
+    Ok(match found {
+        Ok(user) => json!({"authenticated": true, "user": user_value(&user), "audiences": audiences}),
+        Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
+    })
+}
+
+fn by_other_means(reviewers: &Reviewers<'_>, token: &str) -> Result<UserInfo, String> {
+    let mut headers = http::HeaderMap::new();
+    let value = http::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| e.to_string())?;
+    headers.insert(http::header::AUTHORIZATION, value);
+    let presented = Presented { headers: &headers, certificates: None };
+    reviewers.authenticators.authenticate(&presented).map_err(|e| e.to_string())
+}
+
+/// A user as `authentication.k8s.io/v1` UserInfo.
+pub(crate) fn user_value(user: &UserInfo) -> Value {
+    let mut value = json!({"username": user.name});
+    if !user.uid.is_empty() {
+        value["uid"] = json!(user.uid);
+    }
+    if !user.groups.is_empty() {
+        value["groups"] = json!(user.groups);
+    }
+    if !user.extra.is_empty() {
+        value["extra"] = json!(user.extra);
+    }
+    value
+}

@@ -1,0 +1,140 @@
+//! What every cluster starts with: namespaces, roles, priority classes, the service `kubernetes`.
+//!
+//! Runs at each start and creates only what is missing, through the same path as any client's write. What an
+//! administrator changed stays changed.
+
+mod rbac;
+
+use std::net::{IpAddr, SocketAddr};
+
+use api_types::status::{Reason, Status};
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+
+/// How many creates are on their way at once; the store writes those that wait together.
+const CONCURRENCY: usize = 16;
+
+/// Creates what is missing. `create` is a create through the generic path; that something exists already is
+/// not an error.
+pub(crate) async fn run<F>(
+    service: IpAddr,
+    listening: Option<SocketAddr>,
+    create: impl Fn(Value) -> F,
+) -> Result<(), Status>
+where
+    F: Future<Output = Result<(), Status>>,
+{
+    all(namespaces(), &create).await?;
+    let mut rest = rbac::objects();
+    rest.extend(priority_classes());
+    rest.push(kubernetes_service(service, listening));
+    rest.extend(kubernetes_endpoints(listening));
+    all(rest, &create).await
+}
+
+async fn all<F>(objects: Vec<Value>, create: &impl Fn(Value) -> F) -> Result<(), Status>
+where
+    F: Future<Output = Result<(), Status>>,
+{
+    let created = futures::stream::iter(objects).map(|object| ensure(object, create)).buffer_unordered(CONCURRENCY);
+    created.try_collect::<()>().await
+}
+
+async fn ensure<F>(object: Value, create: &impl Fn(Value) -> F) -> Result<(), Status>
+where
+    F: Future<Output = Result<(), Status>>,
+{
+    match create(object).await {
+        Err(status) if status.reason == Reason::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn namespaces() -> Vec<Value> {
+    let names = ["default", "kube-system", "kube-public", "kube-node-lease"];
+    names.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).to_vec()
+}
+
+fn priority_classes() -> Vec<Value> {
+    let rows = [
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+    ];
+    let class = |(name, value, description)| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+            "metadata": {"name": name}, "value": value, "description": description,
+        })
+    };
+    rows.map(class).to_vec()
+}
+
+const PORT: u16 = 6443;
+
+fn kubernetes_service(address: IpAddr, listening: Option<SocketAddr>) -> Value {
+    let address = address.to_string();
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "sessionAffinity": "None",
+            "ports": [{
+                "name": "https", "port": 443, "protocol": "TCP",
+                "targetPort": listening.map_or(PORT, |l| l.port()),
+            }],
+        },
+    })
+}
+
+/// Where the service leads. Endpoints may not be loopback addresses, so a server that listens locally only
+/// has none.
+fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
+    let listening = listening.filter(|l| !l.ip().is_loopback() && !l.ip().is_unspecified())?;
+    let family = if listening.is_ipv4() { "IPv4" } else { "IPv6" };
+    Some(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [listening.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": listening.port(), "protocol": "TCP"}],
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_exists_already_is_left_alone_and_the_rest_is_created() {
+        let made = Mutex::new(Vec::new());
+        let create = |object: Value| {
+            made.lock().push(object["kind"].as_str().unwrap().to_owned());
+            async { Err(Status::new(Reason::AlreadyExists, "exists")) }
+        };
+        run("10.96.0.1".parse().unwrap(), None, create).await.unwrap();
+        assert_eq!(made.lock().iter().filter(|kind| *kind == "Namespace").count(), 4);
+        assert!(made.lock().iter().any(|kind| kind == "Service"));
+    }
+
+    #[tokio::test]
+    async fn another_failure_ends_the_start() {
+        let create = |_| async { Err(Status::internal("disk full")) };
+        assert!(run("10.96.0.1".parse().unwrap(), None, create).await.is_err());
+    }
+}

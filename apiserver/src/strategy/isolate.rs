@@ -1,0 +1,162 @@
+//! Spec and status are written through different doors; generation counts changes of the spec.
+
+use api_types::kinds::Kind;
+use serde_json::{Value, json};
+
+/// What belongs to `metadata` and the server alone sets.
+const SERVER_OWNED: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
+
+/// Kinds with a generation although they have no status subresource, or without one although they have.
+const COUNTED_WITHOUT_STATUS: &[&str] = &["endpointslices", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "csidrivers", "networkpolicies", "ingresses"];
+const UNCOUNTED_WITH_STATUS: &[&str] = &[
+    "namespaces", "nodes", "persistentvolumes", "persistentvolumeclaims", "services", "resourcequotas",
+    "volumeattachments", "certificatesigningrequests", "horizontalpodautoscalers", "servicecidrs",
+];
+
+/// Whether `metadata.generation` counts changes of this kind's spec.
+pub(crate) fn is_counted(kind: &Kind) -> bool {
+    let plural = kind.plural.as_str();
+    if COUNTED_WITHOUT_STATUS.contains(&plural) {
+        return true;
+    }
+    kind.find_subresource("status").is_some() && !UNCOUNTED_WITH_STATUS.contains(&plural)
+}
+
+fn has_status(kind: &Kind) -> bool {
+    kind.find_subresource("status").is_some()
+}
+
+/// A new object starts without status and at generation 1.
+pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
+    if has_status(kind) && let Some(object) = new.as_object_mut() {
+        object.shift_remove("status");
+    }
+    set_generation(new, is_counted(kind).then_some(1));
+}
+
+/// Keeps what this request may not change. `subresource` is empty for the object itself.
+pub(crate) fn for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &Value) {
+    keep_server_owned(new, old);
+    match subresource {
+        "status" => keep_all_but_status(new, old),
+        _ if has_status(kind) => keep_status(new, old),
+        _ => {}
+    }
+    let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
+    match (is_counted(kind), subresource) {
+        (true, "status") | (false, _) => set_generation(new, generation),
+        (true, _) => set_generation(new, Some(next_generation(new, old, generation))),
+    }
+}
+
+fn keep_server_owned(new: &mut Value, old: &Value) {
+    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for field in SERVER_OWNED {
+        match old.pointer(&format!("/metadata/{field}")) {
+            Some(kept) => metadata.insert((*field).to_owned(), kept.clone()),
+            None => metadata.shift_remove(*field),
+        };
+    }
+}
+
+/// A write of the status may change the status, and of the metadata only what is not the user's: finalizers,
+/// owners, labels and annotations stay editable as in kube-apiserver's own strategies for most kinds.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let status = new.get("status").cloned();
+    let metadata = new.get("metadata").cloned();
+    *new = old.clone();
+    let Some(object) = new.as_object_mut() else { return };
+    if let Some(mut metadata) = metadata {
+        for field in ["ownerReferences"] {
+            copy_field(&mut metadata, old.get("metadata"), field);
+        }
+        object.insert("metadata".to_owned(), metadata);
+    }
+    match status {
+        Some(status) => object.insert("status".to_owned(), status),
+        None => object.shift_remove("status"),
+    };
+}
+
+fn copy_field(into: &mut Value, from: Option<&Value>, field: &str) {
+    let Some(object) = into.as_object_mut() else { return };
+    match from.and_then(|f| f.get(field)) {
+        Some(value) => object.insert(field.to_owned(), value.clone()),
+        None => object.shift_remove(field),
+    };
+}
+
+fn keep_status(new: &mut Value, old: &Value) {
+    copy_field(new, Some(old), "status");
+}
+
+fn next_generation(new: &Value, old: &Value, generation: Option<i64>) -> i64 {
+    let before = generation.unwrap_or(0);
+    let deletion_began =
+        old.pointer("/metadata/deletionTimestamp").is_none() && new.pointer("/metadata/deletionTimestamp").is_some();
+    match is_spec_changed(new, old) || deletion_began {
+        true => before + 1,
+        false => before,
+    }
+}
+
+/// Whether anything but metadata and status differs.
+pub(crate) fn is_spec_changed(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new != old };
+    let counts = |field: &&String| !matches!(field.as_str(), "metadata" | "status" | "kind" | "apiVersion");
+    let changed = new.keys().filter(counts).any(|field| new.get(field) != old.get(field));
+    changed || old.keys().filter(counts).any(|field| !new.contains_key(field))
+}
+
+fn set_generation(object: &mut Value, generation: Option<i64>) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    match generation {
+        Some(generation) => metadata.insert("generation".to_owned(), json!(generation)),
+        None => metadata.shift_remove("generation"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployments() -> &'static Kind {
+        api_types::kinds::find_resource("apps", "v1", "deployments").unwrap()
+    }
+
+    fn stored() -> Value {
+        json!({"metadata": {"name": "a", "uid": "u", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}})
+    }
+
+    #[test]
+    fn a_new_object_has_no_status_and_generation_one() {
+        let mut new = json!({"metadata": {"name": "a", "generation": 9}, "spec": {}, "status": {"replicas": 5}});
+        for_create(deployments(), &mut new);
+        assert_eq!(new, json!({"metadata": {"name": "a", "generation": 1}, "spec": {}}));
+    }
+
+    #[test]
+    fn a_changed_spec_bumps_the_generation_and_keeps_the_status() {
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
+        for_update(deployments(), "", &mut new, &stored());
+        assert_eq!(new["metadata"], json!({"name": "a", "uid": "u", "generation": 4}));
+        assert_eq!(new["status"], json!({"replicas": 1}));
+    }
+
+    #[test]
+    fn changed_labels_do_not_bump_the_generation() {
+        let mut new = stored();
+        new["metadata"]["labels"] = json!({"x": "y"});
+        for_update(deployments(), "", &mut new, &stored());
+        assert_eq!(new["metadata"]["generation"], 3);
+    }
+
+    #[test]
+    fn a_status_write_changes_the_status_only() {
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {"replicas": 7}, "status": {"replicas": 2}});
+        for_update(deployments(), "status", &mut new, &stored());
+        assert_eq!(new["spec"], json!({"replicas": 1}));
+        assert_eq!(new["status"], json!({"replicas": 2}));
+        assert_eq!(new["metadata"]["generation"], 3);
+    }
+}

@@ -1,0 +1,135 @@
+//! What differs between kinds: a table of strategies, and one default for all the others.
+//!
+//! The generic path asks [`find`] for the row of a kind and calls, in this order: `prepare_for_create` or
+//! `prepare_for_update`, `default`, mutating admission, `assign`, the schema check, `validate_create` or
+//! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
+
+pub(crate) mod conversion;
+pub(crate) mod printers;
+pub(crate) mod isolate;
+pub(crate) mod metadata;
+
+use api_types::kinds::Kind;
+use api_types::status::{FieldError, Status};
+use serde_json::Value;
+
+use crate::service_ip::{Claim, ServiceAddresses};
+use crate::view::View;
+
+/// What a strategy may read besides the object.
+pub(crate) struct Context<'a> {
+    pub(crate) kind: &'a Kind,
+    /// Empty for the object itself.
+    pub(crate) subresource: &'a str,
+    pub(crate) view: &'a dyn View,
+    pub(crate) services: &'a ServiceAddresses,
+    /// Nothing of a dry run is stored: what `assign` claims is given back at once.
+    pub(crate) dry_run: bool,
+}
+
+/// How soon a write must be on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// Acknowledged only when durable.
+    Synced,
+    /// Heartbeats: losing the last seconds of them in a crash is as if they had come late.
+    Lazy,
+}
+
+/// What the generic path does differently for a kind.
+///
+/// Every method has the behaviour of an ordinary kind as its default: spec and status are kept apart when the
+/// kind has a status subresource, a changed spec bumps the generation, a deletion is immediate.
+/// All work on the JSON object and must take any well-formed JSON: schema checks come later.
+pub(crate) trait Strategy: Send + Sync + 'static {
+    /// Before a create: clears what the client may not set, sets what the server owns.
+    fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
+        isolate::for_create(context.kind, new);
+    }
+
+    /// Before an update of the object or of `context.subresource`: keeps the parts that this request may not
+    /// change as they are in `old`, and bumps the generation when the spec changes.
+    fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        isolate::for_update(context.kind, context.subresource, new, old);
+    }
+
+    /// Defaults that depend on other fields; constant defaults come from the schema.
+    fn default(&self, _new: &mut Value) {}
+
+    /// Takes what must be unique in the cluster (cluster addresses, node ports) and writes it into the object.
+    ///
+    /// The caller keeps the claim until the write has succeeded and then calls [`Claim::keep`]; dropping it
+    /// gives everything back.
+    fn assign(&self, _context: &Context<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<Claim, Status> {
+        Ok(Claim::default())
+    }
+
+    /// Gives back what `assign` took; called after the object is gone from the store.
+    fn release(&self, _services: &ServiceAddresses, _gone: &Value) {}
+
+    /// What is wrong with a new object. Metadata is checked by the caller with [`metadata::validate`].
+    fn validate_create(&self, _context: &Context<'_>, _new: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// What is wrong with a changed object, rules of creation and of change together.
+    fn validate_update(&self, context: &Context<'_>, new: &Value, _old: &Value) -> Vec<FieldError> {
+        self.validate_create(context, new)
+    }
+
+    /// How names of this kind are checked.
+    fn name_rule(&self) -> metadata::NameRule {
+        metadata::NameRule::Subdomain
+    }
+
+    /// Whether a PUT of an object that does not exist creates it.
+    fn allows_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without a resourceVersion overwrites whatever is stored.
+    fn allows_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Seconds between the request to delete and the object's end. `None`: the kind knows no grace.
+    /// `requested` is what the client asked for.
+    fn grace(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Whether something besides `metadata.finalizers` keeps an object that is being deleted.
+    fn holds(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// What a deletion that has to wait writes into the object besides the deletion's time.
+    fn mark_deleted(&self, _object: &mut Value) {}
+
+    /// Whether the answer to a deletion is the deleted object instead of a `Status`.
+    fn shows_deleted(&self) -> bool {
+        false
+    }
+
+    /// How soon this write must be on disk.
+    fn haste(&self, _context: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Haste {
+        Haste::Synced
+    }
+}
+
+struct Ordinary;
+
+impl Strategy for Ordinary {}
+
+/// A kind's row: the resource as stored (`Kind::storage`) and its strategy.
+struct Row {
+    storage: &'static str,
+    strategy: &'static dyn Strategy,
+}
+
+static ROWS: &[Row] = &[];
+
+/// The strategy of a kind.
+pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {
+    ROWS.iter().find(|row| row.storage == kind.storage).map_or(&Ordinary, |row| row.strategy)
+}

@@ -1,0 +1,212 @@
+//! `token`: a TokenRequest for a service account, answered with a signed token and never stored.
+
+use api_types::kinds;
+use api_types::status::{FieldError, Status};
+use chrono::SecondsFormat;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Action, Subresource, check_name};
+use crate::admission::{self, Operation, Review};
+use crate::authn::service_account::{Bound, Claims, ISSUER, Reference, Tokens};
+use crate::rest::{Answer, Call, decode, media_type};
+use crate::view::View;
+
+pub(super) struct Token;
+
+impl Subresource for Token {
+    const NAME: &'static str = "token";
+    const ACTION: Action = Action::Do(request);
+}
+
+fn request(call: Call) -> BoxFuture<'static, Answer> {
+    async move {
+        let mut body = decode(media_type(&call.headers), &call.body)?.value;
+        check_name(&call, &body)?;
+        let account = call.value_of(&*call.stored()?);
+        let mut review = Review {
+            operation: Operation::Create,
+            kind: &call.kind,
+            subresource: Token::NAME,
+            namespace: &call.info.namespace,
+            name: &call.info.name,
+            user: &call.user,
+            old: None,
+            new: Some(&mut body),
+            view: &*call.server.view,
+            authorizers: &call.server.authorizers,
+        };
+        admission::mutate(&mut review)?;
+        admission::validate(&review)?;
+        let answer = issue(&call.server.tokens, &*call.server.view, &account, body)?;
+        call.plain(StatusCode::CREATED, &answer)
+    }
+    .boxed()
+}
+
+/// Bounds of a token's life.
+const SECONDS_MIN: i64 = 600;
+const SECONDS_MAX: i64 = 1 << 32;
+const SECONDS_USUAL: i64 = 3600;
+/// What node agents ask for; such a token is good for a year, because old clients read it only once, and
+/// is reported as stale after the hour.
+const SECONDS_OF_NODE_AGENTS: i64 = 3607;
+const YEAR_SECONDS: i64 = 365 * 24 * 3600;
+
+/// The answered request for `account`.
+fn issue(tokens: &Tokens, view: &dyn View, account: &Value, mut body: Value) -> Result<Value, Status> {
+    let text = |path: &str| account.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (namespace, name, uid) = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
+    let seconds = seconds(&name, &body["spec"])?;
+    let audiences: Vec<String> =
+        body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let is_ours = audiences.is_empty() || audiences.iter().any(|a| a == ISSUER);
+    let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
+    let now = tokens.clock().now();
+    let bound_to_pod = body["spec"]["boundObjectRef"]["kind"] == "Pod";
+    let (life, warnafter) = match (seconds, is_ours && bound_to_pod) {
+        (SECONDS_OF_NODE_AGENTS, true) => (YEAR_SECONDS, Some(now.timestamp() + seconds)),
+        _ => (seconds, None),
+    };
+    let mut bound = Bound { namespace: namespace.clone(), warnafter, ..Bound::default() };
+    bound.serviceaccount = Reference { name: name.clone(), uid };
+    bind(&mut bound, view, &body["spec"]["boundObjectRef"], &name)?;
+    let expires = now + chrono::Duration::seconds(life);
+    let claims = Claims {
+        aud: audiences.clone(),
+        exp: expires.timestamp(),
+        iat: now.timestamp(),
+        iss: ISSUER.to_owned(),
+        jti: uuid::Uuid::new_v4().to_string(),
+        bound,
+        nbf: now.timestamp(),
+        sub: format!("system:serviceaccount:{namespace}:{name}"),
+    };
+    let token = tokens.sign(&claims).map_err(Status::internal)?;
+    body["apiVersion"] = "authentication.k8s.io/v1".into();
+    body["kind"] = "TokenRequest".into();
+    body["metadata"] =
+        json!({"name": name, "namespace": namespace, "creationTimestamp": now.to_rfc3339_opts(SecondsFormat::Secs, true)});
+    body["spec"]["audiences"] = json!(audiences);
+    body["spec"]["expirationSeconds"] = json!(seconds);
+    if body["spec"].get("boundObjectRef").is_none() {
+        body["spec"]["boundObjectRef"] = Value::Null;
+    }
+    body["status"] = json!({
+        "expirationTimestamp": expires.to_rfc3339_opts(SecondsFormat::Secs, true),
+        "token": token,
+    });
+    Ok(body)
+}
+
+fn seconds(name: &str, spec: &Value) -> Result<i64, Status> {
+    let seconds = spec["expirationSeconds"].as_i64().unwrap_or(SECONDS_USUAL);
+    let wrong = |why: &str| {
+        let error = FieldError::invalid("spec.expirationSeconds", seconds, why);
+        Err(Status::invalid_kind("authentication.k8s.io", "TokenRequest", name, vec![error]))
+    };
+    match seconds {
+        ..SECONDS_MIN => wrong("may not specify a duration less than 10 minutes"),
+        s if s > SECONDS_MAX => wrong("may not specify a duration larger than 2^32 seconds"),
+        _ => Ok(seconds),
+    }
+}
+
+/// Adds what the token shall end with.
+fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Result<(), Status> {
+    let (Some(kind), Some(name)) = (wanted["kind"].as_str(), wanted["name"].as_str()) else { return Ok(()) };
+    let plural = match kind {
+        "Pod" => "pods",
+        "Secret" => "secrets",
+        "Node" => "nodes",
+        _ => return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to object {kind}"))),
+    };
+    let row = kinds::find_resource("", "v1", plural).ok_or_else(Status::unknown_resource)?;
+    let namespace = if plural == "nodes" { "" } else { bound.namespace.as_str() };
+    let object = view.object(plural, namespace, name).ok_or_else(|| Status::not_found(row, name))?;
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    if let Some(expected) = wanted["uid"].as_str().filter(|u| !u.is_empty() && *u != uid) {
+        let why = format!("the UID in the bound object reference ({expected}) does not match the UID in record. The object might have been deleted and then recreated");
+        return Err(Status::conflict(row, name, why));
+    }
+    let reference = Some(Reference { name: name.to_owned(), uid: uid.to_owned() });
+    match plural {
+        "pods" => {
+            bind_pod(bound, view, &object, account)?;
+            bound.pod = reference;
+        }
+        "secrets" => bound.secret = reference,
+        _ => bound.node = reference,
+    }
+    Ok(())
+}
+
+/// A pod's token says also which node the pod is on.
+fn bind_pod(bound: &mut Bound, view: &dyn View, pod: &Value, account: &str) -> Result<(), Status> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    if pod["spec"]["serviceAccountName"] != account {
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+        )));
+    }
+    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty() && !name.is_empty()) else {
+        return Ok(());
+    };
+    if let Some(object) = view.object("nodes", "", node) {
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        bound.node = Some(Reference { name: node.to_owned(), uid });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use component_base::clock::Clock;
+
+    use super::*;
+    use crate::view::fixture::Fixture;
+
+    fn account() -> Value {
+        json!({"metadata": {"name": "robot", "namespace": "ns", "uid": "u1"}})
+    }
+
+    fn tokens() -> Tokens {
+        let clock = Clock::system();
+        Tokens::new(&crate::Pki::ensure(None, clock, &[]).unwrap(), clock)
+    }
+
+    fn world() -> Fixture {
+        Fixture::default()
+            .with("pods", json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u2"}, "spec": {"serviceAccountName": "robot", "nodeName": "n1"}}))
+            .with("nodes", json!({"metadata": {"name": "n1", "uid": "u3"}}))
+    }
+
+    #[tokio::test]
+    async fn a_pods_token_names_its_account_pod_and_node() {
+        let tokens = tokens();
+        let body = json!({"spec": {"expirationSeconds": 3607, "boundObjectRef": {"kind": "Pod", "name": "p", "uid": "u2"}}});
+        let answer = issue(&tokens, &world(), &account(), body).unwrap();
+        let claims = tokens.verify(answer["status"]["token"].as_str().unwrap()).unwrap();
+        assert_eq!(claims.sub, "system:serviceaccount:ns:robot");
+        assert_eq!(claims.bound.pod.unwrap().uid, "u2");
+        assert_eq!(claims.bound.node.unwrap().uid, "u3");
+        assert_eq!(claims.exp - claims.iat, YEAR_SECONDS);
+        assert_eq!(claims.bound.warnafter, Some(claims.iat + 3607));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_bound_is_refused() {
+        let cases = [
+            (json!({"expirationSeconds": 60}), 422),
+            (json!({"boundObjectRef": {"kind": "Pod", "name": "gone"}}), 404),
+            (json!({"boundObjectRef": {"kind": "Pod", "name": "p", "uid": "old"}}), 409),
+            (json!({"boundObjectRef": {"kind": "Service", "name": "p"}}), 400),
+        ];
+        for (spec, code) in cases {
+            let error = issue(&tokens(), &world(), &account(), json!({"spec": spec.clone()})).unwrap_err();
+            assert_eq!(error.code(), code, "{spec}");
+        }
+    }
+}
