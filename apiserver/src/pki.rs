@@ -74,6 +74,13 @@ struct Leaf<'a> {
 }
 
 impl Pki {
+    /// The certificates under `dir`, read or made; `names` are those that the API server is reached by besides
+    /// this machine's own.
+    pub fn open(dir: &Path, clock: Clock, names: &[String]) -> Result<Self, PkiError> {
+        let service = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
+        Self::ensure(Some(dir), clock, &serving_hosts(None, service, names))
+    }
+
     /// Reads or makes everything under `dir`, or in memory. `hosts` are the names and addresses that the
     /// API server is reached by.
     pub(crate) fn ensure(dir: Option<&Path>, clock: Clock, hosts: &[String]) -> Result<Self, PkiError> {
