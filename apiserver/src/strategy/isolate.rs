@@ -39,6 +39,8 @@ pub(crate) fn for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &
     keep_server_owned(new, old);
     match subresource {
         "status" => keep_all_but_status(new, old),
+        // These change spec and status in one write.
+        "binding" | "approval" => {}
         _ if has_status(kind) => keep_status(new, old),
         _ => {}
     }

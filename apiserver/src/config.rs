@@ -1,0 +1,88 @@
+//! What an API server is started with: every bound has a name here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use component_base::clock::Clock;
+
+use crate::store::Backend;
+
+/// How to start an API server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub backend: Backend,
+    /// Where to listen with TLS. `None`: reachable only from inside this process, through a loopback.
+    pub listen: Option<SocketAddr>,
+    /// Names and addresses besides those of this machine that the serving certificate is good for.
+    pub certificate_names: Vec<String>,
+    /// Addresses of Services come from this range, `address/bits`.
+    pub service_cidr: String,
+    /// Where certificates and kubeconfigs are kept; made at the first start. `None`: in memory only.
+    pub pki_dir: Option<PathBuf>,
+    /// A CSV file of static tokens, as kube-apiserver's `--token-auth-file`.
+    pub token_auth_file: Option<PathBuf>,
+    /// Whether requests without credentials are served as `system:anonymous`.
+    pub anonymous: bool,
+    pub clock: Clock,
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Memory,
+            listen: None,
+            certificate_names: Vec::new(),
+            service_cidr: "10.96.0.0/16".into(),
+            pki_dir: None,
+            token_auth_file: None,
+            anonymous: true,
+            clock: Clock::system(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Listens on this address of the local machine; port 0 takes any free one.
+    pub fn listening_locally(port: u16) -> Self {
+        Self { listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)), ..Self::default() }
+    }
+}
+
+/// The bounds of the request path.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A larger request body is refused with 413.
+    pub body_bytes_max: usize,
+    /// How long a request that is no watch and no stream may take; then it is answered with 504.
+    pub request_timeout: Duration,
+    /// Requests other than watches and streams that are served at once; more are answered with 429.
+    pub in_flight_max: usize,
+    /// Connections served at once; more wait in the listener's backlog.
+    pub connections_max: usize,
+    /// A watch without `timeoutSeconds` ends after this long, plus up to as much again by chance.
+    pub watch_timeout: Duration,
+    /// Time between bookmarks on a quiet watch that asked for them.
+    pub bookmark_interval: Duration,
+    /// How often a write without a precondition is tried again when other writers are faster.
+    pub write_attempts_max: usize,
+    /// Open requests may take this long to end at shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 3 * 1024 * 1024,
+            request_timeout: Duration::from_secs(60),
+            in_flight_max: 600,
+            connections_max: 20_000,
+            watch_timeout: Duration::from_secs(1800),
+            bookmark_interval: Duration::from_secs(60),
+            write_attempts_max: 16,
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What the server serves: the registry of kinds, and the discovery documents made from it.
+//!
+//! The registry is replaced as a whole when kinds come or go, so a request sees one state of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api_types::kinds::{self, Kind, Scope};
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use crate::negotiate::media_ranges;
+
+/// All kinds that are served now.
+pub(crate) struct Registry {
+    table: ArcSwap<Table>,
+}
+
+/// One immutable state of the registry.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Vec<Arc<Kind>>,
+    resources: HashMap<(String, String, String), Arc<Kind>>,
+    /// The row whose form objects are stored in, by storage prefix.
+    storing: HashMap<String, Arc<Kind>>,
+}
+
+impl Registry {
+    /// The built-in kinds.
+    pub(crate) fn builtin() -> Self {
+        Self { table: ArcSwap::from_pointee(Table::new(kinds::builtin().to_vec())) }
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
+        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
+        self.table.load().resources.get(&key).cloned()
+    }
+
+    /// The row in whose form objects of `kind` are stored: `kind` itself unless rows share a prefix.
+    pub(crate) fn storing(&self, kind: &Arc<Kind>) -> Arc<Kind> {
+        self.table.load().storing.get(&kind.storage).unwrap_or(kind).clone()
+    }
+}
+
+impl Table {
+    fn new(rows: Vec<Arc<Kind>>) -> Self {
+        let mut table = Self::default();
+        for row in &rows {
+            let key = (row.group.clone(), row.version.clone(), row.plural.clone());
+            table.resources.insert(key, row.clone());
+            // The first row of a prefix stores: rows stand in the order of preference.
+            table.storing.entry(row.storage.clone()).or_insert_with(|| row.clone());
+        }
+        table.rows = rows;
+        table
+    }
+
+    pub(crate) fn rows(&self) -> &[Arc<Kind>] {
+        &self.rows
+    }
+
+    /// Groups in the order of their first row, each with its versions.
+    pub(crate) fn groups(&self) -> Vec<(&str, Vec<&str>)> {
+        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        for row in &self.rows {
+            match groups.iter_mut().find(|(g, _)| *g == row.group) {
+                Some((_, versions)) if versions.contains(&row.version.as_str()) => {}
+                Some((_, versions)) => versions.push(&row.version),
+                None => groups.push((&row.group, vec![&row.version])),
+            }
+        }
+        groups
+    }
+
+    fn of_version<'a>(&'a self, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+        self.rows.iter().filter(move |r| r.group == group && r.version == version)
+    }
+}
+
+/// The document at a discovery path, if it is one.
+pub(crate) fn document(table: &Table, path: &str, headers: &HeaderMap, address: &str) -> Option<Answer> {
+    let segments: Vec<_> = path.split('/').filter(|s| !s.is_empty()).collect();
+    match segments.as_slice() {
+        ["api"] => Some(match aggregated_version(headers) {
+            Some(version) => Answer::aggregated(aggregated(table, true, version), version),
+            None => Answer::plain(json!({
+                "kind": "APIVersions", "versions": ["v1"],
+                "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }],
+            })),
+        }),
+        ["apis"] => Some(match aggregated_version(headers) {
+            Some(version) => Answer::aggregated(aggregated(table, false, version), version),
+            None => Answer::plain(group_list(table)),
+        }),
+        ["api", version] => resource_list(table, "", version).map(Answer::plain),
+        ["apis", group] => {
+            let groups = table.groups();
+            let (name, versions) = groups.iter().find(|(g, _)| g == group && !g.is_empty())?;
+            let mut document = json!({ "kind": "APIGroup", "apiVersion": "v1" });
+            let described = describe_group(name, versions);
+            document.as_object_mut()?.extend(described.as_object()?.clone());
+            Some(Answer::plain(document))
+        }
+        ["apis", group, version] => resource_list(table, group, version).map(Answer::plain),
+        _ => None,
+    }
+}
+
+/// A discovery document and its media type.
+pub(crate) struct Answer {
+    pub(crate) value: Value,
+    pub(crate) media: String,
+}
+
+impl Answer {
+    fn plain(value: Value) -> Self {
+        Self { value, media: "application/json".into() }
+    }
+
+    fn aggregated(value: Value, version: &str) -> Self {
+        let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+        Self { value, media }
+    }
+}
+
+/// The version of the aggregated form that the client prefers over the plain one.
+fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+    for range in media_ranges(headers) {
+        if range.media != "application/json" {
+            continue;
+        }
+        match (range.param("as"), range.param("g"), range.param("v")) {
+            (None, ..) => return None,
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => return Some("v2beta1"),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn describe_group(name: &str, versions: &[&str]) -> Value {
+    let described: Vec<_> = versions
+        .iter()
+        .map(|v| json!({ "groupVersion": format!("{name}/{v}"), "version": v }))
+        .collect();
+    json!({ "name": name, "preferredVersion": described[0].clone(), "versions": described })
+}
+
+fn group_list(table: &Table) -> Value {
+    let groups: Vec<_> = table
+        .groups()
+        .iter()
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, versions)| describe_group(name, versions))
+        .collect();
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+}
+
+fn resource_list(table: &Table, group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    for row in table.of_version(group, version) {
+        resources.push(describe_resource(row));
+        resources.extend(row.subresources.iter().map(|s| {
+            let mut entry = json!({
+                "name": format!("{}/{}", row.plural, s.name), "singularName": "",
+                "namespaced": row.is_namespaced(), "kind": s.kind, "verbs": s.verbs,
+            });
+            if (s.group.as_str(), s.version.as_str()) != (group, version) {
+                entry["group"] = json!(s.group);
+                entry["version"] = json!(s.version);
+            }
+            entry
+        }));
+    }
+    if resources.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
+    }))
+}
+
+fn describe_resource(row: &Kind) -> Value {
+    let mut entry = json!({
+        "name": row.plural, "singularName": row.singular, "namespaced": row.is_namespaced(),
+        "kind": row.kind, "verbs": row.verbs,
+    });
+    if !row.short_names.is_empty() {
+        entry["shortNames"] = json!(row.short_names);
+    }
+    if !row.categories.is_empty() {
+        entry["categories"] = json!(row.categories);
+    }
+    if !row.storage.is_empty() {
+        entry["storageVersionHash"] = json!(storage_hash(row));
+    }
+    entry
+}
+
+/// Tells a client when objects of a kind are stored in another form; only equality says something.
+fn storage_hash(row: &Kind) -> String {
+    use base64::Engine as _;
+    let sum = crc32fast::hash(format!("{}/{}/{}", row.group, row.version, row.kind).as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(u64::from(sum).to_be_bytes())
+}
+
+fn aggregated(table: &Table, core: bool, api_version: &str) -> Value {
+    let groups = table.groups();
+    let items: Vec<_> = groups
+        .iter()
+        .filter(|(name, _)| name.is_empty() == core)
+        .map(|(name, versions)| {
+            let versions: Vec<_> = versions
+                .iter()
+                .map(|version| {
+                    let resources: Vec<_> = table.of_version(name, version).map(|r| aggregate_resource(r)).collect();
+                    json!({ "version": version, "resources": resources, "freshness": "Current" })
+                })
+                .collect();
+            let metadata = if core { json!({}) } else { json!({ "name": name }) };
+            json!({ "metadata": metadata, "versions": versions })
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{api_version}"),
+        "metadata": {}, "items": items,
+    })
+}
+
+fn aggregate_resource(row: &Kind) -> Value {
+    let mut entry = json!({
+        "resource": row.plural,
+        "responseKind": { "group": row.group, "version": row.version, "kind": row.kind },
+        "scope": if row.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": row.singular,
+        "verbs": row.verbs,
+    });
+    if !row.short_names.is_empty() {
+        entry["shortNames"] = json!(row.short_names);
+    }
+    if !row.categories.is_empty() {
+        entry["categories"] = json!(row.categories);
+    }
+    if !row.subresources.is_empty() {
+        let subresources: Vec<_> = row
+            .subresources
+            .iter()
+            .map(|s| {
+                json!({
+                    "subresource": s.name,
+                    "responseKind": { "group": s.group, "version": s.version, "kind": s.kind },
+                    "verbs": s.verbs,
+                })
+            })
+            .collect();
+        entry["subresources"] = json!(subresources);
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_and_described_in_both_forms() {
+        let registry = Registry::builtin();
+        let table = registry.table();
+        let all = [aggregated(&table, true, "v2"), aggregated(&table, false, "v2")];
+        for row in table.rows() {
+            assert!(registry.find(&row.group, &row.version, &row.plural).is_some());
+            let list = resource_list(&table, &row.group, &row.version).unwrap();
+            assert!(list["resources"].as_array().unwrap().iter().any(|r| r["name"] == json!(row.plural)));
+            let named = format!("\"resource\":\"{}\"", row.plural);
+            assert!(all.iter().any(|d| d.to_string().contains(&named)));
+        }
+    }
+
+    #[test]
+    fn rows_that_share_a_prefix_are_stored_in_the_first_form() {
+        let registry = Registry::builtin();
+        let shown = registry.find("events.k8s.io", "v1", "events").unwrap();
+        assert_eq!(registry.storing(&shown).group, "");
+    }
+
+    #[test]
+    fn plain_discovery_wins_when_it_is_named_first() {
+        let mut headers = HeaderMap::new();
+        headers.insert("accept", "application/json, application/json;as=APIGroupDiscoveryList;g=apidiscovery.k8s.io;v=v2".parse().unwrap());
+        assert_eq!(aggregated_version(&headers), None);
+    }
+}

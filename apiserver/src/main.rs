@@ -1,0 +1,94 @@
+//! The API server as a process of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use apiserver::{Backend, Config};
+use clap::Parser;
+use component_base::clock::Clock;
+use component_base::flags::{LogFlags, with_config_file};
+use component_base::signals::shutdown_on_signals;
+use tracing::error;
+
+/// Serves the Kubernetes API from a store of its own.
+///
+/// Everything else of a cluster, controllers, scheduler, node agents and kubectl, talks to this process and
+/// to nothing else. Certificates, and a kubeconfig for the administrator, are made in the data directory at
+/// the first start.
+#[derive(Parser)]
+#[command(name = "apiserver", version, after_help = EXAMPLES)]
+struct Flags {
+    #[command(flatten)]
+    log: LogFlags,
+    /// Read further flags from this file, one `flag: value` a line; the command line wins.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where objects, certificates and admin.kubeconfig are kept. Without it everything is lost at the end.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Keep objects in these etcd servers instead of the data directory; several API servers can share them.
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// Address and port to serve HTTPS on.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Further names and addresses that the serving certificate is good for.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    tls_san: Vec<String>,
+    /// Services get their addresses from this range.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    service_cidr: String,
+    /// A CSV file of static tokens: token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE")]
+    token_auth_file: Option<PathBuf>,
+    /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    anonymous_auth: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  apiserver --data-dir /var/lib/coxswain            serve on this machine; kubeconfig in the data directory
+  apiserver --data-dir d --listen 0.0.0.0:6443 --tls-san cluster.example
+  kubectl --kubeconfig d/admin.kubeconfig get namespaces";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = match with_config_file(std::env::args_os()) {
+        Ok(args) => args,
+        Err(problem) => return fail(&problem.into()),
+    };
+    let flags = Flags::parse_from(args);
+    flags.log.init();
+    component_base::client::install_crypto_provider();
+    match serve(flags).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => fail(&problem),
+    }
+}
+
+fn fail(problem: &anyhow::Error) -> ExitCode {
+    error!("{problem:#}");
+    ExitCode::FAILURE
+}
+
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let shutdown = shutdown_on_signals()?;
+    let backend = match (&flags.data_dir, flags.etcd_servers.is_empty()) {
+        (_, false) => Backend::etcd(flags.etcd_servers.clone()),
+        (Some(dir), true) => Backend::disk(dir.join("store")),
+        (None, true) => Backend::Memory,
+    };
+    let config = Config {
+        backend,
+        listen: Some(flags.listen),
+        certificate_names: flags.tls_san,
+        service_cidr: flags.service_cidr,
+        pki_dir: flags.data_dir.map(|dir| dir.join("pki")),
+        token_auth_file: flags.token_auth_file,
+        anonymous: flags.anonymous_auth,
+        clock: Clock::system(),
+        ..Config::default()
+    };
+    apiserver::run(config, shutdown).await
+}

@@ -1,0 +1,44 @@
+//! PATCH with `application/apply-patch+yaml`: server-side apply. Creates what is not there.
+
+use api_types::status::{FieldError, Status};
+
+use super::write::{Manage, Proposal, update_object};
+use super::{Answer, Call, Verb, WriteOptions, body, create, metadata, typed, update};
+
+pub(super) struct Apply;
+
+impl Verb for Apply {
+    const NAME: &'static str = "apply";
+
+    async fn answer(call: Call) -> Answer {
+        let options = WriteOptions::parse(&call.info.query, &call.headers, "PatchOptions")?;
+        if !options.manager_is_named {
+            let missing = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![missing]));
+        }
+        let decoded = body::decode_yaml(&call.body)?;
+        let view = call.projection();
+        let (mut config, warnings) = if view.is_object() {
+            typed::read(&call.kind, decoded, options.field_validation)?
+        } else {
+            (decoded.value, Vec::new())
+        };
+        if view.is_object() {
+            metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut config)?;
+        }
+        if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        let expected = update::expected_revision(&call, &config)?;
+        let uid = config["metadata"]["uid"].as_str().map(str::to_owned);
+        let outcome = update_object(&call, &options, view, |current| {
+            if current.is_none() && (!call.info.subresource.is_empty() || uid.is_some()) {
+                return Err(create::absent(&call));
+            }
+            let object = typed::apply(&call, current, &config, &options)?;
+            Ok(Proposal { object, manage: Manage::Done, expected, warnings: warnings.clone() })
+        });
+        outcome.await?.answer(&call, view)
+    }
+}
+

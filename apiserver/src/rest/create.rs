@@ -1,0 +1,32 @@
+//! POST of a collection.
+
+use api_types::status::Status;
+use http::StatusCode;
+
+use super::write::{Manage, Proposal, Whole, create_object};
+use super::{Answer, Call, Verb, WriteOptions, body, media_type, metadata, typed};
+
+pub(super) struct Create;
+
+impl Verb for Create {
+    const NAME: &'static str = "create";
+
+    async fn answer(call: Call) -> Answer {
+        let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
+        let decoded = body::decode(media_type(&call.headers), &call.body)?;
+        let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
+        metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;
+        if call.kind.storage.is_empty() {
+            let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object)?;
+            return call.plain(StatusCode::CREATED, &answer);
+        }
+        let proposal = Proposal { object, manage: Manage::Update, expected: None, warnings };
+        let outcome = create_object(&call, &options, proposal).await?;
+        outcome.answer(&call, &Whole)
+    }
+}
+
+/// A write to a name that is not there, by a verb that does not create.
+pub(super) fn absent(call: &Call) -> Status {
+    Status::not_found(&call.kind, &call.info.name)
+}

@@ -1,0 +1,244 @@
+//! DELETE of one object: preconditions, finalizers, grace, propagation.
+
+use api_types::status::{self, FieldError, Status};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::write::{cause, commit_status};
+use super::{Answer, Call, Verb, body, convert, media_type, metadata, options};
+use crate::admission::{self, Operation};
+use crate::cache::Stored;
+use crate::negotiate;
+use crate::store::{Body, Change, CommitError, Durability, Precondition, Transaction};
+use crate::strategy;
+
+pub(super) struct Delete;
+
+impl Verb for Delete {
+    const NAME: &'static str = "delete";
+
+    async fn answer(call: Call) -> Answer {
+        let options = DeleteOptions::parse(&call)?;
+        let removed = remove(&call, &call.info.name, &options).await?;
+        call.plain(StatusCode::OK, &removed.shown(&call))
+    }
+}
+
+/// How to delete.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub(crate) grace_seconds: Option<i64>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+    pub(crate) propagation: Option<String>,
+    pub(crate) dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads the body and, where it says nothing, the parameters.
+    pub(super) fn parse(call: &Call) -> Result<Self, Status> {
+        let body = match call.body.is_empty() {
+            true => Value::Null,
+            false => body::decode(media_type(&call.headers), &call.body)?.value,
+        };
+        let query = &call.info.query;
+        let mut options = Self::from_value(&body, query.get_all("dryRun").filter(|v| !v.is_empty()))?;
+        if options.grace_seconds.is_none() {
+            let grace = query.get("gracePeriodSeconds").map(str::parse).transpose();
+            options.grace_seconds = grace.map_err(|e| Status::bad_request(format!("gracePeriodSeconds: {e}")))?;
+        }
+        if options.propagation.is_none() {
+            options.propagation = query.get("propagationPolicy").map(str::to_owned);
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Reads a `DeleteOptions` object.
+    pub(crate) fn from_value<'a>(body: &'a Value, dry_run: impl Iterator<Item = &'a str>) -> Result<Self, Status> {
+        let text = |value: &Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+        let mut errors = Vec::new();
+        let named = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let dry_run = options::parse_dry_run(dry_run.chain(named), &mut errors);
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", errors));
+        }
+        let orphans = body["orphanDependents"].as_bool().map(|orphan| if orphan { "Orphan" } else { "Background" });
+        Ok(Self {
+            grace_seconds: body["gracePeriodSeconds"].as_i64(),
+            uid: text(&body["preconditions"]["uid"]),
+            resource_version: text(&body["preconditions"]["resourceVersion"]),
+            propagation: text(&body["propagationPolicy"]).or(orphans.map(str::to_owned)),
+            dry_run,
+        })
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        const POLICIES: &[&str] = &["Foreground", "Background", "Orphan"];
+        match self.propagation.as_deref() {
+            Some(other) if !POLICIES.contains(&other) => {
+                let error = FieldError::not_supported("propagationPolicy", other, &["Background", "Foreground", "Orphan", "nil"]);
+                Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", vec![error]))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_preconditions(&self, call: &Call, object: &Value) -> Result<(), Status> {
+        let metadata = &object["metadata"];
+        let name = metadata["name"].as_str().unwrap_or_default();
+        let differs = |what: &str, wanted: &Option<String>, field: &str| {
+            let actual = metadata[field].as_str().unwrap_or_default();
+            match wanted {
+                Some(wanted) if wanted != actual => Err(Status::conflict(
+                    &call.kind,
+                    name,
+                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}"),
+                )),
+                _ => Ok(()),
+            }
+        };
+        differs("UID", &self.uid, "uid")?;
+        differs("ResourceVersion", &self.resource_version, "resourceVersion")
+    }
+}
+
+/// What a deletion left.
+pub(crate) enum Removed {
+    /// The object is there still, marked as being deleted.
+    Marked(Value),
+    Gone(Value),
+}
+
+impl Removed {
+    /// The answer's body: the object while it is there, else a `Status`, or what its strategy wants shown.
+    pub(crate) fn shown(&self, call: &Call) -> Value {
+        match self {
+            Self::Marked(object) => object.clone(),
+            Self::Gone(object) if strategy::find(&call.kind).shows_deleted() => object.clone(),
+            Self::Gone(object) => {
+                let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+                status::success(&call.kind, &text("name"), &text("uid"))
+            }
+        }
+    }
+
+    pub(crate) fn object(&self) -> &Value {
+        match self {
+            Self::Marked(object) | Self::Gone(object) => object,
+        }
+    }
+}
+
+/// Deletes the object `name` of the request's kind and namespace, or marks it.
+pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<Removed, Status> {
+    for _ in 0..call.server.limits.write_attempts_max {
+        let stored = call.server.objects.get(&call.key_of(name));
+        let stored = stored.ok_or_else(|| Status::not_found(&call.kind, name))?;
+        let object = call.value_of(&stored);
+        options.check_preconditions(call, &object)?;
+        admission::validate(&call.review(Operation::Delete, name, Some(&object)))?;
+        let step = plan(call, &object, options);
+        if let Some(removed) = take(call, &stored, step, options).await? {
+            return Ok(removed);
+        }
+    }
+    Err(Status::modified(&call.kind, name))
+}
+
+/// What a deletion does to an object.
+enum Step {
+    Remove(Value),
+    Mark(Value),
+    /// It is being deleted already, and nothing about that changes.
+    Nothing(Value),
+}
+
+fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Step {
+    let strategy = strategy::find(&call.kind);
+    let mut next = object.clone();
+    set_propagation(&mut next, options.propagation.as_deref());
+    let now = call.server.clock.now();
+    let grace = strategy.grace(object, options.grace_seconds).unwrap_or_default().max(0);
+    let deleting = metadata::is_deleting(object);
+    let waits = !metadata::finalizers(&next).is_empty() || strategy.holds(object);
+    if grace == 0 && !waits {
+        return Step::Remove(next);
+    }
+    let fields = &mut next["metadata"];
+    let before = fields["deletionGracePeriodSeconds"].as_i64();
+    match (deleting, before) {
+        // A second deletion may shorten the time that is left, and never lengthens it.
+        (true, Some(before)) if grace >= before => {}
+        (true, None) => {}
+        (was_deleting, _) => {
+            let deadline = now + chrono::Duration::seconds(grace);
+            fields["deletionTimestamp"] = json!(metadata::timestamp(deadline));
+            fields["deletionGracePeriodSeconds"] = json!(grace);
+            if !was_deleting && let Some(generation) = fields["generation"].as_i64() {
+                fields["generation"] = json!(generation + 1);
+            }
+        }
+    }
+    strategy.mark_deleted(&mut next);
+    if next == *object { Step::Nothing(next) } else { Step::Mark(next) }
+}
+
+/// Dependents are dealt with by the garbage collector, which goes by these finalizers.
+fn set_propagation(object: &mut Value, policy: Option<&str>) {
+    let Some(policy) = policy else { return };
+    let mut finalizers: Vec<String> = metadata::finalizers(object).into_iter().map(str::to_owned).collect();
+    finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion");
+    match policy {
+        "Orphan" => finalizers.push("orphan".into()),
+        "Foreground" => finalizers.push("foregroundDeletion".into()),
+        _ => {}
+    }
+    if finalizers.is_empty() {
+        object["metadata"].as_object_mut().map(|m| m.shift_remove("finalizers"));
+    } else {
+        object["metadata"]["finalizers"] = json!(finalizers);
+    }
+}
+
+/// Does the step; `None` when another writer was faster.
+async fn take(call: &Call, stored: &Stored, step: Step, options: &DeleteOptions) -> Result<Option<Removed>, Status> {
+    let (object, goes) = match step {
+        Step::Nothing(object) => return Ok(Some(Removed::Marked(object))),
+        Step::Mark(object) => (object, false),
+        Step::Remove(object) => (object, true),
+    };
+    if options.dry_run {
+        return Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }));
+    }
+    let key = stored.key.clone();
+    let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+    let change = match goes {
+        true => Change::Delete { key: key.clone(), last: body.clone() },
+        false => Change::Put { key: key.clone(), body: body.clone() },
+    };
+    let transaction = Transaction {
+        preconditions: vec![Precondition::Revision(key, stored.revision)],
+        changes: vec![change],
+        durability: Durability::Synced,
+        cause: cause(call),
+    };
+    match call.server.objects.commit(transaction).await {
+        Ok(revision) => {
+            let bytes = convert::bytes(&call.server.registry, &call.kind, &body.at(revision));
+            let object = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+            if goes {
+                strategy::find(&call.kind).release(&call.server.services, &object);
+            }
+            Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }))
+        }
+        Err(CommitError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(commit_status(&error)),
+    }
+}
+
+/// The form in which many deletions are answered.
+pub(super) fn list_of(call: &Call, removed: &[Removed]) -> negotiate::Items {
+    let objects = removed.iter().map(|r| negotiate::encode(r.object())).collect();
+    negotiate::Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
+}

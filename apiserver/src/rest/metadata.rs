@@ -1,0 +1,201 @@
+//! The fields of `metadata` that belong to the server: names, uid, times, generation, deletion.
+
+use api_types::kinds::Kind;
+use api_types::names;
+use api_types::status::{FieldError, Status};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+/// A time as `metav1.Time` writes it.
+pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Fills in and checks type, namespace and name of a body against the path.
+pub(super) fn check_identity(kind: &Kind, namespace: &str, name: &str, object: &mut Value) -> Result<(), Status> {
+    check_type(kind, object)?;
+    if object.get("metadata").is_none_or(Value::is_null) {
+        object["metadata"] = json!({});
+    }
+    let metadata = object["metadata"].as_object_mut().ok_or_else(|| {
+        Status::undecodable(kind, "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta")
+    })?;
+    let given = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match (kind.is_namespaced(), given.as_str()) {
+        (false, _) => {
+            metadata.shift_remove("namespace");
+        }
+        (true, "") => {
+            metadata.insert("namespace".into(), json!(namespace));
+        }
+        (true, given) if given != namespace => {
+            return Err(Status::bad_request(format!(
+                "the namespace of the provided object does not match the namespace sent on the request"
+            )));
+        }
+        (true, _) => {}
+    }
+    let given = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    match (name, given) {
+        ("", _) => {}
+        (_, "") => {
+            metadata.insert("name".into(), json!(name));
+        }
+        (name, given) if name != given => {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    if !object.is_object() {
+        return Err(Status::undecodable(kind, "the body is not an object"));
+    }
+    let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+    let name = object["kind"].as_str().unwrap_or_default().to_owned();
+    if !version.is_empty() && version != kind.api_version() {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            kind.api_version()
+        )));
+    }
+    if !name.is_empty() && name != kind.kind {
+        return Err(Status::undecodable(
+            kind,
+            format_args!("the kind in the data ({name}) does not match the expected kind ({})", kind.kind),
+        ));
+    }
+    object["kind"] = json!(kind.kind);
+    object["apiVersion"] = json!(kind.api_version());
+    Ok(())
+}
+
+/// Stamps a new object: uid, time, and a name where only a prefix was given.
+pub(super) fn stamp(kind: &Kind, object: &mut Value, now: DateTime<Utc>) -> Result<(), Status> {
+    let metadata = &mut object["metadata"];
+    if metadata["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && v != "0") {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    if metadata["name"].as_str().unwrap_or_default().is_empty() {
+        let prefix = metadata["generateName"].as_str().unwrap_or_default();
+        if prefix.is_empty() {
+            let missing = FieldError::required("metadata.name", "name or generateName is required");
+            return Err(Status::invalid(kind, "", vec![missing]));
+        }
+        metadata["name"] = json!(names::generate(prefix, rand::random()));
+    }
+    let fields = metadata.as_object_mut().expect("check_identity made it an object");
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        fields.shift_remove(field);
+    }
+    fields.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
+    fields.insert("creationTimestamp".into(), json!(timestamp(now)));
+    Ok(())
+}
+
+/// Keeps the server's fields as they were, and refuses an update of another object of the same name.
+pub(super) fn carry_over(kind: &Kind, old: &Value, new: &mut Value) -> Result<(), Status> {
+    let before = &old["metadata"];
+    let name = before["name"].as_str().unwrap_or_default();
+    let wanted = new["metadata"]["uid"].as_str().unwrap_or_default();
+    if !wanted.is_empty() && before["uid"].as_str() != Some(wanted) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
+            before["uid"].as_str().unwrap_or_default()
+        );
+        return Err(Status::conflict(kind, name, why));
+    }
+    let fields = new["metadata"].as_object_mut().expect("check_identity made it an object");
+    const KEPT: &[&str] = &[
+        "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
+        "generateName", "resourceVersion", "selfLink",
+    ];
+    for field in KEPT {
+        match before.get(field) {
+            Some(value) => {
+                fields.insert((*field).into(), value.clone());
+            }
+            None => {
+                fields.shift_remove(*field);
+            }
+        }
+    }
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        if fields.get(field).is_some_and(is_empty) {
+            fields.shift_remove(field);
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// An object that is being deleted takes no new finalizers.
+pub(super) fn check_finalizers(old: &Value, new: &Value) -> Option<FieldError> {
+    if !is_deleting(old) {
+        return None;
+    }
+    let before = finalizers(old);
+    let added: Vec<_> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+    (!added.is_empty()).then(|| {
+        let listed = added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
+        FieldError::forbidden(
+            "metadata.finalizers",
+            format!(
+                "no new finalizers can be added if the object is being deleted, \
+                 found new finalizers []string{{{listed}}}"
+            ),
+        )
+    })
+}
+
+pub(super) fn finalizers(object: &Value) -> Vec<&str> {
+    object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+pub(super) fn is_deleting(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// Whether what an object wants changed: everything but metadata and status.
+pub(super) fn wants_differ(old: &Value, new: &Value) -> bool {
+    let wants = |object: &Value| -> Vec<(String, Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        let mut kept: Vec<_> = fields
+            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        kept.sort_by(|a, b| a.0.cmp(&b.0));
+        kept
+    };
+    wants(old) != wants(new)
+}
+
+/// Whether two states are the same but for the times at which managers wrote.
+pub(super) fn is_unchanged(old: &Value, new: &Value) -> bool {
+    without_times(old) == without_times(new)
+}
+
+fn without_times(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.shift_remove("resourceVersion");
+        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(entry) = entry.as_object_mut() {
+                entry.shift_remove("time");
+            }
+        }
+    }
+    object
+}

@@ -1,0 +1,234 @@
+//! The verbs: one file each, none knows a kind. What a verb needs about a kind stands in its row; what
+//! differs between kinds beyond that is asked of its strategy.
+//!
+//! Every write, of whatever verb or subresource, ends in `write` or in `delete`: there is no other way
+//! to the store.
+
+mod apply;
+mod body;
+mod convert;
+mod create;
+mod delete;
+mod delete_collection;
+mod get;
+mod list;
+mod metadata;
+mod options;
+mod patch;
+mod selection;
+mod typed;
+mod update;
+mod watch;
+mod write;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use api_types::kinds::Kind;
+use api_types::status::Status;
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderMap, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
+
+pub(crate) use body::decode;
+pub(crate) use delete::{DeleteOptions, remove};
+pub(crate) use metadata::timestamp;
+pub(crate) use options::WriteOptions;
+pub(crate) use write::{Projection, Whole, commit_put, write_object};
+
+use crate::UserInfo;
+use crate::admission::{Operation, Review};
+use crate::cache::Stored;
+use crate::negotiate::{self, Accept};
+use crate::request_info::RequestInfo;
+use crate::server::Server;
+use crate::store::Key;
+use crate::strategy;
+use crate::subresource::{self, Action};
+
+pub(crate) type Response = http::Response<Body>;
+pub(crate) type Answer = Result<Response, Status>;
+
+/// An authorized request about a resource, with its body read.
+pub(crate) struct Call {
+    pub(crate) server: Arc<Server>,
+    pub(crate) info: RequestInfo,
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) user: UserInfo,
+    pub(crate) method: http::Method,
+    pub(crate) uri: http::Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) accept: Accept,
+    pub(crate) body: Bytes,
+    pub(crate) audit_id: String,
+    /// The connection itself, when the client asks to speak another protocol on it.
+    pub(crate) upgrade: Option<OnUpgrade>,
+}
+
+/// What a client may do with a resource.
+trait Verb {
+    const NAME: &'static str;
+
+    /// Answers the request. Errors become the `Status` that the client sees.
+    fn answer(call: Call) -> impl Future<Output = Answer> + Send + 'static;
+}
+
+struct Row {
+    name: &'static str,
+    answer: fn(Call) -> BoxFuture<'static, Answer>,
+}
+
+const fn def<V: Verb>() -> Row {
+    Row { name: V::NAME, answer: |call| Box::pin(V::answer(call)) }
+}
+
+static VERBS: &[Row] = &[
+    def::<get::Get>(),
+    def::<list::List>(),
+    def::<watch::Watch>(),
+    def::<create::Create>(),
+    def::<update::Update>(),
+    def::<patch::Patch>(),
+    def::<apply::Apply>(),
+    def::<delete::Delete>(),
+    def::<delete_collection::DeleteCollection>(),
+];
+
+/// Answers an authorized request about a resource.
+pub(crate) async fn answer(call: Call) -> Answer {
+    let info = &call.info;
+    let scope_is_wrong = !call.kind.is_namespaced() && !info.namespace.is_empty() && info.namespace != info.name;
+    if scope_is_wrong {
+        return Err(Status::unknown_resource());
+    }
+    if info.subresource.is_empty() { answer_main(call).await } else { answer_subresource(call).await }
+}
+
+async fn answer_main(call: Call) -> Answer {
+    let needs_namespace = !matches!(call.info.verb.as_str(), "list" | "watch");
+    let misplaced = call.kind.is_namespaced() && needs_namespace && call.info.namespace.is_empty();
+    let served = call.kind.verbs.contains(&call.info.verb);
+    if !served || misplaced || (call.info.verb == "create" && !call.info.name.is_empty()) {
+        return Err(Status::method_not_allowed());
+    }
+    run(call).await
+}
+
+async fn answer_subresource(call: Call) -> Answer {
+    let name = &call.info.subresource;
+    let (row, action) = match (call.kind.find_subresource(name), subresource::find(name)) {
+        (Some(row), Some(action)) => (row, action),
+        _ => return Err(Status::unknown_resource()),
+    };
+    if !row.verbs.contains(&call.info.verb) {
+        return Err(Status::method_not_allowed());
+    }
+    match action {
+        Action::View(_) => run(call).await,
+        Action::Do(act) => act(call).await,
+    }
+}
+
+async fn run(call: Call) -> Answer {
+    let verb = match call.info.verb.as_str() {
+        "patch" if media_type(&call.headers) == "application/apply-patch+yaml" => "apply",
+        other => other,
+    };
+    match VERBS.iter().find(|row| row.name == verb) {
+        Some(row) => (row.answer)(call).await,
+        None => Err(Status::method_not_allowed()),
+    }
+}
+
+/// The body's media type without parameters; empty when there is none.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim()
+}
+
+impl Call {
+    /// The key of the object that the path names.
+    pub(crate) fn key(&self) -> Key {
+        self.key_of(&self.info.name)
+    }
+
+    /// The key of the object `name` in the request's namespace.
+    pub(crate) fn key_of(&self, name: &str) -> Key {
+        Key::new(&self.kind.storage, self.namespace(), name)
+    }
+
+    /// The namespace of the request's objects: empty for a cluster-wide kind.
+    pub(crate) fn namespace(&self) -> &str {
+        if self.kind.is_namespaced() { &self.info.namespace } else { "" }
+    }
+
+    /// The object that the path names.
+    pub(crate) fn stored(&self) -> Result<Arc<Stored>, Status> {
+        let found = self.server.objects.get(&self.key());
+        found.ok_or_else(|| Status::not_found(&self.kind, &self.info.name))
+    }
+
+    /// The view through which this request's subresource shows the object.
+    fn projection(&self) -> &'static dyn Projection {
+        match subresource::find(&self.info.subresource) {
+            Some(Action::View(view)) => view,
+            _ => &Whole,
+        }
+    }
+
+    /// What a strategy may read besides the object.
+    pub(crate) fn context(&self, dry_run: bool) -> strategy::Context<'_> {
+        strategy::Context {
+            kind: &self.kind,
+            subresource: &self.info.subresource,
+            view: &*self.server.view,
+            services: &self.server.services,
+            dry_run,
+        }
+    }
+
+    /// What admission looks at, still without the new object.
+    pub(crate) fn review<'a>(&'a self, operation: Operation, name: &'a str, old: Option<&'a Value>) -> Review<'a> {
+        Review {
+            operation,
+            kind: &self.kind,
+            subresource: &self.info.subresource,
+            namespace: self.namespace(),
+            name,
+            user: &self.user,
+            old,
+            new: None,
+            view: &*self.server.view,
+            authorizers: &self.server.authorizers,
+        }
+    }
+
+    /// A stored object's bytes in the request's version.
+    fn bytes_of(&self, stored: &Stored) -> Bytes {
+        convert::bytes(&self.server.registry, &self.kind, &stored.bytes)
+    }
+
+    /// A stored object in the request's version.
+    pub(crate) fn value_of(&self, stored: &Stored) -> Value {
+        convert::read(&self.server.registry, &self.kind, stored.value())
+    }
+
+    /// How many rows' objects a Table carries: the `includeObject` parameter.
+    fn include(&self) -> &str {
+        self.info.query.get("includeObject").unwrap_or("Metadata")
+    }
+
+    /// Answers with an object of the kind in the form that was asked for.
+    pub(crate) fn object(&self, code: StatusCode, bytes: &Bytes) -> Answer {
+        let body = negotiate::object_body(&self.kind, bytes, &self.accept, self.include(), self.server.clock.now());
+        negotiate::answer_json(code, body, &self.accept)
+    }
+
+    /// Answers with a value as it is.
+    pub(crate) fn plain(&self, code: StatusCode, value: &Value) -> Answer {
+        negotiate::answer_value(code, value, &self.accept)
+    }
+}

@@ -1,0 +1,74 @@
+//! Label and field selectors of a request, matched against stored objects without parsing them.
+
+use std::sync::Arc;
+
+use api_types::kinds::Kind;
+use api_types::selectors::{FieldSelector, LabelSelector};
+use api_types::status::Status;
+
+use crate::cache::Stored;
+use crate::request_info::Query;
+use crate::strategy::conversion;
+
+/// Which objects a list, watch or deletion is about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`; a field that the kind does not offer is an error.
+    pub(super) fn parse(kind: &Kind, query: &Query) -> Result<Self, Status> {
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let mut fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        for term in &mut fields.terms {
+            let known = matches!(term.path.as_str(), "metadata.name")
+                || (term.path == "metadata.namespace" && (kind.is_namespaced() || !kind.definition.is_empty()))
+                || kind.selectable_fields.contains(&term.path);
+            if !known {
+                let path = &term.path;
+                return Err(Status::bad_request(format!(
+                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: \
+                     field label not supported: {path}",
+                    format!("{}, Resource={}", kind.api_version(), kind.plural),
+                    query.get("labelSelector").unwrap_or_default(),
+                    query.get("fieldSelector").unwrap_or_default(),
+                )));
+            }
+            term.path = conversion::stored_field(kind, &term.path).into_owned();
+        }
+        Ok(Self { labels, fields })
+    }
+
+    pub(super) fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// The one name that matches, if the selector says so.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.fields.required("metadata.name")
+    }
+
+    /// The one node whose pods match, if the selector says so.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.fields.required("spec.nodeName").filter(|n| !n.is_empty())
+    }
+
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.fields.required("metadata.namespace").filter(|n| !n.is_empty())
+    }
+
+    pub(super) fn matches(&self, stored: &Stored) -> bool {
+        self.labels.matches_with(|key| stored.label(key))
+            && self.fields.matches_with(|path| stored.field(path))
+    }
+
+    /// The selection as a watch's filter.
+    pub(super) fn filter(&self) -> Arc<dyn Fn(&Stored) -> bool + Send + Sync> {
+        let selection = self.clone();
+        Arc::new(move |stored| selection.matches(stored))
+    }
+}

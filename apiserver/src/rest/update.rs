@@ -1,0 +1,53 @@
+//! PUT: the whole object, or what a subresource shows of it.
+
+use api_types::status::{FieldError, Status};
+use serde_json::Value;
+
+use super::write::{Manage, Proposal, update_object};
+use super::{Answer, Call, Verb, WriteOptions, body, create, media_type, metadata, typed};
+use crate::store::Revision;
+use crate::strategy;
+
+pub(super) struct Update;
+
+impl Verb for Update {
+    const NAME: &'static str = "update";
+
+    async fn answer(call: Call) -> Answer {
+        let options = WriteOptions::parse(&call.info.query, &call.headers, "UpdateOptions")?;
+        let decoded = body::decode(media_type(&call.headers), &call.body)?;
+        let view = call.projection();
+        let (object, warnings) = if view.is_object() {
+            let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
+            metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
+            (object, warnings)
+        } else {
+            (decoded.value, Vec::new())
+        };
+        let expected = expected_revision(&call, &object)?;
+        let creates = call.info.subresource.is_empty() && strategy::find(&call.kind).allows_create_on_update();
+        let outcome = update_object(&call, &options, view, |current| {
+            if current.is_none() && (!creates || expected.is_some()) {
+                return Err(create::absent(&call));
+            }
+            if expected.is_none() && !strategy::find(&call.kind).allows_unconditional_update() {
+                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                return Err(Status::invalid(&call.kind, &call.info.name, vec![error]));
+            }
+            let (object, warnings) = (object.clone(), warnings.clone());
+            Ok(Proposal { object, manage: Manage::Update, expected, warnings })
+        });
+        outcome.await?.answer(&call, view)
+    }
+}
+
+/// The revision that a body says it was read at; an empty one is no precondition.
+pub(super) fn expected_revision(call: &Call, object: &Value) -> Result<Option<Revision>, Status> {
+    match object["metadata"]["resourceVersion"].as_str() {
+        None | Some("" | "0") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            let error = FieldError::invalid("metadata.resourceVersion", text, "must be a number that the server gave");
+            Status::invalid(&call.kind, &call.info.name, vec![error])
+        }),
+    }
+}

@@ -1,0 +1,231 @@
+//! A watch: newline-separated JSON events. Whole objects are sent as the bytes that are stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::status::{FieldError, Status};
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::selection::Selection;
+use super::{Answer, Call, Verb, list};
+use crate::cache::{Expired, Stored, WatchEvent, WatchSpec};
+use crate::negotiate::{self, Form};
+use crate::store::Revision;
+
+pub(super) struct Watch;
+
+impl Verb for Watch {
+    const NAME: &'static str = "watch";
+
+    async fn answer(call: Call) -> Answer {
+        let selection = Selection::parse(&call.kind, &call.info.query)?;
+        let begin = Begin::parse(&call)?;
+        let ends = call.server.clone();
+        let limit = timeout(&call)?;
+        let shutdown = call.server.shutdown.clone();
+        let table = call.accept.form == Form::Table;
+        let events = open(Arc::new(call), &selection, begin)?;
+        // The in-flight guard of the server is for short requests; a watch only holds the server itself.
+        let until = async move {
+            tokio::select! {
+                () = tokio::time::sleep(limit) => {}
+                () = shutdown.cancelled() => {}
+            }
+            drop(ends);
+        };
+        let body = events.take_until(Box::pin(until)).map(Ok::<_, std::convert::Infallible>);
+        let mut response = http::Response::new(Body::from_stream(body));
+        *response.status_mut() = StatusCode::OK;
+        let media = if table { "application/json;as=Table;g=meta.k8s.io;v=v1" } else { "application/json" };
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        Ok(response)
+    }
+}
+
+/// How a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// All there is as `ADDED`, then what comes; `mark` sends the bookmark that separates them.
+    State { mark: bool },
+    /// What comes after now.
+    Now,
+    After(Revision),
+}
+
+impl Begin {
+    fn parse(call: &Call) -> Result<Self, Status> {
+        let query = &call.info.query;
+        let invalid = |error| Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]));
+        let revision: Option<Revision> = query.get("resourceVersion").map(str::parse).transpose().map_err(|_| {
+            let text = query.get("resourceVersion").unwrap_or_default();
+            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+        })?;
+        let matching = query.get("resourceVersionMatch");
+        let initial = query.get("sendInitialEvents");
+        match (initial, matching) {
+            (None, Some(_)) => {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                return invalid(FieldError::forbidden("resourceVersionMatch", why));
+            }
+            (Some(_), None) => {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                return invalid(FieldError::forbidden("resourceVersionMatch", why));
+            }
+            (Some(_), Some(other)) if other != "NotOlderThan" => {
+                return invalid(FieldError::not_supported("resourceVersionMatch", other, &["NotOlderThan"]));
+            }
+            _ => {}
+        }
+        let current = call.server.objects.revision();
+        if let Some(wanted) = revision.filter(|r| *r > current) {
+            return Err(list::too_new(wanted, current));
+        }
+        Ok(match (initial, revision) {
+            (Some("true" | "1"), _) => Self::State { mark: true },
+            (Some(_), None | Some(0)) => Self::Now,
+            (None, None | Some(0)) => Self::State { mark: false },
+            (_, Some(revision)) => Self::After(revision),
+        })
+    }
+}
+
+/// `timeoutSeconds`, or the server's own limit spread by chance so that watches do not all end together.
+fn timeout(call: &Call) -> Result<Duration, Status> {
+    let asked = call.info.query.get("timeoutSeconds").map(str::parse::<u64>).transpose();
+    match asked.map_err(|e| Status::bad_request(format!("timeoutSeconds: {e}")))? {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => {
+            let base = call.server.limits.watch_timeout;
+            Ok(base + base.mul_f64(rand::random::<f64>()))
+        }
+    }
+}
+
+fn open(
+    call: Arc<Call>,
+    selection: &Selection,
+    begin: Begin,
+) -> Result<stream::BoxStream<'static, Bytes>, Status> {
+    let name = (!call.info.name.is_empty()).then(|| call.info.name.clone());
+    let namespace = Some(call.namespace().to_owned()).filter(|n| !n.is_empty());
+    let mut spec = WatchSpec {
+        resource: call.kind.storage.clone(),
+        namespace: namespace.or_else(|| selection.namespace().map(str::to_owned)),
+        name: name.or_else(|| selection.name().map(str::to_owned)),
+        node: selection.node().map(str::to_owned),
+        matches: selection.filter(),
+        from: 0,
+    };
+    let mut initial = Vec::new();
+    let mut mark = None;
+    spec.from = match begin {
+        Begin::After(revision) => revision,
+        Begin::Now => call.server.objects.revision(),
+        Begin::State { mark: marked } => {
+            let snapshot = call.server.objects.list(&spec.resource, spec.namespace.as_deref());
+            let wanted = |s: &&Arc<Stored>| {
+                spec.name.as_deref().is_none_or(|n| n == &*s.key.name) && selection.matches(s)
+            };
+            initial = snapshot.iter().filter(wanted).cloned().collect();
+            mark = marked.then_some(snapshot.revision);
+            snapshot.revision
+        }
+    };
+    let bookmarks = call.info.query.is_true("allowWatchBookmarks");
+    let mut writer = Writer { call: call.clone(), first: true, bookmarks };
+    let live = match call.server.objects.watch(spec) {
+        Ok(live) => live,
+        // A client that is too late learns it from the stream, as from kube-apiserver.
+        Err(expired) => return Ok(stream::iter([expired_event(expired)]).boxed()),
+    };
+    let initial = stream::iter(initial).map(WatchEvent::Added).map(Step::Event);
+    let marks = stream::iter(mark).map(Step::Mark);
+    let steps = initial.chain(marks).chain(live.map(Step::Event));
+    Ok(write(steps, move |step| writer.encode(step)).boxed())
+}
+
+enum Step {
+    Event(WatchEvent),
+    /// The end of the initial state.
+    Mark(Revision),
+}
+
+/// Encodes steps, leaving out those that the client did not ask for.
+fn write<S>(steps: S, mut encode: impl FnMut(Step) -> Option<Bytes> + Send + 'static) -> impl Stream<Item = Bytes> + Send
+where
+    S: Stream<Item = Step> + Send + 'static,
+{
+    steps.filter_map(move |step| futures::future::ready(encode(step)))
+}
+
+struct Writer {
+    call: Arc<Call>,
+    /// A Table names its columns in the first event only.
+    first: bool,
+    bookmarks: bool,
+}
+
+impl Writer {
+    fn encode(&mut self, step: Step) -> Option<Bytes> {
+        match step {
+            Step::Event(WatchEvent::Added(object)) => Some(self.object("ADDED", &object)),
+            Step::Event(WatchEvent::Modified(object)) => Some(self.object("MODIFIED", &object)),
+            Step::Event(WatchEvent::Deleted(object)) => Some(self.object("DELETED", &object)),
+            Step::Event(WatchEvent::Bookmark(revision)) => self.bookmarks.then(|| self.bookmark(revision, false)),
+            Step::Event(WatchEvent::Overflow) => Some(error_event(&Status::expired(
+                "the watch fell too far behind and was ended; list again and watch from there",
+            ))),
+            Step::Mark(revision) => Some(self.bookmark(revision, true)),
+        }
+    }
+
+    fn object(&mut self, event: &str, stored: &Stored) -> Bytes {
+        let call = &self.call;
+        let bytes = call.bytes_of(stored);
+        let first = std::mem::replace(&mut self.first, false);
+        let now = call.server.clock.now();
+        line(event, &negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first))
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial_end {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = json!({ "kind": self.call.kind.kind, "apiVersion": self.call.kind.api_version(), "metadata": metadata });
+        let object = match self.call.accept.form {
+            Form::Table => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null, "rows": [],
+                "metadata": { "resourceVersion": revision.to_string() },
+            }),
+            Form::Metadata => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
+            }
+            Form::Whole => object,
+        };
+        line("BOOKMARK", &negotiate::encode(&object))
+    }
+}
+
+fn line(event: &str, object: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.len() + event.len() + 24);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+fn expired_event(expired: Expired) -> Bytes {
+    error_event(&Status::expired(expired.to_string()))
+}
+
+fn error_event(status: &Status) -> Bytes {
+    line("ERROR", &negotiate::encode(&status.to_value()))
+}

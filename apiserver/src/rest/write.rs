@@ -1,0 +1,358 @@
+//! The way of a write after authorization: strategy, admission, checks, commit. Create, update, patch and
+//! apply differ only in how they come to the object they propose.
+
+use std::sync::Arc;
+
+use api_types::kinds::Kind;
+use api_types::status::Status;
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{Answer, Call, WriteOptions, convert, metadata, typed};
+use crate::admission::{self, Operation};
+use crate::cache::Stored;
+use crate::negotiate;
+use crate::store::{Body, Cause, Change, CommitError, Durability, Key, Precondition, Revision, Transaction};
+use crate::strategy::{self, Haste, Strategy};
+
+/// How a subresource shows an object, and what a write to it may change.
+pub(crate) trait Projection: Send + Sync {
+    /// What a client reads.
+    fn read(&self, _kind: &Kind, object: &Value) -> Result<Value, Status> {
+        Ok(object.clone())
+    }
+
+    /// The object with what `body` may change taken from it.
+    fn write(&self, kind: &Kind, object: &Value, body: Value) -> Result<Value, Status>;
+
+    /// Whether what a client reads is the whole object, in its own kind.
+    fn is_object(&self) -> bool {
+        true
+    }
+}
+
+/// The object itself: all but its status, where that is a subresource.
+pub(crate) struct Whole;
+
+impl Projection for Whole {
+    fn write(&self, kind: &Kind, object: &Value, mut body: Value) -> Result<Value, Status> {
+        if kind.find_subresource("status").is_some() {
+            match object.get("status") {
+                Some(status) => body["status"] = status.clone(),
+                None => {
+                    body.as_object_mut().map(|fields| fields.shift_remove("status"));
+                }
+            }
+        }
+        Ok(body)
+    }
+}
+
+/// Whether the fields of a proposal have owners already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manage {
+    /// The writer owns what it changed.
+    Update,
+    /// `managedFields` is right already: server-side apply.
+    Done,
+}
+
+/// What a write wants an object to be.
+pub(crate) struct Proposal {
+    pub(crate) object: Value,
+    pub(crate) manage: Manage,
+    /// The writer read this revision and no other will do.
+    pub(crate) expected: Option<Revision>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a write did.
+pub(crate) struct Outcome {
+    pub(crate) code: StatusCode,
+    /// The object after the write, in the request's version.
+    pub(crate) bytes: Bytes,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Outcome {
+    /// The answer, in the form that was asked for.
+    pub(crate) fn answer(self, call: &Call, view: &dyn Projection) -> Answer {
+        let mut response = if view.is_object() {
+            call.object(self.code, &self.bytes)?
+        } else {
+            let object = serde_json::from_slice(&self.bytes).map_err(Status::internal)?;
+            call.plain(self.code, &view.read(&call.kind, &object)?)?
+        };
+        negotiate::add_warnings(&mut response, &self.warnings);
+        Ok(response)
+    }
+}
+
+/// Why an attempt did not succeed.
+enum Failed {
+    /// Another writer was faster; the client did not say which state it wants to change.
+    Raced,
+    Refused(Status),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// Creates `object`. A generated name that is taken is drawn again.
+pub(super) async fn create_object(
+    call: &Call,
+    options: &WriteOptions,
+    proposal: Proposal,
+) -> Result<Outcome, Status> {
+    let generated = proposal.object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
+    for _ in 0..call.server.limits.write_attempts_max {
+        let mut object = proposal.object.clone();
+        metadata::stamp(&call.kind, &mut object, call.server.clock.now())?;
+        let attempt = Attempt {
+            call,
+            options,
+            old: None,
+            manage: proposal.manage,
+            expected: None,
+            warnings: proposal.warnings.clone(),
+        };
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        match attempt.run(object).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(Failed::Refused(status)) => return Err(status),
+            Err(Failed::Raced) if generated => {}
+            Err(Failed::Raced) => return Err(Status::already_exists(&call.kind, &name)),
+        }
+    }
+    Err(Status::timeout("no free name was found"))
+}
+
+/// Changes the object that the path names. `propose` makes the wanted object from the current one (as the
+/// view shows it; `None` when there is none) and is called again when another writer was faster.
+pub(crate) async fn update_object<F>(
+    call: &Call,
+    options: &WriteOptions,
+    view: &dyn Projection,
+    mut propose: F,
+) -> Result<Outcome, Status>
+where
+    F: FnMut(Option<&Value>) -> Result<Proposal, Status>,
+{
+    for _ in 0..call.server.limits.write_attempts_max {
+        let Some(stored) = call.server.objects.get(&call.key()) else {
+            let proposal = propose(None)?;
+            return match create_object(call, options, proposal).await {
+                Err(status) if status.reason == api_types::status::Reason::AlreadyExists => continue,
+                other => other,
+            };
+        };
+        let old = call.value_of(&stored);
+        let shown = view.read(&call.kind, &old)?;
+        let proposal = propose(Some(&shown))?;
+        if proposal.expected.is_some_and(|r| r != stored.revision) {
+            return Err(Status::modified(&call.kind, &call.info.name));
+        }
+        let mut object = view.write(&call.kind, &old, proposal.object)?;
+        metadata::carry_over(&call.kind, &old, &mut object)?;
+        let attempt = Attempt {
+            call,
+            options,
+            old: Some((&old, &stored)),
+            manage: proposal.manage,
+            expected: proposal.expected,
+            warnings: proposal.warnings,
+        };
+        match attempt.run(object).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(Failed::Refused(status)) => return Err(status),
+            Err(Failed::Raced) => {}
+        }
+    }
+    Err(Status::modified(&call.kind, &call.info.name))
+}
+
+/// Changes the object that the path names on behalf of a subresource's action.
+pub(crate) async fn write_object(
+    call: &Call,
+    options: &WriteOptions,
+    change: impl Fn(&Value) -> Result<Value, Status>,
+) -> Result<Outcome, Status> {
+    update_object(call, options, &Direct, |current| {
+        let current = current.ok_or_else(|| Status::not_found(&call.kind, &call.info.name))?;
+        let object = change(current)?;
+        Ok(Proposal { object, manage: Manage::Update, expected: None, warnings: Vec::new() })
+    })
+    .await
+}
+
+/// An action's own change: spec and status may change together.
+struct Direct;
+
+impl Projection for Direct {
+    fn write(&self, _kind: &Kind, _object: &Value, body: Value) -> Result<Value, Status> {
+        Ok(body)
+    }
+}
+
+/// One try at a write.
+struct Attempt<'a> {
+    call: &'a Call,
+    options: &'a WriteOptions,
+    old: Option<(&'a Value, &'a Arc<Stored>)>,
+    manage: Manage,
+    expected: Option<Revision>,
+    warnings: Vec<String>,
+}
+
+impl Attempt<'_> {
+    async fn run(mut self, mut object: Value) -> Result<Outcome, Failed> {
+        let call = self.call;
+        let strategy = strategy::find(&call.kind);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let context = call.context(self.options.dry_run);
+        let old = self.old.map(|(value, _)| value);
+        match old {
+            None => strategy.prepare_for_create(&context, &mut object),
+            Some(old) => strategy.prepare_for_update(&context, &mut object, old),
+        }
+        typed::default(&call.kind, &mut object);
+        strategy.default(&mut object);
+        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+        let mut review = call.review(operation, &name, old);
+        review.new = Some(&mut object);
+        admission::mutate(&mut review)?;
+        drop(review);
+        typed::default(&call.kind, &mut object);
+        let claim = strategy.assign(&context, &mut object, old)?;
+        self.check(strategy, &context, &name, &object)?;
+        let mut review = call.review(operation, &name, old);
+        review.new = Some(&mut object);
+        admission::validate(&review)?;
+        drop(review);
+        if self.manage == Manage::Update {
+            typed::track(call, old, &mut object, &self.options.manager);
+        }
+        let durability = match strategy.haste(&context, &object, old) {
+            Haste::Synced => Durability::Synced,
+            Haste::Lazy => Durability::Lazy,
+        };
+        self.warnings.dedup();
+        let outcome = self.finish(object, &name, durability).await?;
+        if !self.options.dry_run {
+            claim.keep();
+        }
+        Ok(Outcome { warnings: self.warnings, ..outcome })
+    }
+
+    /// Schema and rules of the kind, all that is wrong at once.
+    fn check(
+        &self,
+        strategy: &dyn Strategy,
+        context: &strategy::Context<'_>,
+        name: &str,
+        object: &Value,
+    ) -> Result<(), Status> {
+        let kind = &self.call.kind;
+        let mut errors = strategy::metadata::validate(kind, strategy.name_rule(), object);
+        errors.extend(typed::check(kind, object));
+        match self.old {
+            None => errors.extend(strategy.validate_create(context, object)),
+            Some((old, _)) => {
+                errors.extend(strategy::metadata::validate_update(kind, object, old));
+                errors.extend(metadata::check_finalizers(old, object));
+                errors.extend(strategy.validate_update(context, object, old));
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        errors.retain(|e| seen.insert((e.path.clone(), e.body())));
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind, name, errors)) }
+    }
+
+    /// Commits, unless nothing changed or nothing is to be kept.
+    async fn finish(&self, object: Value, name: &str, durability: Durability) -> Result<Outcome, Failed> {
+        let call = self.call;
+        let code = if self.old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        let outcome = |bytes| Outcome { code, bytes, warnings: Vec::new() };
+        if let Some((old, stored)) = self.old
+            && metadata::is_unchanged(old, &object)
+        {
+            return Ok(outcome(call.bytes_of(stored)));
+        }
+        if self.options.dry_run {
+            if self.old.is_none() && call.server.objects.get(&call.key_of(name)).is_some() {
+                return Err(Failed::Raced);
+            }
+            return Ok(outcome(negotiate::encode(&object)));
+        }
+        let goes = self.old.is_some() && is_finished(strategy::find(&call.kind), &object);
+        let key = call.key_of(name);
+        let precondition = match self.old {
+            None => Precondition::Absent(key.clone()),
+            Some((_, stored)) => Precondition::Revision(key.clone(), stored.revision),
+        };
+        let released = goes.then(|| object.clone());
+        let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+        let change = match goes {
+            true => Change::Delete { key, last: body.clone() },
+            false => Change::Put { key, body: body.clone() },
+        };
+        let transaction =
+            Transaction { preconditions: vec![precondition], changes: vec![change], durability, cause: cause(call) };
+        match call.server.objects.commit(transaction).await {
+            Ok(revision) => {
+                if let Some(gone) = released {
+                    strategy::find(&call.kind).release(&call.server.services, &gone);
+                }
+                Ok(outcome(convert::bytes(&call.server.registry, &call.kind, &body.at(revision))))
+            }
+            Err(CommitError::Conflict { .. }) if self.expected.is_some() => {
+                Err(Status::modified(&call.kind, name).into())
+            }
+            Err(CommitError::Conflict { .. }) => Err(Failed::Raced),
+            Err(error) => Err(commit_status(&error).into()),
+        }
+    }
+}
+
+/// Whether a deletion that had to wait has nothing left to wait for.
+fn is_finished(strategy: &dyn Strategy, object: &Value) -> bool {
+    metadata::is_deleting(object)
+        && metadata::finalizers(object).is_empty()
+        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default() == 0
+        && !strategy.holds(object)
+}
+
+/// Who writes and why, for the log.
+pub(super) fn cause(call: &Call) -> Cause {
+    let acted_on = call.headers.get("x-coxswain-acted-on").and_then(|v| v.to_str().ok()?.parse().ok());
+    Cause { user: call.user.name.clone(), request: call.audit_id.clone(), acted_on }
+}
+
+/// A commit error that is not about the object.
+pub(super) fn commit_status(error: &CommitError) -> Status {
+    match error {
+        CommitError::Full => Status::too_many_requests(error.to_string(), 1),
+        CommitError::Closed => Status::unavailable("the server is shutting down"),
+        other => Status::internal(other),
+    }
+}
+
+/// Several changes of other objects that belong to one request.
+pub(crate) async fn commit_put(call: &Call, key: Key, revision: Revision, object: Value) -> Result<Option<Bytes>, Status> {
+    let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+    let transaction = Transaction {
+        preconditions: vec![Precondition::Revision(key.clone(), revision)],
+        changes: vec![Change::Put { key, body: body.clone() }],
+        durability: crate::store::Durability::Synced,
+        cause: cause(call),
+    };
+    match call.server.objects.commit(transaction).await {
+        Ok(revision) => Ok(Some(body.at(revision))),
+        Err(CommitError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(commit_status(&error)),
+    }
+}

@@ -1,0 +1,309 @@
+//! The listener, and the ORDER of all layers in one function, [`layers`].
+//!
+//! The layers are one tower service. Connections call it, and so do components in the same process through
+//! a [`Loopback`], which skips nothing but the socket and the proof of identity.
+
+mod listener;
+mod loopback;
+mod start;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use api_types::kinds::Kind;
+use api_types::status::Status;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use component_base::Shutdown;
+use component_base::clock::Clock;
+use futures::FutureExt as _;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tracing::{error, warn};
+
+pub use loopback::Loopback;
+pub use start::{Running, StartError, run, start};
+
+use crate::authn::service_account::{ServiceAccount, Tokens};
+use crate::authn::{Authenticators, PeerCertificates, Presented, impersonation};
+use crate::authz::{Attributes, Authorizers, review};
+use crate::cache::Objects;
+use crate::config::Limits;
+use crate::discovery::{self, Registry};
+use crate::metrics::RequestMetrics;
+use crate::negotiate::{self, Accept};
+use crate::node_proxy::NodeDialer;
+use crate::request_info::{self, RequestInfo};
+use crate::rest::{self, Call};
+use crate::service_ip::ServiceAddresses;
+use crate::view::View;
+use crate::{UserInfo, health, openapi};
+
+/// What all requests share.
+pub(crate) struct Server {
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) view: Arc<dyn View>,
+    pub(crate) registry: Registry,
+    pub(crate) services: Arc<ServiceAddresses>,
+    pub(crate) authenticators: Authenticators,
+    pub(crate) authorizers: Authorizers,
+    pub(crate) service_accounts: ServiceAccount,
+    pub(crate) tokens: Tokens,
+    pub(crate) pki: Arc<crate::Pki>,
+    pub(crate) nodes: NodeDialer,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: RequestMetrics,
+    pub(crate) shutdown: Shutdown,
+    /// `host:port` that discovery tells clients.
+    pub(crate) address: String,
+    pub(crate) ready: AtomicBool,
+    in_flight: AtomicUsize,
+}
+
+impl Server {
+    /// Answers a resource that is a question and never stored.
+    pub(crate) fn answer_review(
+        &self,
+        kind: &Kind,
+        user: &UserInfo,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
+        let reviewers = review::Reviewers {
+            authorizers: &self.authorizers,
+            authenticators: &self.authenticators,
+            service_accounts: &self.service_accounts,
+        };
+        review::answer(&reviewers, &kind.kind, user, namespace, object)
+    }
+}
+
+/// All layers, outermost first. A request passes them from top to bottom, its answer from bottom to top.
+pub(crate) fn layers(server: Arc<Server>) -> axum::Router {
+    let layer = tower::ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(server.clone(), measure))
+        .layer(middleware::from_fn_with_state(server.clone(), catch_panic))
+        .layer(middleware::from_fn_with_state(server.clone(), read_info))
+        .layer(middleware::from_fn_with_state(server.clone(), bound))
+        .layer(middleware::from_fn_with_state(server.clone(), authenticate))
+        .layer(middleware::from_fn_with_state(server.clone(), authorize));
+    axum::Router::new().fallback(serve).with_state(server).layer(layer)
+}
+
+/// The name under which a request stands in logs and beside what it wrote.
+#[derive(Clone, Debug)]
+struct AuditId(String);
+
+async fn measure(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let begun = tokio::time::Instant::now();
+    let info = request_info::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+    let response = next.run(request).await;
+    server.metrics.observe(&info, response.status(), begun.elapsed());
+    response
+}
+
+async fn catch_panic(State(_server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let caught = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    caught.unwrap_or_else(|_| {
+        error!(path, "a request panicked");
+        negotiate::answer_status(&Status::internal("the request failed; the server's log has the place"))
+    })
+}
+
+async fn read_info(State(_server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    let uri = request.uri();
+    let info = request_info::parse(request.method(), uri.path(), uri.query().unwrap_or_default());
+    let given = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let id = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let header = HeaderValue::from_str(&id).ok();
+    request.extensions_mut().insert(info);
+    request.extensions_mut().insert(AuditId(id));
+    let mut response = next.run(request).await;
+    if let Some(header) = header {
+        response.headers_mut().insert("audit-id", header);
+    }
+    response
+}
+
+/// Bounds on requests at once and on their time. Watches and streams have bounds of their own.
+async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    if is_long(&request) {
+        return next.run(request).await;
+    }
+    let Some(_guard) = InFlight::enter(&server) else {
+        return negotiate::answer_status(&Status::too_many_requests(
+            "too many requests at once; try again",
+            1,
+        ));
+    };
+    match tokio::time::timeout(server.limits.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => negotiate::answer_status(&Status::timeout("request did not complete within the allotted timeout")),
+    }
+}
+
+fn is_long(request: &Request) -> bool {
+    let info = request.extensions().get::<RequestInfo>();
+    let streams = |i: &RequestInfo| i.verb == "watch" || (i.subresource == "log" && i.query.is_true("follow"));
+    info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
+}
+
+struct InFlight(Arc<Server>);
+
+impl InFlight {
+    fn enter(server: &Arc<Server>) -> Option<Self> {
+        let before = server.in_flight.fetch_add(1, Ordering::Relaxed);
+        let guard = Self(server.clone());
+        (before < server.limits.in_flight_max).then_some(guard)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Finds out who asks, unless a loopback said so.
+async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    if request.extensions().get::<UserInfo>().is_none() {
+        let certificates = request.extensions().get::<PeerCertificates>().cloned();
+        let presented = Presented { headers: request.headers(), certificates: certificates.as_ref() };
+        match server.authenticators.authenticate(&presented) {
+            Ok(user) => {
+                request.extensions_mut().insert(user);
+            }
+            Err(refused) => {
+                warn!(%refused, "authentication failed");
+                return negotiate::answer_status(&Status::unauthorized());
+            }
+        }
+    }
+    let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_default();
+    match impersonation::apply(user, request.headers(), &server.authorizers) {
+        Ok(user) => {
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
+        Err(status) => negotiate::answer_status(&status),
+    }
+}
+
+async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let (Some(user), Some(info)) =
+        (request.extensions().get::<UserInfo>(), request.extensions().get::<RequestInfo>())
+    else {
+        return negotiate::answer_status(&Status::internal("a request without identity reached authorization"));
+    };
+    match server.authorizers.check(&Attributes::of(user, info)) {
+        Ok(()) => next.run(request).await,
+        Err(status) => negotiate::answer_status(&status),
+    }
+}
+
+/// The innermost service: a resource's verb, or one of the server's own documents.
+async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let answer = answer(server, request).await;
+    answer.unwrap_or_else(|status| {
+        if status.code() >= 500 {
+            warn!(code = status.code(), message = %status.message, "a request failed");
+        }
+        negotiate::answer_status(&status)
+    })
+}
+
+async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, Status> {
+    let info = request.extensions_mut().remove::<RequestInfo>().unwrap_or_default();
+    if !info.is_resource {
+        return answer_document(&server, &info, &request);
+    }
+    let kind = server.registry.find(&info.group, &info.version, &info.resource);
+    let kind = kind.ok_or_else(Status::unknown_resource)?;
+    let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
+    let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
+    // A log, a proxied answer or a stream is what the node sends; only the API's own answers negotiate.
+    let accept = match negotiate::accept(request.headers()) {
+        Ok(accept) => accept,
+        Err(_) if !info.subresource.is_empty() => Accept::default(),
+        Err(status) => return Err(status),
+    };
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let body = match upgrades {
+        true => bytes::Bytes::new(),
+        false => read_body(body, server.limits.body_bytes_max).await?,
+    };
+    rest::answer(Call {
+        server,
+        info,
+        kind,
+        user,
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+        accept,
+        body,
+        audit_id,
+        upgrade,
+    })
+    .await
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<bytes::Bytes, Status> {
+    match http_body_util::Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(limit)),
+        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// Health, version, metrics, discovery and OpenAPI.
+fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) -> Result<Response, Status> {
+    if request.method() != http::Method::GET && request.method() != http::Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    let table = server.registry.table();
+    if let Some(found) = discovery::document(&table, &info.path, request.headers(), &server.address) {
+        let mut response = negotiate::answer_value(StatusCode::OK, &found.value, &Accept::default())?;
+        if let Ok(media) = HeaderValue::from_str(&found.media) {
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+        }
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        return Ok(response);
+    }
+    let own = health::answer(server, info)
+        .or_else(|| openapi::answer(&table, info, request.headers()))
+        .or_else(|| server.metrics.answer(info));
+    own.unwrap_or_else(|| match info.path.as_str() {
+        "/" => negotiate::answer_value(StatusCode::OK, &paths(&table), &Accept::default()),
+        "/version" | "/version/" => negotiate::answer_value(StatusCode::OK, &version(), &Accept::default()),
+        _ => Err(Status::unknown_resource()),
+    })
+}
+
+fn paths(table: &discovery::Table) -> Value {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+    for (group, versions) in table.groups().iter().filter(|(g, _)| !g.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+    }
+    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
+    serde_json::json!({ "paths": paths })
+}
+
+/// The version of Kubernetes whose API this is.
+fn version() -> Value {
+    serde_json::json!({
+        "major": "1", "minor": "36", "gitVersion": concat!("v1.36.0+coxswain-", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc",
+        "platform": concat!("linux/", "amd64"),
+        "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+    })
+}

@@ -1,0 +1,245 @@
+//! From a configuration to a running server, and down again in order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use api_types::kinds;
+use api_types::status::Status;
+use axum::body::Body;
+use component_base::Shutdown;
+use component_base::supervise::Tasks;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+use tracing::{info, warn};
+
+use super::listener::Listener;
+use super::{Loopback, Server, layers};
+use crate::authn::service_account::{ServiceAccount, Tokens};
+use crate::authn::token_file::{TokenFile, TokenFileError};
+use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
+use crate::authz::Authorizers;
+use crate::cache::Objects;
+use crate::config::Config;
+use crate::discovery::Registry;
+use crate::metrics::RequestMetrics;
+use crate::node_proxy::NodeDialer;
+use crate::pki::{self, Pki, PkiError};
+use crate::service_ip::{ServiceAddresses, ServiceCidr};
+use crate::store::OpenError;
+use crate::tls::{self, TlsError};
+use crate::view::View;
+use crate::{UserInfo, bootstrap, negotiate};
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot open the store")]
+    OpenStore(#[from] OpenError),
+    #[error("--service-cidr: {0}")]
+    ServiceCidr(String),
+    #[error("cannot make or read the certificates")]
+    Pki(#[from] PkiError),
+    #[error("cannot use the certificates")]
+    Tls(#[from] TlsError),
+    #[error("cannot read the token file")]
+    TokenFile(#[from] TokenFileError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot write the objects that every cluster has: {0}")]
+    Bootstrap(String),
+}
+
+/// A server that answers requests.
+pub struct Running {
+    server: Arc<Server>,
+    layers: axum::Router,
+    address: Option<SocketAddr>,
+    tasks: Tasks,
+    store_tasks: Tasks,
+}
+
+/// Starts a server; it answers when this returns. Cancelling `shutdown` stops it: await [`Running::stopped`].
+pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, StartError> {
+    let store_tasks = Tasks::new(Shutdown::new());
+    let started = start_with(config, shutdown, store_tasks.clone()).await;
+    if started.is_err() {
+        store_tasks.shutdown().cancel();
+        store_tasks.join().await;
+    }
+    started
+}
+
+async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> Result<Running, StartError> {
+    let tasks = Tasks::new(shutdown.clone());
+    let cidr: ServiceCidr = config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
+    let listener = listen(config.listen).await?;
+    let address = listener.as_ref().and_then(|l| l.local_addr().ok());
+    let objects = Objects::open(config.backend.clone(), config.clock, &store_tasks).await?;
+    let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
+    let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
+    let view: Arc<dyn View> = objects.clone();
+    let registry = Registry::builtin();
+    let services = Arc::new(ServiceAddresses::new(cidr));
+    let server = Arc::new(Server {
+        authenticators: authenticators(&config, &pki, &view)?,
+        authorizers: Authorizers::new(view.clone()),
+        service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
+        tokens: Tokens::new(&pki, config.clock),
+        nodes: NodeDialer::new(tls::node_client_config(&pki)?, tasks.clone()),
+        objects,
+        view,
+        registry,
+        services,
+        pki: pki.clone(),
+        clock: config.clock,
+        limits: config.limits.clone(),
+        metrics: RequestMetrics::new(),
+        shutdown: shutdown.clone(),
+        address: address.map(|a| reachable(a).to_string()).unwrap_or_default(),
+        ready: AtomicBool::new(false),
+        in_flight: AtomicUsize::new(0),
+    });
+    let layers = layers(server.clone());
+    if let Some(socket) = listener {
+        let listener = Listener {
+            socket,
+            tls: tls::server_config(&pki)?,
+            layers: layers.clone(),
+            connections_max: config.limits.connections_max,
+            drain_timeout: config.limits.drain_timeout,
+        };
+        let (connections, stop) = (tasks.clone(), shutdown.clone());
+        tasks.spawn("listener", async move { listener.serve(connections, stop).await });
+    }
+    let running = Running { server, layers, address, tasks, store_tasks };
+    running.prepare().await?;
+    Ok(running)
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    match address {
+        None => Ok(None),
+        Some(address) => {
+            TcpListener::bind(address).await.map(Some).map_err(|source| StartError::Listen { address, source })
+        }
+    }
+}
+
+fn authenticators(config: &Config, pki: &Pki, view: &Arc<dyn View>) -> Result<Authenticators, StartError> {
+    let mut rows: Vec<Box<dyn Authenticator>> = vec![Box::new(client_certificate::ClientCertificate)];
+    if let Some(path) = &config.token_auth_file {
+        rows.push(Box::new(TokenFile::read(path)?));
+    }
+    rows.push(Box::new(ServiceAccount::new(Tokens::new(pki, config.clock), view.clone())));
+    if config.anonymous {
+        rows.push(Box::new(anonymous::Anonymous));
+    }
+    Ok(Authenticators::new(rows))
+}
+
+/// An address that a client on this machine can use: an unspecified one is reached over the loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        other => other,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+impl Running {
+    /// What must be there before the first client: the kubeconfig, taken addresses, default objects.
+    async fn prepare(&self) -> Result<(), StartError> {
+        if let Some(url) = self.url() {
+            self.server.pki.write_admin_kubeconfig(&url)?;
+        }
+        for stored in self.server.objects.list("services", None).iter() {
+            self.server.services.note(&stored.value());
+        }
+        let loopback = self.loopback(UserInfo::new("system:apiserver", &["system:masters"]));
+        let first = self.server.services.cidr().first();
+        let ensured = bootstrap::run(first, self.address, |object| create(&self.server, loopback.clone(), object));
+        ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
+        self.server.ready.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Where the server listens, if it does.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The server's URL for clients on this machine.
+    pub fn url(&self) -> Option<String> {
+        self.address.map(|a| format!("https://{}", reachable(a)))
+    }
+
+    /// The server as a service that acts as `user`, with the same layers as the socket.
+    pub fn loopback(&self, user: UserInfo) -> Loopback {
+        Loopback::new(self.layers.clone(), user)
+    }
+
+    /// The certificate authority: makes kubeconfigs and certificates for components.
+    pub fn credentials(&self) -> &Pki {
+        &self.server.pki
+    }
+
+    /// Waits until the server has stopped: requests drained, the store closed.
+    pub async fn stopped(self) {
+        self.server.shutdown.cancelled().await;
+        let limit = self.server.limits.drain_timeout + Duration::from_secs(1);
+        if tokio::time::timeout(limit, self.tasks.join()).await.is_err() {
+            warn!("some requests did not end in time");
+        }
+        self.server.objects.close().await;
+        self.store_tasks.shutdown().cancel();
+        self.store_tasks.join().await;
+    }
+}
+
+/// Creates an object of the server's own on the path that every client's create takes.
+async fn create(server: &Arc<Server>, loopback: Loopback, object: Value) -> Result<(), Status> {
+    let (group, version) = kinds::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
+    let table = server.registry.table();
+    let found = table.rows().iter().find(|k| k.group == group && k.version == version && object["kind"] == k.kind.as_str());
+    let kind = found.ok_or_else(Status::unknown_resource)?;
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let path = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{root}/namespaces/{namespace}/{}", kind.plural),
+        None => format!("{root}/{}", kind.plural),
+    };
+    let request = http::Request::post(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::USER_AGENT, "kube-apiserver/v1.36")
+        .body(Body::from(negotiate::encode(&object)))
+        .map_err(Status::internal)?;
+    let response = loopback.oneshot(request).await.unwrap_or_else(|never| match never {});
+    match response.status().as_u16() {
+        201 => Ok(()),
+        409 => Err(Status::already_exists(kind, object["metadata"]["name"].as_str().unwrap_or_default())),
+        code => {
+            let body = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            Err(Status::unexplained(code, String::from_utf8_lossy(&body)))
+        }
+    }
+}
+
+/// Runs a server until `shutdown`.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let running = start(config, shutdown).await?;
+    match (running.url(), running.credentials().admin_kubeconfig_path()) {
+        (Some(url), Some(path)) => info!(%url, kubeconfig = %path.display(), "the API server is ready"),
+        (Some(url), None) => info!(%url, "the API server is ready"),
+        (None, _) => info!("the API server is ready"),
+    }
+    running.stopped().await;
+    Ok(())
+}

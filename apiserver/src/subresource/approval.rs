@@ -1,0 +1,29 @@
+//! `approval`: the conditions that approve or deny a request for a certificate.
+
+use api_types::kinds::Kind;
+use api_types::status::Status;
+use serde_json::Value;
+
+use super::{Action, Subresource};
+use crate::rest::Projection;
+
+pub(super) struct Approval;
+
+impl Subresource for Approval {
+    const NAME: &'static str = "approval";
+    const ACTION: Action = Action::View(&Self);
+}
+
+impl Projection for Approval {
+    fn write(&self, _kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
+        let mut next = object.clone();
+        if let Some(conditions) = body.pointer("/status/conditions") {
+            next["status"]["conditions"] = conditions.clone();
+        }
+        next["metadata"]["managedFields"] = body["metadata"]["managedFields"].clone();
+        if next["metadata"]["managedFields"].is_null() {
+            next["metadata"].as_object_mut().map(|m| m.shift_remove("managedFields"));
+        }
+        Ok(next)
+    }
+}

@@ -1,0 +1,82 @@
+//! Subresources: one file each, and a row here. Which kind serves which stands in the kinds table.
+//!
+//! A subresource is either a projection of its object, read and written by the ordinary verbs, or an
+//! action of its own.
+
+mod approval;
+mod attach;
+mod binding;
+mod ephemeral_containers;
+mod eviction;
+mod exec;
+mod finalize;
+mod log;
+mod port_forward;
+mod proxy;
+mod resize;
+mod scale;
+mod status;
+mod token;
+
+use api_types::status::Status;
+use futures::future::BoxFuture;
+
+use crate::rest::{Answer, Call, Projection};
+
+/// What a request to a subresource does.
+#[derive(Clone, Copy)]
+pub(crate) enum Action {
+    /// The ordinary verbs, on a projection of the object.
+    View(&'static dyn Projection),
+    /// Something of its own. Authorized already; the row's verbs are checked.
+    Do(fn(Call) -> BoxFuture<'static, Answer>),
+}
+
+/// A subresource.
+pub(crate) trait Subresource {
+    /// The last segment of its path.
+    const NAME: &'static str;
+    const ACTION: Action;
+}
+
+struct Row {
+    name: &'static str,
+    action: Action,
+}
+
+const fn def<S: Subresource>() -> Row {
+    Row { name: S::NAME, action: S::ACTION }
+}
+
+static SUBRESOURCES: &[Row] = &[
+    def::<status::StatusPart>(),
+    def::<scale::Scale>(),
+    def::<finalize::Finalize>(),
+    def::<approval::Approval>(),
+    def::<ephemeral_containers::EphemeralContainers>(),
+    def::<resize::Resize>(),
+    def::<binding::Binding>(),
+    def::<eviction::Eviction>(),
+    def::<token::Token>(),
+    def::<log::Log>(),
+    def::<exec::Exec>(),
+    def::<attach::Attach>(),
+    def::<port_forward::PortForward>(),
+    def::<proxy::Proxy>(),
+];
+
+/// What the subresource `name` does.
+pub(crate) fn find(name: &str) -> Option<Action> {
+    SUBRESOURCES.iter().find(|row| row.name == name).map(|row| row.action)
+}
+
+/// The name in the body of a subresource must be the one in the path, when it is there.
+fn check_name(call: &Call, body: &serde_json::Value) -> Result<(), Status> {
+    match body["metadata"]["name"].as_str() {
+        Some(name) if !name.is_empty() && name != call.info.name => Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.info.name
+        ))),
+        _ => Ok(()),
+    }
+}

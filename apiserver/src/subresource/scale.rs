@@ -1,0 +1,91 @@
+//! `scale`: how many replicas a workload wants and has, in the one shape that autoscalers know.
+
+use api_types::kinds::Kind;
+use api_types::selectors::LabelSelector;
+use api_types::status::{FieldError, Status};
+use serde_json::{Map, Value, json};
+
+use super::{Action, Subresource};
+use crate::rest::Projection;
+
+pub(super) struct Scale;
+
+impl Subresource for Scale {
+    const NAME: &'static str = "scale";
+    const ACTION: Action = Action::View(&Self);
+}
+
+impl Projection for Scale {
+    fn read(&self, _kind: &Kind, object: &Value) -> Result<Value, Status> {
+        let mut metadata = Map::new();
+        for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = object["metadata"].get(field) {
+                metadata.insert(field.into(), value.clone());
+            }
+        }
+        let mut spec = json!({});
+        if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+            spec["replicas"] = json!(replicas);
+        }
+        let mut status = json!({ "replicas": object["status"]["replicas"].as_i64().unwrap_or_default() });
+        if let Some(selector) = selector_text(&object["spec"]["selector"]) {
+            status["selector"] = json!(selector);
+        }
+        Ok(json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status,
+        }))
+    }
+
+    fn write(&self, _kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
+        let replicas = &body["spec"]["replicas"];
+        let replicas = match replicas {
+            Value::Null => 0,
+            other => other.as_i64().ok_or_else(|| {
+                Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not a whole number")
+            })?,
+        };
+        if replicas < 0 {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid_kind("autoscaling", "Scale", name, vec![error]));
+        }
+        let mut next = object.clone();
+        next["spec"]["replicas"] = json!(replicas);
+        Ok(next)
+    }
+
+    fn is_object(&self) -> bool {
+        false
+    }
+}
+
+/// A selector as text, be it a `LabelSelector` or, in the oldest kinds, a map of labels.
+fn selector_text(selector: &Value) -> Option<String> {
+    let fields = selector.as_object()?;
+    let is_selector = fields.contains_key("matchLabels") || fields.contains_key("matchExpressions");
+    let parsed = match is_selector {
+        true => LabelSelector::from_value(selector),
+        false => LabelSelector::from_value(&json!({ "matchLabels": selector })),
+    };
+    parsed.ok().map(|s| s.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_shown_as_a_scale() {
+        let kind = api_types::kinds::find_kind("apps", "v1", "Deployment").unwrap();
+        let object = json!({
+            "metadata": { "name": "d", "namespace": "n", "labels": { "x": "y" } },
+            "spec": { "replicas": 3, "selector": { "matchLabels": { "a": "b" } } }, "status": { "replicas": 2 },
+        });
+        let scale = Scale.read(kind, &object).unwrap();
+        assert_eq!(scale["spec"]["replicas"], 3);
+        assert_eq!(scale["status"], json!({ "replicas": 2, "selector": "a=b" }));
+        let next = Scale.write(kind, &object, json!({ "spec": { "replicas": 5 } })).unwrap();
+        assert_eq!(next["spec"]["replicas"], 5);
+        assert_eq!(Scale.write(kind, &object, json!({ "spec": { "replicas": -1 } })).unwrap_err().code(), 422);
+    }
+}
