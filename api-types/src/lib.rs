@@ -5,6 +5,7 @@ pub mod int_or_percent;
 pub mod kinds;
 pub mod names;
 pub mod owners;
+pub mod patch;
 pub mod pods;
 pub mod quantity;
 pub mod schema;

@@ -1,0 +1,320 @@
+//! Server-side apply, and the bookkeeping of field ownership for all other writes.
+//!
+//! Everything follows Kubernetes' structured-merge-diff: who applies owns the fields of the configuration and
+//! loses (and, if nobody else has them, deletes) those that an earlier one had; who updates owns what changed.
+//! Ownership is computed from the object as its client means it, defaults included, before the server sets what is
+//! its own (cluster addresses, generated selectors); call these functions at that point.
+
+mod compare;
+mod field_set;
+mod managed;
+mod merge;
+
+use crate::schema::Schema;
+use crate::status::{Cause, Details, Reason, Status};
+use chrono::{DateTime, SecondsFormat, Utc};
+use compare::{Comparison, compare, fields_of, with_named_fields};
+pub use field_set::FieldSet;
+use managed::{Entry, Managed, Operation};
+use serde_json::{Map, Value};
+
+/// The owner that gets the fields of an object which nobody tracked before it was first applied.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// What the server keeps itself and nobody owns.
+const UNOWNED: [&[&str]; 12] = [
+    &["apiVersion"],
+    &["kind"],
+    &["metadata", "name"],
+    &["metadata", "generateName"],
+    &["metadata", "namespace"],
+    &["metadata", "creationTimestamp"],
+    &["metadata", "selfLink"],
+    &["metadata", "uid"],
+    &["metadata", "clusterName"],
+    &["metadata", "generation"],
+    &["metadata", "managedFields"],
+    &["metadata", "resourceVersion"],
+];
+
+/// Who writes, and through what.
+#[derive(Clone, Debug)]
+pub struct Writer<'a> {
+    /// The `fieldManager`, or what stands for it (the first part of the user agent).
+    pub manager: &'a str,
+    /// Of the request's object (`apps/v1`).
+    pub api_version: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub now: DateTime<Utc>,
+    /// Fields that this way of writing cannot change: `["status"]` for the object itself.
+    pub reset: &'a [&'a [&'a str]],
+}
+
+/// A configuration that cannot be applied.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("metadata.managedFields must be nil")]
+    ManagedFields,
+    #[error("failed to create typed patch object ({object}): {why}")]
+    Untyped { object: String, why: String },
+    #[error("{}", describe(.0))]
+    Conflicts(Vec<Conflict>),
+}
+
+/// A field that somebody else owns and has a different value for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// As texts have it: `"kubectl" using apps/v1`.
+    pub owner: String,
+    /// `.spec.replicas`.
+    pub path: String,
+}
+
+fn describe(conflicts: &[Conflict]) -> String {
+    if let [one] = conflicts {
+        return format!("Apply failed with 1 conflict: conflict with {}: {}", one.owner, one.path);
+    }
+    let mut lines = Vec::new();
+    let mut owners: Vec<_> = conflicts.iter().map(|c| &c.owner).collect();
+    owners.sort();
+    owners.dedup();
+    for owner in owners {
+        lines.push(format!("conflicts with {owner}:"));
+        lines.extend(conflicts.iter().filter(|c| c.owner == *owner).map(|c| format!("- {}", c.path)));
+    }
+    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}
+
+impl ApplyError {
+    /// The answer to the request that brought the configuration.
+    pub fn to_status(&self) -> Status {
+        match self {
+            ApplyError::ManagedFields => Status::bad_request(self.to_string()),
+            ApplyError::Untyped { .. } => Status::unexplained(500, self.to_string()),
+            ApplyError::Conflicts(conflicts) => {
+                let cause = |c: &Conflict| Cause {
+                    reason: "FieldManagerConflict".to_owned(),
+                    message: format!("conflict with {}", c.owner),
+                    field: c.path.clone(),
+                };
+                let causes = conflicts.iter().map(cause).collect();
+                Status::new(Reason::Conflict, self.to_string())
+                    .with_details(Details { causes, ..Details::default() })
+            }
+        }
+    }
+}
+
+/// What an apply makes of the live object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// The object with its `managedFields`; not yet normalized and defaulted.
+    pub object: Value,
+}
+
+/// Notes in `new` who owns what after an ordinary create (`live` is none), update or patch.
+pub fn track(schema: &Schema, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
+    let managed = match live {
+        Some(live) if !writer.subresource.is_empty() => Managed::of(live),
+        _ if Managed::is_reset(new) => Managed::default(),
+        live => match (Managed::of(new), live) {
+            (ours, Some(live)) if ours.entries.is_empty() => Managed::of(live),
+            (ours, _) => ours,
+        },
+    };
+    // Whose ownership is unknown stays so: only what is tracked from the start is worth tracking.
+    let untracked = live.is_some() && managed.entries.is_empty();
+    let managed = if untracked {
+        managed
+    } else {
+        let empty = empty_object(schema, new);
+        update(schema, live.unwrap_or(&empty), new, managed, writer)
+    };
+    managed.write(new);
+}
+
+/// Applies `config` to `live`. `force` takes fields from their owners where there would be conflicts.
+pub fn apply(
+    schema: &Schema,
+    live: Option<&Value>,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Applied, ApplyError> {
+    if !config["metadata"]["managedFields"].is_null() {
+        return Err(ApplyError::ManagedFields);
+    }
+    merge::check(schema, config).map_err(|why| ApplyError::Untyped { object: object_name(config), why })?;
+    let empty = empty_object(schema, config);
+    let old = live.unwrap_or(&empty);
+    let managed = match live {
+        Some(live) if Managed::of(live).entries.is_empty() => {
+            let before = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..writer.clone() };
+            update(schema, &empty, live, Managed::default(), &before)
+        }
+        Some(live) => Managed::of(live),
+        None => Managed::default(),
+    };
+    reconcile(schema, old, config, managed, writer, force)
+}
+
+fn reconcile(
+    schema: &Schema,
+    old: &Value,
+    config: &Value,
+    mut managed: Managed,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Applied, ApplyError> {
+    let mut mine = entry(writer, Operation::Apply);
+    mine.fields = own(fields_of(schema, config), writer);
+    let last = managed.position(&mine).map(|i| managed.entries.remove(i));
+    managed.entries.push(mine.clone());
+    let merged = merge::merge(schema, Some(old), config);
+    let pruned = match &last {
+        Some(last) => prune(schema, merged, &managed, &last.fields),
+        None => merged,
+    };
+    let difference = changes(schema, old, &pruned, writer);
+    let conflicts = conflicts(&managed, &mine, &difference);
+    if !force && !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    yield_to(&mut managed, Some(&mine), &difference);
+    let changed = without_managed(old) != without_managed(&pruned);
+    if let Some(i) = managed.position(&mine) {
+        let before = last.and_then(|l| l.time);
+        managed.entries[i].time = if changed { Some(stamp(writer)) } else { before.or(Some(stamp(writer))) };
+    }
+    managed.drop_empty();
+    let mut object = pruned;
+    if object.get("metadata").is_none_or(|m| !m.is_object()) {
+        object["metadata"] = Value::Object(Map::new());
+    }
+    managed.write(&mut object);
+    Ok(Applied { object })
+}
+
+/// Takes out what the owner applied last time and not now, unless somebody else has it.
+fn prune(schema: &Schema, merged: Value, managed: &Managed, last: &FieldSet) -> Value {
+    let named = |set: &FieldSet| with_named_fields(schema, set);
+    let remove = |value: &Value, set: &FieldSet| {
+        merge::remove(schema, value.clone(), set).unwrap_or_else(|| Value::Object(Map::new()))
+    };
+    let claimed = managed.entries.iter().fold(FieldSet::default(), |all, e| all.union(&e.fields));
+    let whole = named(&fields_of(schema, &merged));
+    let pruned = remove(&merged, &named(last));
+    let kept = named(&fields_of(schema, &pruned)).union(&named(&claimed));
+    let pruned = remove(&merged, &whole.difference(&kept));
+    let gone = whole.difference(&named(&fields_of(schema, &pruned)));
+    remove(&merged, &gone.intersection(&named(last)))
+}
+
+fn conflicts(managed: &Managed, mine: &Entry, difference: &Comparison) -> Vec<Conflict> {
+    let changed = difference.modified.union(&difference.added);
+    let others = managed.entries.iter().filter(|e| !e.is_same_owner(mine));
+    others
+        .flat_map(|e| {
+            let owner = e.describe();
+            let paths = e.fields.intersection(&changed).paths();
+            paths.into_iter().map(move |path| Conflict { owner: owner.clone(), path })
+        })
+        .collect()
+}
+
+/// All but `mine` lose what changed, and everybody else what is gone.
+fn yield_to(managed: &mut Managed, mine: Option<&Entry>, difference: &Comparison) {
+    let changed = difference.modified.union(&difference.added).union(&difference.removed);
+    for e in &mut managed.entries {
+        if !mine.is_some_and(|mine| e.is_same_owner(mine)) {
+            e.fields = e.fields.difference(&changed);
+        }
+    }
+    managed.drop_empty();
+}
+
+fn update(schema: &Schema, old: &Value, new: &Value, mut managed: Managed, writer: &Writer<'_>) -> Managed {
+    let difference = changes(schema, old, new, writer);
+    yield_to(&mut managed, None, &difference);
+    let taken = own(difference.modified.union(&difference.added), writer);
+    if taken.is_empty() {
+        return managed;
+    }
+    let mut mine = entry(writer, Operation::Update);
+    mine.fields = taken;
+    match managed.position(&mine) {
+        Some(i) => {
+            let ours = &mut managed.entries[i];
+            ours.fields = ours.fields.union(&mine.fields);
+            ours.time = mine.time;
+        }
+        None => managed.entries.push(mine),
+    }
+    managed
+}
+
+fn entry(writer: &Writer<'_>, operation: Operation) -> Entry {
+    Entry {
+        manager: writer.manager.to_owned(),
+        operation,
+        api_version: writer.api_version.to_owned(),
+        subresource: writer.subresource.to_owned(),
+        time: Some(stamp(writer)),
+        fields: FieldSet::default(),
+    }
+}
+
+fn stamp(writer: &Writer<'_>) -> String {
+    writer.now.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn changes(schema: &Schema, old: &Value, new: &Value, writer: &Writer<'_>) -> Comparison {
+    let found = compare(schema, &without_managed(old), &without_managed(new));
+    Comparison {
+        added: own(found.added, writer),
+        modified: own(found.modified, writer),
+        removed: own(found.removed, writer),
+    }
+}
+
+/// What a writer can own: nothing of the server's own, nothing that it cannot write.
+fn own(set: FieldSet, writer: &Writer<'_>) -> FieldSet {
+    let mut set = UNOWNED.iter().chain(writer.reset).fold(set, |set, path| set.without(path));
+    set.member = false;
+    if let Some(metadata) = set.below.get_mut("f:metadata") {
+        metadata.member = false;
+        if metadata.is_empty() {
+            set.below.remove("f:metadata");
+        }
+    }
+    set
+}
+
+fn without_managed(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.shift_remove("managedFields");
+    }
+    object
+}
+
+/// What a create changes: an object that has what every object of its kind has, and nothing else.
+fn empty_object(schema: &Schema, like: &Value) -> Value {
+    let mut empty = Value::Object(Map::new());
+    for key in ["apiVersion", "kind"] {
+        empty[key] = like[key].clone();
+    }
+    schema.default_fields(&mut empty);
+    empty
+}
+
+fn object_name(object: &Value) -> String {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or("");
+    let (group, version) = crate::kinds::split_api_version(text("/apiVersion"));
+    let (namespace, name, kind) = (text("/metadata/namespace"), text("/metadata/name"), text("/kind"));
+    format!("{namespace}/{name}; {group}/{version}, Kind={kind}")
+}
+
+#[cfg(test)]
+mod tests;
