@@ -59,7 +59,7 @@ impl Verb for Patch {
 
 fn change(call: &Call, form: Form, current: &Value, patch: &Value) -> Result<Value, Status> {
     match form {
-        Form::Json => typed::patch_json(&call.kind, &call.info.name, current, patch),
+        Form::Json => typed::patch_json(current, patch),
         Form::Merge => typed::patch_merge(current, patch),
         Form::Strategic => typed::patch_strategic(&call.kind, current, patch),
     }

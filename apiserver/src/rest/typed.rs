@@ -1,6 +1,8 @@
 //! What a kind's schema says about bodies: checks, defaults, patches, ownership of fields.
 
 use api_types::kinds::Kind;
+use api_types::patch::apply::{self, Writer};
+use api_types::patch::{self, strategic};
 use api_types::schema::{self, Schema};
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
@@ -49,36 +51,48 @@ pub(super) fn default(kind: &Kind, object: &mut Value) {
 }
 
 /// Notes which fields the manager of an ordinary write owns now.
-pub(super) fn track(_call: &Call, _old: Option<&Value>, _object: &mut Value, _manager: &str) {}
+pub(super) fn track(call: &Call, old: Option<&Value>, object: &mut Value, manager: &str) {
+    let version = call.kind.api_version();
+    apply::track(&of(&call.kind), old, object, &writer(call, manager, &version));
+}
+
+fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<'a> {
+    // What a write of this sort cannot change, nobody comes to own by it.
+    const STATUS: &[&[&str]] = &[&["status"]];
+    const ALL_BUT_STATUS: &[&[&str]] = &[&["spec"]];
+    let separate = call.kind.find_subresource("status").is_some();
+    let reset = match (separate, call.info.subresource.as_str()) {
+        (true, "") => STATUS,
+        (true, "status") => ALL_BUT_STATUS,
+        _ => &[],
+    };
+    Writer { manager, api_version, subresource: &call.info.subresource, now: call.server.clock.now(), reset }
+}
 
 /// RFC 6902.
-pub(super) fn patch_json(kind: &Kind, name: &str, current: &Value, patch: &Value) -> Result<Value, Status> {
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|e| Status::bad_request(format!("the patch is not one: {e}")))?;
-    let mut object = current.clone();
-    json_patch::patch(&mut object, &patch)
-        .map_err(|e| Status::invalid(kind, name, vec![FieldError::invalid("patch", "", e.to_string())]))?;
-    Ok(object)
+pub(super) fn patch_json(current: &Value, change: &Value) -> Result<Value, Status> {
+    patch::json(current, change).map_err(|e| e.to_status())
 }
 
 /// RFC 7386.
-pub(super) fn patch_merge(current: &Value, patch: &Value) -> Result<Value, Status> {
-    let mut object = current.clone();
-    json_patch::merge(&mut object, patch);
-    Ok(object)
+pub(super) fn patch_merge(current: &Value, change: &Value) -> Result<Value, Status> {
+    patch::merge(current, change).map_err(|e| e.to_status())
 }
 
 /// Kubernetes' strategic merge: lists by their merge keys.
-pub(super) fn patch_strategic(_kind: &Kind, current: &Value, patch: &Value) -> Result<Value, Status> {
-    patch_merge(current, patch)
+pub(super) fn patch_strategic(kind: &Kind, current: &Value, change: &Value) -> Result<Value, Status> {
+    strategic::apply(&of(kind), current, change).map_err(|e| e.to_status())
 }
 
 /// Server-side apply.
 pub(super) fn apply(
-    _call: &Call,
+    call: &Call,
     current: Option<&Value>,
     config: &Value,
-    _options: &WriteOptions,
+    options: &WriteOptions,
 ) -> Result<Value, Status> {
-    patch_merge(current.unwrap_or(&Value::Object(serde_json::Map::new())), config)
+    let version = call.kind.api_version();
+    let writer = writer(call, &options.manager, &version);
+    let applied = apply::apply(&of(&call.kind), current, config, &writer, options.force);
+    applied.map(|a| a.object).map_err(|e| e.to_status())
 }
