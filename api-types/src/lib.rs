@@ -1,6 +1,7 @@
 //! What the API is: kinds, schemas, patches, selectors, quantities. Pure: no I/O, no async, no clock.
 
 pub mod conditions;
+pub mod convert;
 pub mod int_or_percent;
 pub mod kinds;
 pub mod names;
@@ -13,6 +14,8 @@ pub mod selectors;
 pub mod status;
 pub mod table;
 pub mod template_hash;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 /// The API's types, generated from Kubernetes' own OpenAPI document.
 pub use k8s_openapi;

@@ -64,7 +64,6 @@ impl Managed {
     /// A client resets all ownership by sending one empty entry.
     pub(super) fn is_reset(object: &Value) -> bool {
         match object["metadata"]["managedFields"].as_array().map(Vec::as_slice) {
-            Some([]) => true,
             Some([Value::Object(only)]) => only.is_empty(),
             _ => false,
         }
