@@ -220,7 +220,10 @@ mod tests {
     #[test]
     fn a_range_is_its_network_and_what_is_none_is_refused() {
         let range: Range = "10.244.7.9/24".parse().unwrap();
-        assert_eq!((range.to_string(), range.gateway().to_string()), ("10.244.7.0/24".into(), "10.244.7.1".into()));
+        assert_eq!(
+            (range.to_string(), range.gateway().to_string()),
+            ("10.244.7.0/24".into(), "10.244.7.1".into())
+        );
         for text in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0/24", "fd00::/64"] {
             assert!(text.parse::<Range>().is_err(), "{text}");
         }

@@ -314,12 +314,8 @@ fn describe(config: &[u8]) -> Result<(StoredImage, Vec<String>), serde_json::Err
     let document: ConfigDocument = serde_json::from_slice(config)?;
     let diff_ids = document.rootfs.diff_ids;
     let layers = diff_ids.iter().map(|diff_id| unpack::folder_name(diff_id)).collect();
-    let image = StoredImage {
-        id: unpack::digest(config),
-        config: document.config,
-        layers,
-        ..StoredImage::default()
-    };
+    let image =
+        StoredImage { id: unpack::digest(config), config: document.config, layers, ..StoredImage::default() };
     Ok((image, diff_ids))
 }
 
@@ -347,9 +343,10 @@ mod tests {
 
     #[test]
     fn a_null_in_a_configuration_is_an_absent_field() {
-        let (image, diff_ids) =
-            describe(br#"{"config":{"Cmd":["/bin/sh"],"Entrypoint":null},"rootfs":{"diff_ids":["sha256:ab"]}}"#)
-                .unwrap();
+        let (image, diff_ids) = describe(
+            br#"{"config":{"Cmd":["/bin/sh"],"Entrypoint":null},"rootfs":{"diff_ids":["sha256:ab"]}}"#,
+        )
+        .unwrap();
         assert_eq!(image.config.cmd, ["/bin/sh"]);
         assert_eq!(diff_ids, ["sha256:ab"]);
     }

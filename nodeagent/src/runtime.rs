@@ -7,14 +7,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use component_base::supervise::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::config::{Config, RuntimeKind};
+
 pub mod conformance;
+pub mod oci;
 pub mod simulated;
 
 /// Labels by which a restarted agent finds its sandboxes and containers again (the kubelet's names).
@@ -459,6 +464,21 @@ pub enum ContainerEventKind {
     Started,
     Exited,
     Removed,
+}
+
+/// Opens the runtime that `config` names. Its background work is tasks of `tasks`.
+pub(crate) async fn open(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Runtime>> {
+    match &config.runtime {
+        RuntimeKind::Simulated => {
+            let simulation = config.simulation.clone();
+            let simulation = simulation.unwrap_or_else(|| simulated::Simulation::immediate(config.clock));
+            Ok(Arc::new(simulated::SimulatedRuntime::new(simulation, tasks.clone())))
+        }
+        RuntimeKind::Oci { .. } => {
+            Err(RuntimeError::Unsupported { what: "run containers by itself".to_owned() })
+        }
+        RuntimeKind::Cri { .. } => Err(RuntimeError::Unsupported { what: "speak CRI".to_owned() }),
+    }
 }
 
 /// True if `have` has all of `want`.

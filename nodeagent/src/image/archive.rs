@@ -148,7 +148,8 @@ impl Archive {
         let layers: Vec<_> = manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
         let names = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
         // The second may be a bare tag, which is no name.
-        let name = names.iter().find_map(|name| annotations.get(*name).filter(|name| name.contains(['/', ':'])));
+        let name =
+            names.iter().find_map(|name| annotations.get(*name).filter(|name| name.contains(['/', ':'])));
         let tags: Vec<_> = name.cloned().into_iter().collect();
         self.image(&blob_path(&manifest.config.digest), &layers, &tags, root)
     }

@@ -18,14 +18,12 @@ pub(super) async fn pull(
     root: &Path,
 ) -> Result<StoredImage, ImageError> {
     component_base::client::install_crypto_provider();
-    let client = Client::new(ClientConfig { protocol: protocol(reference.registry()), ..ClientConfig::default() });
-    let secret = auth.map_or(Secret::Anonymous, |auth| {
-        Secret::Basic(auth.username.clone(), auth.password.clone())
-    });
-    let refused = |error: OciDistributionError| ImageError::Pull {
-        image: reference.whole(),
-        answer: answer(&error),
-    };
+    let client =
+        Client::new(ClientConfig { protocol: protocol(reference.registry()), ..ClientConfig::default() });
+    let secret =
+        auth.map_or(Secret::Anonymous, |auth| Secret::Basic(auth.username.clone(), auth.password.clone()));
+    let refused =
+        |error: OciDistributionError| ImageError::Pull { image: reference.whole(), answer: answer(&error) };
     let (manifest, digest, config) =
         client.pull_manifest_and_config(reference, &secret).await.map_err(refused)?;
     let unreadable = |reason: String| ImageError::Pull { image: reference.whole(), answer: reason };

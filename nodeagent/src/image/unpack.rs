@@ -188,10 +188,8 @@ fn link_target<R: Read>(entry: &tar::Entry<'_, R>) -> std::io::Result<PathBuf> {
 
 fn make_node<R: Read>(entry: &tar::Entry<'_, R>, path: &Path, kind: EntryType) -> std::io::Result<()> {
     let header = entry.header();
-    let device = makedev(
-        header.device_major()?.unwrap_or(0).into(),
-        header.device_minor()?.unwrap_or(0).into(),
-    );
+    let device =
+        makedev(header.device_major()?.unwrap_or(0).into(), header.device_minor()?.unwrap_or(0).into());
     let flag = match kind {
         EntryType::Char => SFlag::S_IFCHR,
         EntryType::Block => SFlag::S_IFBLK,
@@ -225,7 +223,8 @@ fn set_metadata<R: Read>(
     if kind == EntryType::Link {
         return Ok(());
     }
-    let (uid, gid) = (entry.header().uid()?, entry.header().gid()?);
+    // Fields that some writers leave empty are zero, as everywhere.
+    let (uid, gid) = (entry.header().uid().unwrap_or(0), entry.header().gid().unwrap_or(0));
     let (uid, gid) = (u32::try_from(uid).unwrap_or(0), u32::try_from(gid).unwrap_or(0));
     if kind == EntryType::Symlink {
         return lchown(path, Some(uid), Some(gid));
@@ -241,7 +240,7 @@ fn set_metadata<R: Read>(
             xattr::set(path, name, extension.value_bytes())?;
         }
     }
-    let time = entry.header().mtime()?;
+    let time = entry.header().mtime().unwrap_or(0);
     match kind {
         EntryType::Directory => folder_times.push((path.to_owned(), time)),
         _ => set_time(path, time)?,
@@ -408,9 +407,11 @@ mod tests {
             eprintln!("SKIPPED: making device nodes needs root");
             return;
         }
-        let layer = Layer::new()
-            .add(EntryType::Regular, "etc/.wh.motd", "")
-            .add(EntryType::Regular, "var/.wh..wh..opq", "");
+        let layer = Layer::new().add(EntryType::Regular, "etc/.wh.motd", "").add(
+            EntryType::Regular,
+            "var/.wh..wh..opq",
+            "",
+        );
         let (_folder, done) = layer.unpack();
         let root = done.unwrap();
         let motd = std::fs::symlink_metadata(root.join("etc/motd")).unwrap();

@@ -43,7 +43,8 @@ impl Accounts {
 
     /// Resolves `user`, `uid`, `user:group` or any mixture; empty is root.
     pub(crate) fn resolve(&self, wanted: &str) -> Result<User, NoSuchUser> {
-        let (user, group) = wanted.split_once(':').map_or((wanted, None), |(user, group)| (user, Some(group)));
+        let (user, group) =
+            wanted.split_once(':').map_or((wanted, None), |(user, group)| (user, Some(group)));
         let user = if user.is_empty() { "0" } else { user };
         let number: Option<u32> = user.parse().ok();
         let entry = self.passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
@@ -71,7 +72,8 @@ impl Accounts {
     }
 
     fn groups_of(&self, user: &str) -> Vec<u32> {
-        let lists = |line: &&str| line.split(':').nth(3).is_some_and(|users| users.split(',').any(|u| u == user));
+        let lists =
+            |line: &&str| line.split(':').nth(3).is_some_and(|users| users.split(',').any(|u| u == user));
         let id = |line: &str| line.split(':').nth(2)?.parse().ok();
         self.group.lines().filter(lists).filter_map(id).collect()
     }

@@ -160,7 +160,8 @@ impl Suite {
 
     fn sandbox(&self, name: &str, behaviour: &[(&str, &str)]) -> SandboxConfig {
         let uid = format!("conformance-{name}");
-        let pairs = [(labels::POD_NAME, name), (labels::POD_NAMESPACE, "conformance"), (labels::POD_UID, &uid)];
+        let pairs =
+            [(labels::POD_NAME, name), (labels::POD_NAMESPACE, "conformance"), (labels::POD_UID, &uid)];
         SandboxConfig {
             namespace: "conformance".to_owned(),
             name: name.to_owned(),
@@ -195,7 +196,10 @@ impl Suite {
             ..ContainerConfig::default()
         };
         let id = runtime.create_container(sandbox, &config).await.context("create")?;
-        ensure!(runtime.container_status(&id).await?.state == ContainerState::Created, "created, not started");
+        ensure!(
+            runtime.container_status(&id).await?.state == ContainerState::Created,
+            "created, not started"
+        );
         runtime.start_container(&id).await.context("start")?;
         Ok(id)
     }

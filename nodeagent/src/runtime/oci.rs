@@ -92,7 +92,8 @@ impl OciRuntime {
     /// Opens the runtime and takes over what still runs in `config.root`.
     pub async fn open(config: OciConfig, clock: Clock, tasks: Tasks) -> Result<Arc<Self>> {
         let opened = tokio::task::spawn_blocking(move || Self::build(config, clock, tasks)).await;
-        let runtime = opened.map_err(|error| RuntimeError::io("opening the runtime")(std::io::Error::other(error)))??;
+        let runtime = opened
+            .map_err(|error| RuntimeError::io("opening the runtime")(std::io::Error::other(error)))??;
         let runtime = Arc::new(runtime);
         runtime.adopt();
         Ok(runtime)

@@ -393,7 +393,11 @@ impl Runtime for SimulatedRuntime {
 
     async fn container_status(&self, container: &str) -> Result<Container> {
         let state = self.0.state.lock();
-        state.containers.get(container).map(|found| found.record.clone()).ok_or_else(|| no_container(container))
+        state
+            .containers
+            .get(container)
+            .map(|found| found.record.clone())
+            .ok_or_else(|| no_container(container))
     }
 
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()> {

@@ -47,18 +47,15 @@ struct Running {
 }
 
 fn start(folder: &Path, plan: &ContainerPlan) -> Result<Running, ShimError> {
-    drop(nix::unistd::setsid());
+    nix::unistd::setsid().ok();
     mount_rootfs(&plan.rootfs)?;
     std::env::set_current_dir(folder).map_err(ShimError::io("entering the container's folder"))?;
     let log = plan.log_path.as_deref().map(LogFile::open).transpose();
     let log = log.map_err(ShimError::io("opening the log"))?;
     let listener = listen()?;
     set_broken_pipe_signal(false)?;
-    let (mut container, streams) = if plan.tty {
-        create_with_terminal(folder, plan)?
-    } else {
-        create_with_pipes(folder, plan)?
-    };
+    let (mut container, streams) =
+        if plan.tty { create_with_terminal(folder, plan)? } else { create_with_pipes(folder, plan)? };
     set_broken_pipe_signal(true)?;
     let pid = container.pid().ok_or_else(|| failed("the container has no process"))?;
     // libcontainer's numbers are of its own version of nix.
@@ -139,7 +136,10 @@ fn create_with_pipes(folder: &Path, plan: &ContainerPlan) -> Result<(Container, 
     Ok((container, ProcessStreams { outputs, input, terminal: None }))
 }
 
-fn create_with_terminal(folder: &Path, plan: &ContainerPlan) -> Result<(Container, ProcessStreams), ShimError> {
+fn create_with_terminal(
+    folder: &Path,
+    plan: &ContainerPlan,
+) -> Result<(Container, ProcessStreams), ShimError> {
     let console = Console::listen(&folder.join("console.sock"))?;
     let builder = builder(plan)?.with_console_socket(Some(&console.path));
     let container = create(builder, folder)?;

@@ -69,7 +69,7 @@ fn pump(child: Pid, pidfd: OwnedFd) -> Pump {
 }
 
 fn start(plan: &ExecPlan) -> Result<Pump, ShimError> {
-    drop(nix::unistd::setsid());
+    nix::unistd::setsid().ok();
     let builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
         .with_root_path(&plan.state_root)
         .map_err(|error| failed(chain(&error)))?;

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn lines_are_joined_across_reads_and_streams_do_not_mix() {
-        let text = written(&[(Stream::Stdout, b"a\nb"), (Stream::Stderr, b"oops\n"), (Stream::Stdout, b"c\n")]);
+        let text =
+            written(&[(Stream::Stdout, b"a\nb"), (Stream::Stderr, b"oops\n"), (Stream::Stdout, b"c\n")]);
         assert_eq!(
             text,
             "1970-01-01T00:00:00.000000000Z stdout F a\n\

@@ -46,7 +46,7 @@ enum Role {
 }
 
 fn prepare(plan: &PausePlan) -> Result<Role, ShimError> {
-    drop(nix::unistd::setsid());
+    nix::unistd::setsid().ok();
     let mut flags = CloneFlags::empty();
     flags.set(CloneFlags::CLONE_NEWNET, plan.own_network);
     flags.set(CloneFlags::CLONE_NEWIPC, plan.own_ipc);

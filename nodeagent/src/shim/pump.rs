@@ -331,7 +331,7 @@ impl Pump {
                 ws_ypixel: 0,
             };
             // A terminal that has just gone has no size to set.
-            drop(rustix::termios::tcsetwinsize(terminal, size));
+            rustix::termios::tcsetwinsize(terminal, size).ok();
         }
     }
 
@@ -344,7 +344,7 @@ impl Pump {
         match self.rule {
             PeerRule::Owner => {
                 // The caller has gone; an error says that the process has, too.
-                drop(nix::sys::signal::kill(self.child, nix::sys::signal::Signal::SIGKILL));
+                nix::sys::signal::kill(self.child, nix::sys::signal::Signal::SIGKILL).ok();
             }
             PeerRule::Viewers { stdin_once: true } => {
                 self.input_ends = true;

@@ -99,9 +99,9 @@ impl Cgroup {
             Some(microseconds * 1_000)
         });
         let memory = number("memory", "memory.usage_in_bytes", "memory.current");
-        let inactive = self.file("memory", "memory.stat", "memory.stat").and_then(|file| {
-            field(&file, "total_inactive_file").or_else(|| field(&file, "inactive_file"))
-        });
+        let inactive = self
+            .file("memory", "memory.stat", "memory.stat")
+            .and_then(|file| field(&file, "total_inactive_file").or_else(|| field(&file, "inactive_file")));
         Usage {
             cpu_nanoseconds: cpu.unwrap_or_default(),
             memory_bytes: memory.unwrap_or_default(),
@@ -131,7 +131,7 @@ impl Cgroup {
             }
             for pid in pids {
                 // One that has just ended is what is wanted.
-                drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL));
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn hierarchies_of_both_versions_are_recognised() {
-        let v1 = parse_mount("30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct").unwrap();
+        let v1 = parse_mount("30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct")
+            .unwrap();
         assert!(!v1.unified && v1.controllers.contains(&"cpuacct".to_owned()));
         let v2 = parse_mount("30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate").unwrap();
         assert!(v2.unified && v2.mount == Path::new("/sys/fs/cgroup"));

@@ -1,5 +1,6 @@
 //! Containers: created on disk, run by a shim, watched by its pidfd, ended by signal and cgroup.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +89,8 @@ impl OciRuntime {
             own_mounts: &mounts,
         };
         write_json(folder, "config.json", &spec::spec(&input)?)?;
-        let log_path = (!config.log_path.as_os_str().is_empty()).then(|| sandbox.log_dir.join(&config.log_path));
+        let log_path =
+            (!config.log_path.as_os_str().is_empty()).then(|| sandbox.log_dir.join(&config.log_path));
         let plan = ContainerPlan {
             id: id.to_owned(),
             state_root: self.root.join("states"),
@@ -188,7 +190,10 @@ impl OciRuntime {
                 // A shim that hangs must not start it later.
                 drop(shim.child.start_kill());
                 let message = error.to_string();
-                self.note_exit(id, Exit { code: CANNOT_RUN_CODE, oom_killed: false, at: self.clock.now(), message });
+                self.note_exit(
+                    id,
+                    Exit { code: CANNOT_RUN_CODE, oom_killed: false, at: self.clock.now(), message },
+                );
                 Err(error)
             }
         }
@@ -199,7 +204,7 @@ impl OciRuntime {
         let fd = started.shim.is_alive().then(|| pidfd(started.shim.pid)).flatten();
         let (runtime, id) = (Arc::clone(self), id.to_owned());
         self.tasks.spawn_until_shutdown("container exit", async move {
-            if let Some(fd) = fd.and_then(|fd| AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()) {
+            if let Some(fd) = fd.and_then(|fd| register(fd)) {
                 // An error means that there is nothing to wait for.
                 drop(fd.readable().await);
             }
@@ -243,12 +248,12 @@ impl OciRuntime {
         let Some(pid) = pid.filter(|_| state == ContainerState::Running) else { return Ok(()) };
         if !grace.is_zero() {
             // Gone already is as good.
-            drop(kill(Pid::from_raw(pid), signal));
+            kill(Pid::from_raw(pid), signal).ok();
             if tokio::time::timeout(grace, ended(&mut exit)).await.is_ok() {
                 return Ok(());
             }
         }
-        drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         let killed = tokio::time::timeout(Duration::from_secs(2), ended(&mut exit)).await;
         if killed.is_err() {
             let all = tokio::task::spawn_blocking(move || Cgroup::at(&cgroup).kill_all());
@@ -293,12 +298,18 @@ impl OciRuntime {
     }
 }
 
+fn register(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    #[expect(unsafe_code, reason = "the descriptor is owned, so it stays open and the same")]
+    let registered = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
+    registered.ok()
+}
+
 async fn ended(exit: &mut watch::Receiver<Option<Exit>>) {
     // The sender goes with its container, which then has ended, too.
     drop(exit.wait_for(Option::is_some).await);
 }
 
-fn pidfd(pid: i32) -> Option<std::os::fd::OwnedFd> {
+fn pidfd(pid: i32) -> Option<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid)?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
@@ -332,9 +343,9 @@ fn resolve_user(rootfs: &RootfsPlan, config: &ContainerConfig, image: &StoredIma
         Some(uid) => uid.to_string(),
         None => image.config.user.clone(),
     };
-    let mut user = Accounts::read(&layers).resolve(&wanted).map_err(|error| {
-        RuntimeError::InvalidConfig { field: "user", reason: error.to_string() }
-    })?;
+    let mut user = Accounts::read(&layers)
+        .resolve(&wanted)
+        .map_err(|error| RuntimeError::InvalidConfig { field: "user", reason: error.to_string() })?;
     let number = |number: i64| {
         u32::try_from(number).map_err(|_| RuntimeError::InvalidConfig {
             field: "user",

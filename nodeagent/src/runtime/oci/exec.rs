@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use super::stream::{Input, Output, converse};
 use super::{OciRuntime, process, record};
-use crate::runtime::{
-    ContainerState, ExecOutput, ExecRequest, Result, RuntimeError, Streams,
-};
+use crate::runtime::{ContainerState, ExecOutput, ExecRequest, Result, RuntimeError, Streams};
 use crate::shim::{ATTACH_SOCKET, ContainerPlan, ExecPlan, PLAN_FILE, write_json_atomically};
 
 impl OciRuntime {
@@ -19,7 +17,12 @@ impl OciRuntime {
         self.talk(id, &request.command, request.tty, has_stdin, Input { stdin, resize }, output).await
     }
 
-    pub(super) async fn collect_exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutput> {
+    pub(super) async fn collect_exec(
+        &self,
+        id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutput> {
         let mut collected = ExecOutput::default();
         let output = Output::Collect(&mut collected);
         let talk = self.talk(id, command, false, false, Input::default(), output);
@@ -56,7 +59,8 @@ impl OciRuntime {
         self.must_run(id)?;
         let folder = self.container_folder(id);
         let config: Option<serde_json::Value> = record::read(&folder.join("config.json"));
-        let Some(mut description) = config.and_then(|mut config| config.get_mut("process").map(|it| it.take()))
+        let Some(mut description) =
+            config.and_then(|mut config| config.get_mut("process").map(|it| it.take()))
         else {
             return Err(RuntimeError::Failed {
                 doing: "exec".into(),

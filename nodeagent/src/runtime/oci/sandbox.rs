@@ -11,9 +11,7 @@ use super::cgroup::Cgroup;
 use super::record::{self, SandboxRecord};
 use super::{OciRuntime, process};
 use crate::bridge::{BridgeError, POD_LINK};
-use crate::runtime::{
-    BoxStream, DnsConfig, IpConfig, NetworkMode, Result, RuntimeError, SandboxConfig,
-};
+use crate::runtime::{BoxStream, DnsConfig, IpConfig, NetworkMode, Result, RuntimeError, SandboxConfig};
 use crate::shim::{AddressPlan, PausePlan, ProcessIdentity, write_json_atomically};
 
 /// How long a port of a sandbox may take to answer.
@@ -45,11 +43,7 @@ impl OciRuntime {
         }
     }
 
-    async fn fill_sandbox(
-        &self,
-        mut record: SandboxRecord,
-        config: &SandboxConfig,
-    ) -> Result<SandboxRecord> {
+    async fn fill_sandbox(&self, mut record: SandboxRecord, config: &SandboxConfig) -> Result<SandboxRecord> {
         let folder = self.sandbox_folder(&record.id);
         std::fs::create_dir_all(&folder).map_err(RuntimeError::io("making the sandbox's folder"))?;
         write_shared_files(&folder, config).map_err(RuntimeError::io("writing the sandbox's files"))?;
@@ -232,7 +226,7 @@ fn resolver(dns: &DnsConfig) -> String {
 fn kill_holder(record: &SandboxRecord) {
     if let Some(holder) = record.holder.as_ref().filter(|holder| holder.is_alive()) {
         // One that has just ended is what is wanted.
-        drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(holder.pid), nix::sys::signal::SIGKILL));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(holder.pid), nix::sys::signal::SIGKILL).ok();
     }
 }
 

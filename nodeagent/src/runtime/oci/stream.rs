@@ -3,7 +3,9 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::runtime::{BoxRead, BoxWrite, EXEC_OUTPUT_BYTES_MAX, ExecOutput, Result, RuntimeError, TerminalSize};
+use crate::runtime::{
+    BoxRead, BoxWrite, EXEC_OUTPUT_BYTES_MAX, ExecOutput, Result, RuntimeError, TerminalSize,
+};
 use crate::shim::frame::{Decoder, Frame};
 
 const READ_BYTES: usize = 16 * 1024;

@@ -1,0 +1,378 @@
+//! The agent as a whole: what its parts share, the pods it watches, and in which order all starts and ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use component_base::Shutdown;
+use component_base::clock::Clock;
+use component_base::events::{EventType, Recorder};
+use component_base::supervise::Tasks;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::ListParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::config::{Config, RuntimeKind};
+use crate::downward::Facts;
+use crate::network::{Dns, Pool, parse_resolv_conf};
+use crate::node;
+use crate::pod::containers::Folders;
+use crate::pod::qos::value;
+use crate::pod::status::Host;
+use crate::pod::worker::{Mailbox, Worker};
+use crate::runtime::{self, Runtime, SandboxFilter};
+use crate::server;
+
+/// How long a namespace's services are remembered for the environment of new containers.
+const SERVICES_FRESH: Duration = Duration::from_secs(10);
+/// How long pods may take to end when the agent stops and takes them with it.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What the parts of the agent share.
+pub(crate) struct Agent {
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) recorder: Recorder,
+    pub(crate) node_name: String,
+    pub(crate) host: Host,
+    pub(crate) folders: Folders,
+    pub(crate) pool: Mutex<Pool>,
+    pub(crate) dns: Dns,
+    /// False in simulation: nothing is written to the disk.
+    pub(crate) disk: bool,
+    pub(crate) allocatable: BTreeMap<String, Quantity>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) tasks: Tasks,
+    pods: Mutex<BTreeMap<String, Mailbox>>,
+    services: Mutex<BTreeMap<String, (Instant, Vec<Service>)>>,
+}
+
+/// Runs a node agent until `shutdown`.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let tasks = Tasks::new(shutdown.child_token());
+    // Containers of the simulated runtime and open streams end after the workers, not with them.
+    let late = Tasks::new(Shutdown::new());
+    let result = run_until_shutdown(&config, &tasks, &late).await;
+    tasks.shutdown().cancel();
+    tasks.join().await;
+    if let Ok(Some(agent)) = &result
+        && (config.stop_pods_on_exit || !agent.disk)
+    {
+        agent.stop_all_pods().await;
+    }
+    late.shutdown().cancel();
+    late.join().await;
+    result.map(drop)
+}
+
+async fn run_until_shutdown(
+    config: &Config,
+    tasks: &Tasks,
+    late: &Tasks,
+) -> anyhow::Result<Option<Arc<Agent>>> {
+    component_base::client::install_crypto_provider();
+    let client = config.client.connect().await.context("cannot reach the API server")?;
+    let runtime = runtime::open(config, late).await.context("cannot open the container runtime")?;
+    let listener = server::listen(config).await?;
+    let port = listener.port();
+    let version = runtime.version().await.context("the container runtime does not answer")?;
+    let registration = node::Registration::of(config, &version, port);
+    let starting = node::register(&client, &registration, config.clock);
+    let Some(registered) = tasks.shutdown().run_until_cancelled(starting).await else { return Ok(None) };
+    let agent = Arc::new(Agent {
+        recorder: Recorder::new(client.clone(), &config.node_name, config.clock, tasks),
+        clock: config.clock,
+        node_name: config.node_name.clone(),
+        host: Host { ips: vec![config.address.to_string()], runtime_name: version.name.clone() },
+        folders: Folders { root: config.root_dir.clone() },
+        pool: Mutex::new(pool(config, registered.spec.and_then(|it| it.pod_cidr))?),
+        dns: dns(config),
+        disk: !matches!(config.runtime, RuntimeKind::Simulated),
+        allocatable: registration.allocatable(),
+        pulls: Semaphore::new(config.pulls_max),
+        tasks: tasks.clone(),
+        pods: Mutex::default(),
+        services: Mutex::default(),
+        client,
+        runtime,
+    });
+    agent.adopt_addresses().await?;
+    tasks.spawn_until_shutdown(
+        "node-lease",
+        node::renew_lease(agent.client.clone(), registration.clone(), agent.clock),
+    );
+    tasks.spawn_until_shutdown("node-status", node::report_status(agent.clone(), registration));
+    tasks.spawn_until_shutdown("runtime-events", agent.clone().follow_runtime());
+    server::serve(listener, agent.clone(), config.connections_max, tasks);
+    info!(node = agent.node_name, port, runtime = version.name, "node agent is up");
+    agent.clone().follow_pods().await;
+    Ok(Some(agent))
+}
+
+fn pool(config: &Config, from_node: Option<String>) -> anyhow::Result<Pool> {
+    let cidr = config.pod_cidr.clone().or(from_node).unwrap_or_else(|| fallback_cidr(&config.node_name));
+    Pool::parse(&cidr).context("--pod-cidr")
+}
+
+/// A network chosen by the node's name, for clusters in which nobody gives networks to nodes.
+fn fallback_cidr(node_name: &str) -> String {
+    let hash = node_name
+        .bytes()
+        .fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    format!("10.{}.{}.0/24", 64 + (hash >> 8) % 64, hash % 256)
+}
+
+fn dns(config: &Config) -> Dns {
+    let text = match config.runtime {
+        RuntimeKind::Simulated => String::new(),
+        _ => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+    };
+    Dns {
+        cluster: config.cluster_dns.clone(),
+        domain: config.cluster_domain.clone(),
+        node: parse_resolv_conf(&text),
+    }
+}
+
+impl Agent {
+    pub(crate) fn host_ip(&self) -> Option<IpAddr> {
+        self.host.ips.first().and_then(|ip| ip.parse().ok())
+    }
+
+    pub(crate) fn node_memory(&self) -> u64 {
+        self.allocatable.get("memory").map_or(0, |amount| value(amount) as u64)
+    }
+
+    pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.folders.pod(uid)
+    }
+
+    pub(crate) fn facts(&self, pod_ips: &[IpAddr]) -> Facts {
+        let own: Vec<String> = pod_ips.iter().map(ToString::to_string).collect();
+        Facts {
+            pod_ips: if own.is_empty() { self.host.ips.clone() } else { own },
+            host_ips: self.host.ips.clone(),
+            allocatable: self.allocatable.clone(),
+        }
+    }
+
+    /// Records an event about the pod, or about one of its containers.
+    pub(crate) fn event(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        type_: EventType,
+        reason: &str,
+        message: &str,
+    ) {
+        let init = pod.spec.iter().flat_map(|it| it.init_containers.iter().flatten());
+        let is_init = |name: &str| init.clone().any(|it| it.name == name);
+        let field = container.map(|name| match is_init(name) {
+            true => format!("spec.initContainers{{{name}}}"),
+            false => format!("spec.containers{{{name}}}"),
+        });
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.metadata.name.clone(),
+            namespace: pod.metadata.namespace.clone(),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            field_path: field,
+        };
+        self.recorder.record("kubelet", about, type_, reason, message);
+    }
+
+    /// Services that a pod of `namespace` gets variables for.
+    pub(crate) async fn services(&self, namespace: &str) -> Result<Vec<Service>, kube::Error> {
+        let now = Instant::now();
+        let fresh = {
+            let known = self.services.lock();
+            known
+                .get(namespace)
+                .filter(|(at, _)| now.duration_since(*at) < SERVICES_FRESH)
+                .map(|(_, it)| it.clone())
+        };
+        if let Some(services) = fresh {
+            return Ok(services);
+        }
+        let list = |namespace: &str| {
+            let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+            async move { api.list(&ListParams::default()).await.map(|it| it.items) }
+        };
+        let mut services = list(namespace).await?;
+        if namespace != "default" {
+            let master = |it: &Service| it.metadata.name.as_deref() == Some("kubernetes");
+            services.extend(list("default").await?.into_iter().filter(master));
+        }
+        let mut known = self.services.lock();
+        known.retain(|_, (at, _)| now.duration_since(*at) < SERVICES_FRESH);
+        known.insert(namespace.to_owned(), (now, services.clone()));
+        Ok(services)
+    }
+
+    /// The pods of this node as last seen, for the server.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().values().map(Mailbox::pod).collect()
+    }
+
+    pub(crate) fn find_pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let is_it = |pod: &Arc<Pod>| {
+            pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
+        };
+        self.pods().into_iter().find(is_it)
+    }
+
+    async fn adopt_addresses(&self) -> anyhow::Result<()> {
+        let sandboxes = self.runtime.list_sandboxes(&SandboxFilter::default()).await;
+        for sandbox in sandboxes.context("cannot list the sandboxes that are there")? {
+            let mut pool = self.pool.lock();
+            sandbox.ips.iter().for_each(|ip| pool.adopt(&sandbox.uid, *ip));
+        }
+        Ok(())
+    }
+
+    async fn follow_runtime(self: Arc<Self>) {
+        let mut events = self.runtime.events();
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    if let Some(mailbox) = self.pods.lock().get(&event.pod_uid) {
+                        mailbox.wake();
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.pods.lock().values().for_each(Mailbox::wake)
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn follow_pods(self: Arc<Self>) {
+        let wanted = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
+        let mut stream = watcher(Api::<Pod>::all(self.client.clone()), wanted).default_backoff().boxed();
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let mut first = true;
+        let shutdown = self.tasks.shutdown().clone();
+        while let Some(next) = shutdown.run_until_cancelled(stream.try_next()).await {
+            match next {
+                Ok(Some(watcher::Event::Apply(pod))) => self.accept(pod),
+                Ok(Some(watcher::Event::Delete(pod))) => self.dismiss(&uid_of(&pod)),
+                Ok(Some(watcher::Event::Init)) => listed.clear(),
+                Ok(Some(watcher::Event::InitApply(pod))) => {
+                    listed.insert(uid_of(&pod));
+                    self.accept(pod);
+                }
+                Ok(Some(watcher::Event::InitDone)) => {
+                    self.dismiss_all_but(&listed);
+                    if std::mem::take(&mut first) {
+                        self.remove_orphans(&listed).await;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => warn!(%error, "watching pods; trying again"),
+            }
+        }
+    }
+
+    fn accept(self: &Arc<Self>, pod: Pod) {
+        let uid = uid_of(&pod);
+        let mut pods = self.pods.lock();
+        if let Some(mailbox) = pods.get(&uid).filter(|it| it.is_open()) {
+            return mailbox.put(pod);
+        }
+        let (mailbox, view, wake) = Mailbox::new(pod);
+        pods.insert(uid.clone(), mailbox);
+        let worker = Worker::new(self.clone(), view, wake);
+        let agent = self.clone();
+        self.tasks.spawn_until_shutdown("pod", async move {
+            worker.run().await;
+            agent.pods.lock().remove(&uid);
+        });
+    }
+
+    fn dismiss(&self, uid: &str) {
+        if let Some(mailbox) = self.pods.lock().get(uid) {
+            mailbox.gone();
+        }
+    }
+
+    fn dismiss_all_but(&self, listed: &BTreeSet<String>) {
+        let pods = self.pods.lock();
+        pods.iter().filter(|(uid, _)| !listed.contains(*uid)).for_each(|(_, mailbox)| mailbox.gone());
+    }
+
+    /// Ends sandboxes of pods that were deleted while no agent ran.
+    async fn remove_orphans(&self, wanted: &BTreeSet<String>) {
+        let sandboxes = self.runtime.list_sandboxes(&SandboxFilter::default()).await.unwrap_or_default();
+        for sandbox in sandboxes.into_iter().filter(|it| !wanted.contains(&it.uid)) {
+            info!(pod = sandbox.name, namespace = sandbox.namespace, "removing a sandbox whose pod is gone");
+            self.remove_pod(&sandbox.uid, &[sandbox.id]).await.unwrap_or_else(|error| warn!("{error:#}"));
+        }
+    }
+
+    /// Removes sandboxes, volumes and address of a pod. Its logs go too: nobody can ask for them any more.
+    pub(crate) async fn remove_pod(&self, uid: &str, sandboxes: &[String]) -> anyhow::Result<()> {
+        for sandbox in sandboxes {
+            self.runtime.stop_sandbox(sandbox).await?;
+            self.runtime.remove_sandbox(sandbox).await?;
+        }
+        self.pool.lock().release(uid);
+        if self.disk && !uid.is_empty() {
+            let dir = self.pod_dir(uid);
+            crate::volume::remove_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    async fn stop_all_pods(&self) {
+        let sandboxes = self.runtime.list_sandboxes(&SandboxFilter::default()).await.unwrap_or_default();
+        let stop = sandboxes.into_iter().map(|sandbox| async move {
+            let filter = runtime::ContainerFilter { sandbox: Some(sandbox.id.clone()), ..Default::default() };
+            let containers = self.runtime.list_containers(&filter).await.unwrap_or_default();
+            let running = containers.iter().map(|it| self.runtime.stop_container(&it.id, STOP_GRACE));
+            for ended in futures::future::join_all(running).await {
+                ended.unwrap_or_else(|error| warn!("stopping a container: {error}"));
+            }
+            self.remove_pod(&sandbox.uid, &[sandbox.id]).await.unwrap_or_else(|error| warn!("{error:#}"));
+        });
+        futures::stream::iter(stop).buffer_unordered(32).collect::<Vec<()>>().await;
+    }
+}
+
+fn uid_of(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+/// Keeps imports of the two-way mailbox in one place.
+pub(crate) type PodView = watch::Receiver<crate::pod::worker::View>;
+pub(crate) type Wake = Arc<Notify>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_name_gives_a_network() {
+        for name in ["", "node-1", "a-very-long-node-name.example.com"] {
+            assert!(Pool::parse(&fallback_cidr(name)).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn host_name_of_this_machine_is_not_empty() {
+        assert!(!node::machine::host_name().is_empty());
+    }
+}

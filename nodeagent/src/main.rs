@@ -1,0 +1,27 @@
+//! The binary `nodeagent`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use component_base::clock::Clock;
+
+fn main() -> ExitCode {
+    // A container's shim is this same program, started again; it must be single-threaded, so it comes first.
+    nodeagent::shim::main_if_asked();
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nodeagent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
+    let flags = nodeagent::Flags::parse_from(component_base::flags::with_config_file(std::env::args_os())?);
+    flags.init_logs();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let shutdown = component_base::signals::shutdown_on_signals()?;
+        nodeagent::run(flags.config(Clock::system()), shutdown).await
+    })
+}
