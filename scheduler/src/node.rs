@@ -83,8 +83,8 @@ impl NodeInfo {
 
     pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
-        self.assumed_cpu += pod.assumed_cpu;
-        self.assumed_memory += pod.assumed_memory;
+        self.assumed_cpu = self.assumed_cpu.saturating_add(pod.assumed_cpu);
+        self.assumed_memory = self.assumed_memory.saturating_add(pod.assumed_memory);
         self.ports.extend(pod.ports.iter().cloned());
         self.pods.push(pod);
     }
@@ -94,8 +94,8 @@ impl NodeInfo {
         let index = self.pods.iter().position(|pod| &*pod.uid == uid)?;
         let pod = self.pods.swap_remove(index);
         self.requested.subtract(&pod.requests);
-        self.assumed_cpu -= pod.assumed_cpu;
-        self.assumed_memory -= pod.assumed_memory;
+        self.assumed_cpu = self.assumed_cpu.saturating_sub(pod.assumed_cpu);
+        self.assumed_memory = self.assumed_memory.saturating_sub(pod.assumed_memory);
         for port in &pod.ports {
             if let Some(index) = self.ports.iter().position(|used| used == port) {
                 self.ports.swap_remove(index);

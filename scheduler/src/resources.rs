@@ -29,14 +29,15 @@ pub(crate) struct Resources {
 impl Resources {
     /// Reads a resource list; an amount that does not parse counts as none.
     pub(crate) fn from_list(list: Option<&List>) -> Self {
+        let amount = |quantity: &Quantity| api_types::quantity::Quantity::parse_or_zero(&quantity.0);
         let mut amounts = Self::default();
         for (name, quantity) in list.into_iter().flatten() {
             match name.as_str() {
-                "cpu" => amounts.milli_cpu = scaled(&quantity.0, 3).unwrap_or(0),
-                "memory" => amounts.memory = scaled(&quantity.0, 0).unwrap_or(0),
-                "ephemeral-storage" => amounts.ephemeral_storage = scaled(&quantity.0, 0).unwrap_or(0),
-                "pods" => amounts.pods = scaled(&quantity.0, 0).unwrap_or(0),
-                other => amounts.scalar.push((other.into(), scaled(&quantity.0, 0).unwrap_or(0))),
+                "cpu" => amounts.milli_cpu = amount(quantity).milli(),
+                "memory" => amounts.memory = amount(quantity).units(),
+                "ephemeral-storage" => amounts.ephemeral_storage = amount(quantity).units(),
+                "pods" => amounts.pods = amount(quantity).units(),
+                other => amounts.scalar.push((other.into(), amount(quantity).units())),
             }
         }
         amounts
@@ -48,11 +49,11 @@ impl Resources {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine + theirs);
+        self.combine(other, i64::saturating_add);
     }
 
     pub(crate) fn subtract(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine - theirs);
+        self.combine(other, i64::saturating_sub);
     }
 
     /// Raises each amount to at least the other's.
@@ -147,61 +148,6 @@ fn container_requests(container: &Container, unset: Unset) -> Resources {
     wanted
 }
 
-/// The quantity times ten to the power of `decimals`, rounded up; beyond `i64` it is `i64`'s limit.
-fn scaled(text: &str, decimals: u32) -> Option<i64> {
-    let text = text.trim();
-    let (negative, text) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = format!("{whole}{fraction}");
-    let mantissa: i128 = digits.parse().ok()?;
-    let (binary, decimal) = exponent_of(suffix)?;
-    let power = decimal + i32::try_from(decimals).ok()? - i32::try_from(fraction.len()).ok()?;
-    let raised = mantissa.checked_mul(1_i128.checked_shl(binary)?);
-    let value = match (raised, u32::try_from(power)) {
-        (None, _) => i128::MAX,
-        (Some(raised), Ok(up)) => {
-            10_i128.checked_pow(up).and_then(|ten| raised.checked_mul(ten)).unwrap_or(i128::MAX)
-        }
-        (Some(raised), Err(_)) => divide_up(raised, power.unsigned_abs()),
-    };
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    Some(if negative { -value } else { value })
-}
-
-fn divide_up(value: i128, tens: u32) -> i128 {
-    let Some(divisor) = 10_i128.checked_pow(tens) else { return i128::from(value != 0) };
-    (value / divisor) + i128::from(value % divisor != 0)
-}
-
-/// The powers of two and of ten that a suffix stands for.
-fn exponent_of(suffix: &str) -> Option<(u32, i32)> {
-    Some(match suffix {
-        "" => (0, 0),
-        "n" => (0, -9),
-        "u" => (0, -6),
-        "m" => (0, -3),
-        "k" => (0, 3),
-        "M" => (0, 6),
-        "G" => (0, 9),
-        "T" => (0, 12),
-        "P" => (0, 15),
-        "E" => (0, 18),
-        "Ki" => (10, 0),
-        "Mi" => (20, 0),
-        "Gi" => (30, 0),
-        "Ti" => (40, 0),
-        "Pi" => (50, 0),
-        "Ei" => (60, 0),
-        other => (0, other.strip_prefix(['e', 'E'])?.parse().ok()?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,23 +155,9 @@ mod tests {
 
     #[test]
     fn quantities_become_integers_rounded_up() {
-        let cases = [
-            ("1", 3, 1000),
-            ("100m", 3, 100),
-            ("1.5", 3, 1500),
-            ("0.0001", 3, 1),
-            ("1Gi", 0, 1 << 30),
-            ("1.5Ki", 0, 1536),
-            ("2k", 0, 2000),
-            ("1e3", 0, 1000),
-            ("100m", 0, 1),
-            ("-5", 0, -5),
-            ("99999999E", 0, i64::MAX),
-        ];
-        for (text, decimals, wanted) in cases {
-            assert_eq!(scaled(text, decimals), Some(wanted), "{text}");
-        }
-        assert_eq!(scaled("many", 0), None);
+        let spec = pod("a").requests("1.0001", "1.5Ki").request("x.io/y", "100m").build().spec.unwrap();
+        let wanted = pod_requests(&spec, Unset::Nothing);
+        assert_eq!((wanted.milli_cpu, wanted.memory, wanted.scalar("x.io/y")), (1001, 1536, 1));
     }
 
     #[test]

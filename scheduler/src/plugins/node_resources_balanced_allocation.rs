@@ -37,8 +37,8 @@ impl PreScore for NodeResourcesBalancedAllocation {
 impl Score for NodeResourcesBalancedAllocation {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> i64 {
         let (used, asked, has) = (&node.requested, &pod.requests, &node.facts.allocatable);
-        let cpu = millionths(used.milli_cpu + asked.milli_cpu, has.milli_cpu);
-        let memory = millionths(used.memory + asked.memory, has.memory);
+        let cpu = millionths(used.milli_cpu.saturating_add(asked.milli_cpu), has.milli_cpu);
+        let memory = millionths(used.memory.saturating_add(asked.memory), has.memory);
         match (cpu, memory) {
             // The deviation of two numbers is half their distance.
             (Some(cpu), Some(memory)) => SCORE_MAX - (cpu - memory).abs() / 2 / 10_000,

@@ -82,7 +82,7 @@ struct Shortages {
 
 impl Shortages {
     fn check(&mut self, reason: impl FnOnce() -> Reason, asked: i64, used: i64, allocatable: i64) {
-        if asked == 0 || asked <= allocatable - used {
+        if asked == 0 || asked <= allocatable.saturating_sub(used) {
             return;
         }
         let reason = reason();
@@ -116,8 +116,8 @@ impl Filter for NodeResourcesFit {
 impl Score for NodeResourcesFit {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Snapshot) -> i64 {
         let has = &node.facts.allocatable;
-        let cpu = free_share(node.assumed_cpu + pod.assumed_cpu, has.milli_cpu);
-        let memory = free_share(node.assumed_memory + pod.assumed_memory, has.memory);
+        let cpu = free_share(node.assumed_cpu.saturating_add(pod.assumed_cpu), has.milli_cpu);
+        let memory = free_share(node.assumed_memory.saturating_add(pod.assumed_memory), has.memory);
         match (cpu, memory) {
             (Some(cpu), Some(memory)) => i64::midpoint(cpu, memory),
             (Some(one), None) | (None, Some(one)) => one,
