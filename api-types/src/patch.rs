@@ -6,6 +6,8 @@ pub mod apply;
 pub mod strategic;
 
 use crate::status::{Details, Reason, Status};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
 /// A JSON patch may have as many operations as in Kubernetes.
@@ -20,6 +22,9 @@ pub enum PatchError {
     /// The patch does not fit the object.
     #[error("{0}")]
     Inapplicable(String),
+    /// A strategic merge patch asks for what the schema cannot answer. Kubernetes calls this its own error.
+    #[error("{0}")]
+    Unmergeable(String),
     #[error("the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {0}")]
     TooLong(usize),
 }
@@ -33,21 +38,46 @@ impl PatchError {
                 Status::new(Reason::Invalid, "the server rejected our request due to an error in our request")
                     .with_details(Details::default())
             }
+            PatchError::Unmergeable(why) => Status::unexplained(500, why),
             PatchError::TooLong(_) => Status::new(Reason::RequestEntityTooLarge, self.to_string()),
         }
     }
 }
 
-/// Applies a JSON patch (RFC 6902): all of it or nothing.
+/// Applies a JSON patch (RFC 6902): all of it or nothing. As in Kubernetes, replacing a field that an object
+/// does not have adds it.
 pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|e| PatchError::Malformed(e.to_string()))?;
-    if patch.0.len() > OPERATIONS_MAX {
-        return Err(PatchError::TooLong(patch.0.len()));
+    let Value::Array(operations) = patch else {
+        let why = "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp";
+        return Err(PatchError::Malformed(why.to_owned()));
+    };
+    if operations.len() > OPERATIONS_MAX {
+        return Err(PatchError::TooLong(operations.len()));
     }
     let mut patched = object.clone();
-    json_patch::patch(&mut patched, &patch).map_err(|e| PatchError::Inapplicable(e.to_string()))?;
+    for operation in operations {
+        let operation: PatchOperation =
+            serde_json::from_value(operation.clone()).map_err(|e| PatchError::Inapplicable(e.to_string()))?;
+        let operation = lenient(operation, &patched);
+        json_patch::patch(&mut patched, &[operation]).map_err(|e| PatchError::Inapplicable(e.to_string()))?;
+    }
     Ok(patched)
+}
+
+fn lenient(operation: PatchOperation, object: &Value) -> PatchOperation {
+    match operation {
+        PatchOperation::Replace(r)
+            if object.pointer(r.path.as_str()).is_none() && in_object(&r.path, object) =>
+        {
+            PatchOperation::Add(AddOperation { path: r.path, value: r.value })
+        }
+        other => other,
+    }
+}
+
+fn in_object(path: &PointerBuf, object: &Value) -> bool {
+    let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
+    object.pointer(parent).is_some_and(Value::is_object)
 }
 
 /// Applies a merge patch (RFC 7386): null deletes, lists are replaced.
@@ -74,7 +104,10 @@ mod tests {
         );
         let error = json(&object, &json!([{"op": "test", "path": "/a", "value": 2}])).unwrap_err();
         assert_eq!(error.to_status().code(), 422);
-        assert_eq!(json(&object, &json!([{"op": "fly"}])).unwrap_err().to_status().code(), 400);
+        assert_eq!(json(&object, &json!([{"op": "fly"}])).unwrap_err().to_status().code(), 422);
+        assert_eq!(json(&object, &json!({"op": "add"})).unwrap_err().to_status().code(), 400);
+        let replaced = json(&object, &json!([{"op": "replace", "path": "/c", "value": 2}]));
+        assert_eq!(replaced, Ok(json!({"a": 1, "c": 2})));
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub struct Schema {
     /// OpenAPI's format (`int32`, `date-time`, `byte`), empty if there is none.
     pub format: Arc<str>,
     pub properties: Arc<BTreeMap<String, Schema>>,
-    /// Of custom kinds only: Kubernetes does not hold its own kinds to it when it reads them.
+    /// Fields that a custom kind must have, and that a built-in one always writes: Kubernetes does not hold its
+    /// own kinds to them when it reads.
     pub required: Arc<Vec<String>>,
     /// Items of a list, values of a map.
     pub items: Option<Arc<Schema>>,
@@ -159,6 +160,15 @@ impl Schema {
     /// canonical, unknown fields dropped.
     pub fn normalize(&self, object: &mut Value) {
         normalize::normalize(self, object);
+    }
+
+    /// What Kubernetes makes of an object in which nothing was said: empty structures, zero values, and nulls in
+    /// the place of lists and references that are always written.
+    pub fn empty(&self) -> Value {
+        let mut object = Value::Object(serde_json::Map::new());
+        self.default_fields(&mut object);
+        defaults::fill_nulls(self, &mut object);
+        object
     }
 
     /// Fills in the schema's own defaults. Built-in kinds have more: see `set_defaults`.

@@ -301,11 +301,10 @@ fn without_managed(object: &Value) -> Value {
 
 /// What a create changes: an object that has what every object of its kind has, and nothing else.
 fn empty_object(schema: &Schema, like: &Value) -> Value {
-    let mut empty = Value::Object(Map::new());
+    let mut empty = schema.empty();
     for key in ["apiVersion", "kind"] {
         empty[key] = like[key].clone();
     }
-    schema.default_fields(&mut empty);
     empty
 }
 

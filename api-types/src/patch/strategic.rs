@@ -1,6 +1,6 @@
 //! Strategic merge patch: a merge patch that knows which lists are keyed, with directives of its own.
 //!
-//! Directives: `$patch` (`replace`, `delete`, `merge`) in objects and list items, `$retainKeys` in objects,
+//! Directives: `$patch` (`replace`, `delete`) in objects and list items, `$retainKeys` in objects,
 //! `$setElementOrder/FIELD` and `$deleteFromPrimitiveList/FIELD` beside a list.
 
 use super::PatchError;
@@ -26,8 +26,8 @@ fn merge_object(schema: Option<&Schema>, mut old: Fields, patch: &Fields) -> Res
     match patch.get(DIRECTIVE).map(|d| d.as_str().unwrap_or("")) {
         Some("replace") => return clean_object(patch),
         Some("delete") => return Ok(Fields::new()),
-        None | Some("merge") => {}
-        Some(other) => return Err(bad(format!("unknown patch type: {other}"))),
+        None => {}
+        Some(other) => return Err(PatchError::Unmergeable(format!("unknown patch type: {other}"))),
     }
     retain_keys(&mut old, patch)?;
     let changed = patch.keys().filter_map(|key| field_of(key));
@@ -155,7 +155,8 @@ fn merge_keyed(
             return Err(bad(format!("item of a list merged by {key:?} must be an object")));
         };
         let Some(name) = fields.get(key) else {
-            return Err(bad(format!("map: {item} does not contain declared merge key: {key}")));
+            let why = format!("map: {item} does not contain declared merge key: {key}");
+            return Err(PatchError::Unmergeable(why));
         };
         let at = old.iter().position(|o| o.get(key) == Some(name));
         match (fields.get(DIRECTIVE).is_some_and(|d| d == "delete"), at) {

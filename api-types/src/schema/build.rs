@@ -37,6 +37,7 @@ pub(super) fn definition(
         properties.insert(field.clone(), child);
     }
     schema.properties = Arc::new(properties);
+    schema.required = Arc::new(strings(&json["required"]));
     schema.definition = name.into();
     schema.atomic = facts.is_some_and(|f| f.atomic);
     if name.ends_with(".Quantity") {

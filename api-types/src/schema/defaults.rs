@@ -48,6 +48,16 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
     }
 }
 
+pub(super) fn fill_nulls(schema: &Schema, value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    for name in schema.required.iter().filter(|_| schema.builtin) {
+        fields.entry(name.clone()).or_insert(Value::Null);
+    }
+    for (name, value) in fields {
+        schema.properties.get(name).into_iter().for_each(|s| fill_nulls(s, value));
+    }
+}
+
 /// Nothing was said: the field is absent, null or an empty text.
 fn is_unset(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.is_null() || v == "")

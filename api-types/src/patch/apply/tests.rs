@@ -88,7 +88,7 @@ fn who_applies_owns_its_fields_and_no_defaults() {
     )
     .unwrap();
     o.check(expect![[r#"
-        {"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"strategy":{"type":"RollingUpdate","rollingUpdate":{"maxUnavailable":"25%","maxSurge":"25%"}},"template":{"metadata":{},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80,"protocol":"TCP"}],"resources":{},"imagePullPolicy":"Always","terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],"dnsPolicy":"ClusterFirst","restartPolicy":"Always","terminationGracePeriodSeconds":30,"schedulerName":"default-scheduler","securityContext":{}}},"replicas":2,"revisionHistoryLimit":10,"progressDeadlineSeconds":600},"status":{}}
+        {"metadata":{"name":"a"},"spec":{"strategy":{"type":"RollingUpdate","rollingUpdate":{"maxUnavailable":"25%","maxSurge":"25%"}},"template":{"metadata":{},"spec":{"containers":[{"name":"c","image":"i","ports":[{"containerPort":80,"protocol":"TCP"}],"resources":{},"imagePullPolicy":"Always","terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],"dnsPolicy":"ClusterFirst","restartPolicy":"Always","terminationGracePeriodSeconds":30,"schedulerName":"default-scheduler","securityContext":{}}},"replicas":2,"revisionHistoryLimit":10,"progressDeadlineSeconds":600},"status":{},"apiVersion":"apps/v1","kind":"Deployment"}
         alpha Apply 1970-01-01T00:00:01Z {"f:spec":{"f:replicas":{},"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{},"f:name":{},"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}}}}}}}}}"#]]);
 }
 
@@ -111,7 +111,7 @@ fn disjoint_owners_do_not_conflict() {
     o.apply("alpha", false, config_map(json!({"x": "1"}))).unwrap();
     o.apply("beta", false, config_map(json!({"y": "1"}))).unwrap();
     o.check(expect![[r#"
-        {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"x":"1","y":"1"}}
+        {"metadata":{"name":"a"},"apiVersion":"v1","kind":"ConfigMap","data":{"x":"1","y":"1"}}
         alpha Apply 1970-01-01T00:00:01Z {"f:data":{"f:x":{}}}
         beta Apply 1970-01-01T00:00:02Z {"f:data":{"f:y":{}}}"#]]);
 }
@@ -124,7 +124,7 @@ fn a_different_value_conflicts_and_force_takes_the_field() {
     expect![[r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Apply failed with 1 conflict: conflict with \"alpha\": .data.x","reason":"Conflict","details":{"causes":[{"reason":"FieldManagerConflict","message":"conflict with \"alpha\"","field":".data.x"}]},"code":409}"#]].assert_eq(&error.to_status().to_value().to_string());
     o.apply("beta", true, config_map(json!({"x": "2"}))).unwrap();
     o.check(expect![[r#"
-        {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"x":"2","z":"1"}}
+        {"metadata":{"name":"a"},"apiVersion":"v1","kind":"ConfigMap","data":{"x":"2","z":"1"}}
         alpha Apply 1970-01-01T00:00:01Z {"f:data":{"f:z":{}}}
         beta Apply 1970-01-01T00:00:03Z {"f:data":{"f:x":{}}}"#]]);
 }
@@ -150,7 +150,7 @@ fn the_same_value_is_shared_and_outlives_one_owner() {
     o.apply("beta", false, config_map(json!({"x": "1", "y": "2"}))).unwrap();
     o.apply("beta", false, config_map(json!({}))).unwrap();
     o.check(expect![[r#"
-        {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"x":"1"}}
+        {"metadata":{"name":"a"},"apiVersion":"v1","kind":"ConfigMap","data":{"x":"1"}}
         alpha Apply 1970-01-01T00:00:01Z {"f:data":{"f:x":{}}}
         beta Apply 1970-01-01T00:00:03Z {"f:data":{}}"#]]);
 }
@@ -199,7 +199,7 @@ fn sets_and_lists_of_maps_are_shared_by_item() {
     o.apply("alpha", false, with("a.example/x")).unwrap();
     o.apply("beta", false, with("b.example/y")).unwrap();
     o.check(expect![[r#"
-        {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","finalizers":["a.example/x","b.example/y"]}}
+        {"metadata":{"name":"a","finalizers":["a.example/x","b.example/y"]},"apiVersion":"v1","kind":"ConfigMap"}
         alpha Apply 1970-01-01T00:00:01Z {"f:metadata":{"f:finalizers":{"v:\"a.example/x\"":{}}}}
         beta Apply 1970-01-01T00:00:02Z {"f:metadata":{"f:finalizers":{"v:\"b.example/y\"":{}}}}"#]]);
 }
