@@ -51,7 +51,7 @@ fn lay_over(schema: &mut Schema, facts: &overlay::Field) {
     if let Some(list) = &facts.list {
         schema.list = list.clone();
     }
-    schema.atomic |= facts.atomic;
+    schema.atomic = (schema.atomic || facts.atomic) && !facts.granular;
     schema.patch = facts.patch.clone();
     schema.default = match (&facts.default, facts.structure) {
         (Some(default), _) => Some(Arc::new(default.clone())),

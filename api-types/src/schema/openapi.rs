@@ -114,6 +114,9 @@ fn extend(property: &mut Value, facts: &overlay::Field) {
         }
         None => {}
     }
+    if facts.granular {
+        put("x-kubernetes-map-type", "granular".into());
+    }
     let strategy: Vec<_> = [(facts.patch.merge, "merge"), (facts.patch.retain_keys, "retainKeys")]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))

@@ -18,6 +18,8 @@ pub(super) struct Field {
     /// Said of the list; none if nothing is said, which means atomic.
     pub(super) list: Option<ListType>,
     pub(super) atomic: bool,
+    /// Shared by its fields, although its definition is atomic.
+    pub(super) granular: bool,
     pub(super) patch: PatchStrategy,
     /// Always there, an empty object at least.
     pub(super) structure: bool,
@@ -72,6 +74,7 @@ fn read(field: &mut Field, word: &str) -> Option<()> {
             field.patch.retain_keys = strategy.split(',').any(|s| s == "retainKeys");
         }
         ("key", name) => field.patch.merge_key = Some(name.to_owned()),
+        ("granular", _) => field.granular = true,
         ("struct", _) => field.structure = true,
         ("default", json) => field.default = Some(serde_json::from_str(json).ok()?),
         _ => return None,

@@ -2,6 +2,8 @@
 
 use super::pod::{pod, pod_spec, template};
 use super::{at, each, ensure, is_empty, is_unset, put};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 type Rule = fn(&mut Value);
@@ -11,7 +13,7 @@ pub(super) static ROWS: &[(&str, &str, Rule)] = &[
     ("", "PodTemplate", |o| at(o, &["template", "spec"], pod_spec)),
     ("", "ReplicationController", replication_controller),
     ("", "Service", service),
-    ("", "Secret", |o| put(o, "type", "Opaque")),
+    ("", "Secret", secret),
     ("", "Namespace", namespace),
     ("", "Node", node),
     ("", "Endpoints", |o| each(o, "subsets", |s| each(s, "ports", |p| put(p, "protocol", "TCP")))),
@@ -38,6 +40,17 @@ fn namespace(object: &mut Value) {
     let name = object["metadata"]["name"].clone();
     if name.as_str().is_some_and(|n| !n.is_empty()) {
         ensure(ensure(object, "metadata"), "labels")["kubernetes.io/metadata.name"] = name;
+    }
+}
+
+/// `stringData` is for writing only: it becomes `data`.
+fn secret(object: &mut Value) {
+    put(object, "type", "Opaque");
+    let texts = object.as_object_mut().and_then(|o| o.shift_remove("stringData"));
+    for (key, text) in texts.as_ref().and_then(Value::as_object).into_iter().flatten() {
+        if let Some(text) = text.as_str() {
+            ensure(object, "data")[key] = STANDARD.encode(text).into();
+        }
     }
 }
 

@@ -156,6 +156,7 @@ fn smaller_kinds() {
             r#"{"metadata":{"labels":{"kubernetes.io/metadata.name":"a"},"name":"a"},"spec":{},"status":{}}"#
         ]],
     );
+    check("", "Secret", json!({"data": {"a": "eA=="}, "stringData": {"a": "wins", "b": ""}}), expect![[r#"{"data":{"a":"d2lucw==","b":""},"metadata":{},"type":"Opaque"}"#]]);
     check("", "Secret", json!({}), expect![[r#"{"metadata":{},"type":"Opaque"}"#]]);
     check(
         "rbac.authorization.k8s.io",
