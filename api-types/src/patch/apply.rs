@@ -22,11 +22,10 @@ use serde_json::{Map, Value};
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// What the server keeps itself and nobody owns.
-const UNOWNED: [&[&str]; 12] = [
+const UNOWNED: [&[&str]; 11] = [
     &["apiVersion"],
     &["kind"],
     &["metadata", "name"],
-    &["metadata", "generateName"],
     &["metadata", "namespace"],
     &["metadata", "creationTimestamp"],
     &["metadata", "selfLink"],

@@ -127,6 +127,8 @@ fn stateful_set(object: &mut Value) {
 }
 
 fn daemon_set(object: &mut Value) {
+    let annotations = ensure(ensure(object, "metadata"), "annotations");
+    put(annotations, "deprecated.daemonset.template.generation", "1");
     at(object, &["spec"], |spec| {
         put(spec, "revisionHistoryLimit", 10);
         let strategy = ensure(spec, "updateStrategy");

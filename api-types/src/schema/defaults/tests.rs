@@ -97,7 +97,7 @@ fn other_workloads_have_their_own() {
         "DaemonSet",
         json!({"spec": {}}),
         expect![[
-            r#"{"metadata":{},"spec":{"revisionHistoryLimit":10,"template":{"metadata":{},"spec":{"dnsPolicy":"ClusterFirst","restartPolicy":"Always","schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30}},"updateStrategy":{"rollingUpdate":{"maxSurge":0,"maxUnavailable":1},"type":"RollingUpdate"}},"status":{"currentNumberScheduled":0,"desiredNumberScheduled":0,"numberMisscheduled":0,"numberReady":0}}"#
+            r#"{"metadata":{"annotations":{"deprecated.daemonset.template.generation":"1"}},"spec":{"revisionHistoryLimit":10,"template":{"metadata":{},"spec":{"dnsPolicy":"ClusterFirst","restartPolicy":"Always","schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30}},"updateStrategy":{"rollingUpdate":{"maxSurge":0,"maxUnavailable":1},"type":"RollingUpdate"}},"status":{"currentNumberScheduled":0,"desiredNumberScheduled":0,"numberMisscheduled":0,"numberReady":0}}"#
         ]],
     );
     check(
@@ -156,7 +156,12 @@ fn smaller_kinds() {
             r#"{"metadata":{"labels":{"kubernetes.io/metadata.name":"a"},"name":"a"},"spec":{},"status":{}}"#
         ]],
     );
-    check("", "Secret", json!({"data": {"a": "eA=="}, "stringData": {"a": "wins", "b": ""}}), expect![[r#"{"data":{"a":"d2lucw==","b":""},"metadata":{},"type":"Opaque"}"#]]);
+    check(
+        "",
+        "Secret",
+        json!({"data": {"a": "eA=="}, "stringData": {"a": "wins", "b": ""}}),
+        expect![[r#"{"data":{"a":"d2lucw==","b":""},"metadata":{},"type":"Opaque"}"#]],
+    );
     check("", "Secret", json!({}), expect![[r#"{"metadata":{},"type":"Opaque"}"#]]);
     check(
         "rbac.authorization.k8s.io",
