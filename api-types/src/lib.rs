@@ -7,6 +7,7 @@ pub mod names;
 pub mod owners;
 pub mod patch;
 pub mod pods;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selectors;

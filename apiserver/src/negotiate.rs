@@ -1,7 +1,7 @@
 //! Which form a client wants its answer in, and answers in that form: JSON or YAML; whole objects,
 //! a Table, or metadata only; gzip for large bodies.
 //!
-//! Protobuf is not served: clients that prefer it name JSON as their second choice and get that.
+//! Protobuf is read but never written: clients that prefer it name JSON as their second choice and get that.
 
 mod forms;
 

@@ -1,8 +1,9 @@
-//! Request bodies: JSON and YAML into values, noting fields that stand twice.
+//! Request bodies: JSON, YAML and protobuf into values, noting fields that stand twice.
 
 use std::cell::RefCell;
 use std::fmt;
 
+use api_types::protobuf;
 use api_types::status::Status;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -13,13 +14,19 @@ pub(crate) struct Decoded {
     pub(crate) duplicates: Vec<String>,
 }
 
-const MEDIA: &[&str] = &["application/json", "application/yaml"];
+const MEDIA: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Reads a body by its media type. A syntax error says line and column.
 pub(crate) fn decode(media: &str, body: &[u8]) -> Result<Decoded, Status> {
     match media {
         "" | "application/json" | "*/*" => decode_json(body),
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
+        "application/vnd.kubernetes.protobuf" => {
+            let value = protobuf::decode(body).map_err(|e| {
+                Status::bad_request(format!("the object provided is unrecognized: cannot read the body as protobuf: {e}"))
+            })?;
+            Ok(Decoded { value, duplicates: Vec::new() })
+        }
         _ => Err(Status::unsupported_media_type(MEDIA)),
     }
 }
@@ -164,8 +171,9 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_is_refused_by_its_media_type() {
-        assert_eq!(decode("application/vnd.kubernetes.protobuf", b"k8s").err().unwrap().code(), 415);
+    fn an_unknown_media_type_is_refused() {
+        assert_eq!(decode("application/cbor", b"x").err().unwrap().code(), 415);
+        assert_eq!(decode("application/vnd.kubernetes.protobuf", b"k8s").err().unwrap().code(), 400);
     }
 
     #[test]

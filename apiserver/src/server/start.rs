@@ -108,6 +108,9 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         in_flight: AtomicUsize::new(0),
     });
     let layers = layers(server.clone());
+    let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
+    running.prepare().await?;
+    // Only now: a client that is let in finds the roles and namespaces that every cluster has.
     if let Some(socket) = listener {
         let listener = Listener {
             socket,
@@ -119,8 +122,6 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         let (connections, stop) = (tasks.clone(), shutdown.clone());
         tasks.spawn("listener", async move { listener.serve(connections, stop).await });
     }
-    let running = Running { server, layers, address, tasks, store_tasks };
-    running.prepare().await?;
     Ok(running)
 }
 
