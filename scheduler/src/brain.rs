@@ -345,10 +345,8 @@ impl Brain {
         if let Some(points) = self.profiles.find(pod) {
             cycle::unreserve(points, pod, node);
         }
-        if self.assumed.remove(&pod.uid).is_none() {
-            // The watch has shown it meanwhile, bound or deleted.
-            return None;
-        }
+        // When it is assumed no longer, the watch has shown it meanwhile, bound or deleted.
+        self.assumed.remove(&pod.uid)?;
         self.take_off(&pod.uid, now);
         self.queue.fail(&pod.uid, now);
         let current = self.queue.pod(&pod.uid)?.clone();

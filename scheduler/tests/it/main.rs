@@ -1,5 +1,7 @@
 //! The scheduler against an API server in the same process: objects in, objects out.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod world;
 
 use kube::api::{DeleteParams, Patch, PatchParams};
