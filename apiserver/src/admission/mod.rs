@@ -111,3 +111,62 @@ pub(crate) fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
 pub(crate) fn validate(review: &Review<'_>) -> Result<(), Status> {
     PLUGINS.iter().try_for_each(|row| (row.validate)(review))
 }
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    //! One plugin on one object.
+
+    use std::sync::Arc;
+
+    use super::{Authorizers, Operation, Plugin, Review, Status, UserInfo, Value, View};
+    use crate::view::fixture::Fixture;
+
+    #[expect(clippy::too_many_arguments, reason = "a review has this many parts")]
+    pub(crate) fn review<T>(
+        view: &dyn View,
+        user: &UserInfo,
+        operation: Operation,
+        storage: &str,
+        subresource: &str,
+        old: Option<&Value>,
+        mut new: Option<Value>,
+        ask: impl FnOnce(&mut Review<'_>) -> T,
+    ) -> T {
+        let kind = api_types::kinds::builtin().iter().find(|k| k.storage == storage).unwrap();
+        let authorizers = Authorizers::new(Arc::new(Fixture::default()));
+        let subject = new.clone().or(old.cloned()).unwrap_or_default();
+        let text = |field: &str| subject["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (text("namespace"), text("name"));
+        ask(&mut Review {
+            operation,
+            kind,
+            subresource,
+            namespace: &namespace,
+            name: &name,
+            user,
+            old,
+            new: new.as_mut(),
+            view,
+            authorizers: &authorizers,
+        })
+    }
+
+    /// The object as the plugin leaves it at creation.
+    pub(crate) fn admit<P: Plugin>(view: Fixture, storage: &str, object: Value) -> Result<Value, Status> {
+        let user = UserInfo::admin();
+        review(&view, &user, Operation::Create, storage, "", None, Some(object), |review| {
+            P::admit(review).map(|()| review.new.as_deref().cloned().unwrap_or_default())
+        })
+    }
+
+    /// What the validating half says about an operation on a stored object.
+    pub(crate) fn validate<P: Plugin>(
+        view: Fixture,
+        operation: Operation,
+        storage: &str,
+        old: Value,
+    ) -> Result<(), Status> {
+        let user = UserInfo::admin();
+        review(&view, &user, operation, storage, "", Some(&old), None, |review| P::validate(review))
+    }
+}

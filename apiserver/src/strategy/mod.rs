@@ -8,6 +8,18 @@ pub(crate) mod conversion;
 pub(crate) mod printers;
 pub(crate) mod isolate;
 pub(crate) mod metadata;
+mod workloads;
+mod small;
+mod services;
+mod rules;
+mod rbac;
+mod pods;
+mod pod_spec;
+mod nodes;
+mod namespaces;
+mod jobs;
+mod cron_schedule;
+mod container;
 
 use api_types::kinds::Kind;
 use api_types::status::{FieldError, Status};
@@ -127,7 +139,21 @@ struct Row {
     strategy: &'static dyn Strategy,
 }
 
-static ROWS: &[Row] = &[];
+/// Kinds whose names may be anything that fits in a path.
+struct PathNamed;
+
+impl Strategy for PathNamed {
+    fn name_rule(&self) -> metadata::NameRule {
+        metadata::NameRule::PathSegment
+    }
+}
+
+static ROWS: &[Row] = &[
+    Row { storage: "rbac.authorization.k8s.io/clusterroles", strategy: &PathNamed },
+    Row { storage: "rbac.authorization.k8s.io/clusterrolebindings", strategy: &PathNamed },
+    Row { storage: "rbac.authorization.k8s.io/roles", strategy: &PathNamed },
+    Row { storage: "rbac.authorization.k8s.io/rolebindings", strategy: &PathNamed },
+];
 
 /// The strategy of a kind.
 pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {

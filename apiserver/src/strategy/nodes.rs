@@ -1,0 +1,82 @@
+//! Nodes and leases: heartbeats, whose last seconds a crash may lose.
+
+use api_types::status::FieldError;
+use serde_json::Value;
+
+use super::rules::{Errors, at_least, not_negative};
+use super::{Context, Haste, Strategy};
+
+pub(super) struct Nodes;
+pub(super) struct Leases;
+
+impl Strategy for Nodes {
+    fn haste(&self, context: &Context<'_>, new: &Value, old: Option<&Value>) -> Haste {
+        let is_heartbeat = context.subresource == "status"
+            && old.is_some_and(|old| without_times(new) == without_times(old));
+        if is_heartbeat { Haste::Lazy } else { Haste::Synced }
+    }
+}
+
+/// What of a node's status tells more than that the node is alive.
+fn without_times(node: &Value) -> Value {
+    let mut status = node["status"].clone();
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        if let Some(condition) = condition.as_object_mut() {
+            condition.shift_remove("lastHeartbeatTime");
+        }
+    }
+    status
+}
+
+impl Strategy for Leases {
+    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        at_least(&new["spec"], "spec", "leaseDurationSeconds", 1, &mut errors);
+        not_negative(&new["spec"], "spec", &["leaseTransitions"], &mut errors);
+        errors
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn haste(&self, _context: &Context<'_>, new: &Value, old: Option<&Value>) -> Haste {
+        // A lease that changes hands decides who leads: that must not be forgotten.
+        let renews = old.is_some_and(|old| old["spec"]["holderIdentity"] == new["spec"]["holderIdentity"]);
+        if renews { Haste::Lazy } else { Haste::Synced }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::service_ip::{ServiceAddresses, ServiceCidr};
+    use crate::view::fixture::Fixture;
+
+    fn haste(strategy: &dyn Strategy, subresource: &str, new: Value, old: Option<Value>) -> Haste {
+        let kind = api_types::kinds::find_resource("", "v1", "nodes").unwrap();
+        let (view, services) = (Fixture::default(), ServiceAddresses::new(ServiceCidr::usual()));
+        let context = Context { kind, subresource, view: &view, services: &services, dry_run: false };
+        strategy.haste(&context, &new, old.as_ref())
+    }
+
+    #[test]
+    fn only_heartbeats_are_lazy() {
+        let node = |time: &str, ready: &str| {
+            json!({"status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": time}]}})
+        };
+        assert_eq!(haste(&Nodes, "status", node("2", "True"), Some(node("1", "True"))), Haste::Lazy);
+        assert_eq!(haste(&Nodes, "status", node("2", "False"), Some(node("1", "True"))), Haste::Synced);
+        assert_eq!(haste(&Nodes, "", node("2", "True"), Some(node("1", "True"))), Haste::Synced);
+        let lease = |holder: &str, at: &str| json!({"spec": {"holderIdentity": holder, "renewTime": at}});
+        assert_eq!(haste(&Leases, "", lease("a", "2"), Some(lease("a", "1"))), Haste::Lazy);
+        assert_eq!(haste(&Leases, "", lease("b", "2"), Some(lease("a", "1"))), Haste::Synced);
+        assert_eq!(haste(&Leases, "", lease("a", "1"), None), Haste::Synced);
+    }
+}

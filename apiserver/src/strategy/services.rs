@@ -1,0 +1,411 @@
+//! Services: cluster addresses, node ports, and which fields go with which type.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use api_types::names;
+use api_types::status::{FieldError, Status};
+use serde_json::{Value, json};
+
+use super::metadata::NameRule;
+use super::rules::{Errors, indexed, invalid_all, items, one_of, port_number, port_or_name, text};
+use super::{Context, Strategy, isolate};
+use crate::service_ip::{Claim, ServiceAddresses, addresses_of, ports_of};
+
+pub(super) struct Services;
+
+impl Strategy for Services {
+    fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
+        isolate::for_create(context.kind, new);
+        new["status"] = json!({"loadBalancer": {}});
+    }
+
+    fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        isolate::for_update(context.kind, context.subresource, new, old);
+        if context.subresource.is_empty() {
+            keep_assigned(new, old);
+        }
+    }
+
+    fn assign(&self, context: &Context<'_>, new: &mut Value, old: Option<&Value>) -> Result<Claim, Status> {
+        let mut claim = context.services.claim();
+        if !context.subresource.is_empty() || !new["spec"].is_object() {
+            return Ok(claim);
+        }
+        let mut errors = Errors::new();
+        assign_address(&mut claim, context.services, new, old, &mut errors);
+        assign_ports(&mut claim, new, old, &mut errors);
+        if !errors.is_empty() {
+            let name = new["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::invalid(context.kind, name, errors));
+        }
+        if let Some(old) = old {
+            let (addresses, ports) = (addresses_of(new), ports_of(new));
+            claim.free_later(
+                addresses_of(old).into_iter().filter(|a| !addresses.contains(a)).collect(),
+                ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect(),
+            );
+        }
+        Ok(claim)
+    }
+
+    fn release(&self, services: &ServiceAddresses, gone: &Value) {
+        services.release(gone);
+    }
+
+    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        validate(&new["spec"], &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        validate(&new["spec"], &mut errors);
+        let (before, now) = (&old["spec"], &new["spec"]);
+        let had = text(before, "clusterIP").is_some_and(|_| before["type"] != "ExternalName");
+        if had && now["type"] != "ExternalName" && before["clusterIP"] != now["clusterIP"] {
+            let shown = now["clusterIPs"].clone();
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
+        }
+        errors
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::Label1035
+    }
+
+    fn shows_deleted(&self) -> bool {
+        true
+    }
+}
+
+/// What the server gave and the client left out stays.
+fn keep_assigned(new: &mut Value, old: &Value) {
+    if !new["spec"].is_object() || new["spec"]["type"] == "ExternalName" {
+        return;
+    }
+    let came_from_name = old["spec"]["type"] == "ExternalName";
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let is_missing = match &new["spec"][field] {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        if is_missing && !came_from_name && !old["spec"][field].is_null() {
+            new["spec"][field] = old["spec"][field].clone();
+        }
+    }
+    let wants_ports = has_node_ports(&new["spec"]);
+    let old_ports: Vec<Value> = items(&old["spec"]["ports"]).to_vec();
+    for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        let same = |o: &&Value| o["port"] == port["port"] && o["protocol"].as_str().unwrap_or("TCP") == port["protocol"].as_str().unwrap_or("TCP");
+        let before = old_ports.iter().find(same).map(|o| o["nodePort"].clone()).filter(|n| n.as_u64().is_some_and(|n| n != 0));
+        let Some(before) = before else { continue };
+        match wants_ports {
+            true if port["nodePort"].as_u64().unwrap_or(0) == 0 => port["nodePort"] = before,
+            // The type changed to one without node ports, and the client only repeats what it read.
+            false if port["nodePort"] == before && has_node_ports(&old["spec"]) => {
+                port.as_object_mut().map(|p| p.shift_remove("nodePort"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn has_node_ports(spec: &Value) -> bool {
+    match spec["type"].as_str() {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+fn assign_address(
+    claim: &mut Claim,
+    services: &ServiceAddresses,
+    new: &mut Value,
+    old: Option<&Value>,
+    errors: &mut Errors,
+) {
+    let spec = &mut new["spec"];
+    if spec["type"] == "ExternalName" {
+        return;
+    }
+    let listed = items(&spec["clusterIPs"]).first().and_then(Value::as_str).map(str::to_owned);
+    let wanted = text(spec, "clusterIP").map(str::to_owned).or(listed).unwrap_or_default();
+    let held: Vec<IpAddr> = old.map(addresses_of).unwrap_or_default();
+    let given = match wanted.as_str() {
+        "None" => "None".to_owned(),
+        "" => match claim.any_address() {
+            Ok(address) => address.to_string(),
+            Err(why) => {
+                errors.push(FieldError::invalid("spec.clusterIPs", json!([]), why.to_string()));
+                return;
+            }
+        },
+        wanted => {
+            let Ok(address) = wanted.parse::<IpAddr>() else { return };
+            if !held.contains(&address)
+                && old.is_none_or(|o| text(&o["spec"], "clusterIP").is_none())
+                && let Err(why) = claim.address(address)
+            {
+                let shown = json!([wanted]);
+                errors.push(FieldError::invalid("spec.clusterIPs", shown, format!("failed to allocate IP {wanted}: {why}")));
+                return;
+            }
+            wanted.to_owned()
+        }
+    };
+    spec["clusterIP"] = given.as_str().into();
+    if items(&spec["clusterIPs"]).is_empty() {
+        spec["clusterIPs"] = json!([given]);
+    }
+    set_families(spec, services, given == "None");
+}
+
+fn set_families(spec: &mut Value, services: &ServiceAddresses, is_headless: bool) {
+    let (family, other) = if services.cidr().is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let has_selector = spec["selector"].as_object().is_some_and(|s| !s.is_empty());
+    let dual = is_headless && !has_selector && spec["ipFamilyPolicy"].is_null();
+    if spec["ipFamilyPolicy"].is_null() {
+        spec["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
+    }
+    if items(&spec["ipFamilies"]).is_empty() {
+        spec["ipFamilies"] = if dual { json!([family, other]) } else { json!([family]) };
+    }
+}
+
+fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors: &mut Errors) {
+    if !has_node_ports(&new["spec"]) {
+        return;
+    }
+    let mut held: BTreeSet<u16> = old.map(ports_of).unwrap_or_default().into_iter().collect();
+    for (index, port) in new["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        let wanted = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
+        if wanted == 0 {
+            match claim.any_port() {
+                Ok(given) => port["nodePort"] = json!(given),
+                Err(why) => errors.push(FieldError::invalid(format!("spec.ports[{index}].nodePort"), 0, why.to_string())),
+            }
+            continue;
+        }
+        // One number may serve TCP and UDP of the same service.
+        if !held.contains(&wanted) {
+            match claim.port(wanted) {
+                Ok(()) => {
+                    held.insert(wanted);
+                }
+                Err(why) => {
+                    errors.push(FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why.to_string()));
+                }
+            }
+        }
+    }
+}
+
+const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+
+fn validate(spec: &Value, errors: &mut Errors) {
+    let kind = spec["type"].as_str().unwrap_or("ClusterIP");
+    one_of(spec, "spec", "type", TYPES, errors);
+    one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"], errors);
+    one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
+    one_of(spec, "spec", "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
+    super::metadata::check_labels("spec.selector", &spec["selector"], errors);
+    validate_ports(spec, kind, errors);
+    validate_type(spec, kind, errors);
+    validate_addresses(spec, errors);
+    let timeout = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
+    if let Some(seconds) = timeout.as_i64().filter(|s| !(1..=86400).contains(s)) {
+        let why = "must be greater than 0 and less than or equal to 86400";
+        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why));
+    }
+    if let Some(distribution) = text(spec, "trafficDistribution") {
+        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        if !known.contains(&distribution) {
+            errors.push(FieldError::not_supported("spec.trafficDistribution", distribution, &known));
+        }
+    }
+}
+
+fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
+    if kind == "ExternalName" {
+        match text(spec, "externalName") {
+            None => errors.push(FieldError::required("spec.externalName", "")),
+            Some(name) => {
+                let name = name.trim_end_matches('.');
+                invalid_all(names::check_dns_subdomain(name), "spec.externalName", name, errors);
+            }
+        }
+        if !items(&spec["clusterIPs"]).is_empty() {
+            let why = "may not be set when `type` is 'ExternalName'";
+            errors.push(FieldError::forbidden("spec.clusterIPs", why));
+        }
+    }
+    let is_external = matches!(kind, "NodePort" | "LoadBalancer") || !items(&spec["externalIPs"]).is_empty();
+    match (text(spec, "externalTrafficPolicy"), is_external) {
+        (Some(policy), true) if !matches!(policy, "Cluster" | "Local") => {
+            errors.push(FieldError::not_supported("spec.externalTrafficPolicy", policy, &["Cluster", "Local"]));
+        }
+        (Some(policy), false) => {
+            let why = "may only be set for externally-accessible services";
+            errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy, why));
+        }
+        _ => {}
+    }
+    if text(spec, "loadBalancerClass").is_some() && kind != "LoadBalancer" {
+        let why = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden("spec.loadBalancerClass", why));
+    }
+    if let Some(port) = spec["healthCheckNodePort"].as_i64().filter(|p| *p != 0)
+        && !(kind == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local")
+    {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", port, why));
+    }
+}
+
+fn validate_addresses(spec: &Value, errors: &mut Errors) {
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    for (index, address) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
+        if !is_address(address) && !(address == "None" && index == 0) {
+            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), address, why));
+        }
+    }
+    if let (Some(one), Some(first)) = (text(spec, "clusterIP"), items(&spec["clusterIPs"]).first())
+        && first != one
+        && is_address(one)
+    {
+        let why = "first value must match `clusterIP`";
+        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why));
+    }
+    if let Some(one) = text(spec, "clusterIP").filter(|one| *one != "None" && !is_address(one)) {
+        let why = "must be empty, 'None', or a valid IP address";
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", one, why));
+    }
+    for (index, family) in items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).enumerate() {
+        if !matches!(family, "IPv4" | "IPv6") {
+            errors.push(FieldError::not_supported(format!("spec.ipFamilies[{index}]"), family, &["IPv4", "IPv6"]));
+        }
+    }
+    for (index, address) in items(&spec["externalIPs"]).iter().filter_map(Value::as_str).enumerate() {
+        let path = format!("spec.externalIPs[{index}]");
+        match address.parse::<IpAddr>() {
+            Err(_) => errors.push(FieldError::invalid(path, address, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")),
+            Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
+                errors.push(FieldError::invalid(path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn validate_ports(spec: &Value, kind: &str, errors: &mut Errors) {
+    let ports = items(&spec["ports"]);
+    if ports.is_empty() && kind != "ExternalName" && spec["clusterIP"] != "None" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    let (mut names_seen, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    for (path, port) in indexed(spec, "spec", "ports") {
+        match text(port, "name") {
+            None if ports.len() > 1 => errors.push(FieldError::required(format!("{path}.name"), "")),
+            None => {}
+            Some(name) => {
+                invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors);
+                if !names_seen.insert(name) {
+                    errors.push(FieldError::duplicate(format!("{path}.name"), name));
+                }
+            }
+        }
+        port_number(&port["port"], &format!("{path}.port"), errors);
+        one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
+        if !port["targetPort"].is_null() {
+            port_or_name(&port["targetPort"], &format!("{path}.targetPort"), errors);
+        }
+        if port["nodePort"].as_i64().is_some_and(|p| p != 0) && matches!(kind, "ClusterIP" | "ExternalName") {
+            let why = format!("may not be used when `type` is '{kind}'");
+            errors.push(FieldError::forbidden(format!("{path}.nodePort"), why));
+        }
+        if !seen.insert((port["protocol"].to_string(), port["port"].to_string())) {
+            let shown = json!({"port": port["port"], "protocol": port["protocol"]});
+            errors.push(FieldError::duplicate(path, shown));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::fixture::Fixture;
+
+    fn assign(services: &ServiceAddresses, spec: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let kind = api_types::kinds::find_resource("", "v1", "services").unwrap();
+        let view = Fixture::default();
+        let context = Context { kind, subresource: "", view: &view, services, dry_run: false };
+        let mut new = json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec});
+        if let Some(old) = old {
+            Services.prepare_for_update(&context, &mut new, old);
+        }
+        Services.assign(&context, &mut new, old)?.keep();
+        Ok(new)
+    }
+
+    fn services() -> ServiceAddresses {
+        ServiceAddresses::new("10.96.0.0/24".parse().unwrap())
+    }
+
+    #[test]
+    fn a_service_gets_an_address_and_keeps_it() {
+        let all = services();
+        let first = assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 80}]}), None).unwrap();
+        let address = first["spec"]["clusterIP"].as_str().unwrap();
+        assert_eq!(first["spec"]["clusterIPs"], json!([address]));
+        assert_eq!(first["spec"]["ipFamilies"], json!(["IPv4"]));
+        let updated = assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 81}]}), Some(&first)).unwrap();
+        assert_eq!(updated["spec"]["clusterIP"], address);
+        let taken = assign(&all, json!({"type": "ClusterIP", "clusterIP": address}), None).unwrap_err();
+        assert_eq!(taken.code(), 422);
+    }
+
+    #[test]
+    fn a_headless_service_has_no_address_and_an_external_name_neither() {
+        let headless = assign(&services(), json!({"clusterIP": "None", "selector": {"a": "b"}}), None).unwrap();
+        assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+        let external = assign(&services(), json!({"type": "ExternalName", "externalName": "x.y"}), None).unwrap();
+        assert!(external["spec"].get("clusterIP").is_none());
+    }
+
+    #[test]
+    fn node_ports_are_given_kept_and_freed() {
+        let all = services();
+        let first = assign(&all, json!({"type": "NodePort", "ports": [{"port": 80}]}), None).unwrap();
+        let port = first["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+        let again = assign(&all, json!({"type": "NodePort", "ports": [{"port": 80}]}), Some(&first)).unwrap();
+        assert_eq!(again["spec"]["ports"][0]["nodePort"], port);
+        let plain = assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": port}]}), Some(&again)).unwrap();
+        assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
+        let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+        assert!(assign(&all, other, None).is_ok());
+    }
+
+    #[test]
+    fn mistakes_are_named_by_their_path() {
+        let cases = [
+            (json!({"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}), vec![]),
+            (json!({"type": "Nope", "ports": [{"port": 80}]}), vec!["spec.type"]),
+            (json!({"type": "ClusterIP"}), vec!["spec.ports"]),
+            (json!({"type": "ExternalName"}), vec!["spec.externalName"]),
+            (json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}), vec!["spec.ports[0].nodePort"]),
+            (json!({"type": "ClusterIP", "ports": [{"port": 0}]}), vec!["spec.ports[0].port"]),
+            (json!({"ports": [{"port": 1, "name": "a"}, {"port": 2}]}), vec!["spec.ports[1].name"]),
+        ];
+        for (spec, expected) in cases {
+            let mut errors = Errors::new();
+            validate(&spec, &mut errors);
+            assert_eq!(errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), expected, "{spec}");
+        }
+    }
+}
