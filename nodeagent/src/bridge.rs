@@ -37,14 +37,14 @@ fn kernel(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> BridgeErro
 }
 
 /// What a node's bridge is made from.
-#[derive(Clone, Debug)]
-pub struct BridgeConfig {
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct BridgeConfig {
     /// Names the bridge; unique on the machine, as a node's name together with its folder is.
-    pub owner: String,
+    pub(crate) owner: String,
     /// This node's pods, as `10.244.1.0/24`; the first address is the bridge's own.
-    pub pod_cidr: String,
+    pub(crate) pod_cidr: String,
     /// All pods of the cluster: traffic to them keeps its address.
-    pub cluster_cidr: Option<String>,
+    pub(crate) cluster_cidr: Option<String>,
 }
 
 /// An IPv4 range.
@@ -83,15 +83,14 @@ impl Range {
 }
 
 /// A node's bridge. All calls block for a few milliseconds.
-pub struct Bridge {
+pub(crate) struct Bridge {
     name: String,
-    range: Range,
     warning: Option<String>,
 }
 
 impl Bridge {
     /// Makes the bridge and the rules, or takes them over as they are.
-    pub fn start(config: &BridgeConfig) -> Result<Self, BridgeError> {
+    pub(crate) fn start(config: &BridgeConfig) -> Result<Self, BridgeError> {
         let range: Range = config.pod_cidr.parse()?;
         let name = link_name("b", &config.owner);
         ensure_bridge(&name, &range).map_err(kernel(format!("making the bridge {name}")))?;
@@ -101,11 +100,11 @@ impl Bridge {
         if let Some(warning) = &warning {
             warn!(bridge = name, "{warning}");
         }
-        Ok(Self { name, range, warning })
+        Ok(Self { name, warning })
     }
 
     /// Why pods cannot reach everything, if so.
-    pub fn warning(&self) -> Option<&str> {
+    pub(crate) fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
@@ -117,25 +116,27 @@ impl Bridge {
         netlink.add_veth(&link_name("p", sandbox), bridge, POD_LINK, pid).map_err(doing())
     }
 
-    /// Takes the link away. It also goes by itself with the namespace, only later.
-    pub(crate) fn detach(&self, sandbox: &str) -> Result<(), BridgeError> {
-        remove_link(&link_name("p", sandbox)).map_err(kernel(format!("unlinking sandbox {sandbox}")))
-    }
-
-    /// Removes the bridge, what still hangs on it, and the rules.
-    pub fn stop(&self) -> Result<(), BridgeError> {
-        let doing = || kernel(format!("removing the bridge {}", self.name));
+    /// Removes the bridge that was started with `config`, what still hangs on it, and the rules.
+    pub(crate) fn remove(config: &BridgeConfig) -> Result<(), BridgeError> {
+        let range: Range = config.pod_cidr.parse()?;
+        let name = link_name("b", &config.owner);
+        let doing = || kernel(format!("removing the bridge {name}"));
         let mut netlink = Netlink::open().map_err(doing())?;
         let links = netlink.links().map_err(doing())?;
-        if let Some(bridge) = links.iter().find(|link| link.name == self.name) {
+        if let Some(bridge) = links.iter().find(|link| link.name == name) {
             for link in links.iter().filter(|link| link.master == Some(bridge.index)) {
                 ignore_gone(netlink.delete_link(link.index)).map_err(doing())?;
             }
             ignore_gone(netlink.delete_link(bridge.index)).map_err(doing())?;
         }
-        masquerade::remove(&self.name, &self.range.to_string());
+        masquerade::remove(&name, &range.to_string());
         Ok(())
     }
+}
+
+/// Takes a sandbox's link away. It also goes by itself with the namespace, only later.
+pub(crate) fn detach(sandbox: &str) -> Result<(), BridgeError> {
+    remove_link(&link_name("p", sandbox)).map_err(kernel(format!("unlinking sandbox {sandbox}")))
 }
 
 /// Makes or takes away the route to the pods of a node on another machine.

@@ -19,7 +19,7 @@ use tokio::sync::broadcast;
 
 use super::{
     BoxStream, Container, ContainerConfig, ContainerEvent, ContainerEventKind, ContainerFilter, EVENTS_MAX,
-    ExecOutput, ExecRequest, Image, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeStatus,
+    ExecOutput, ExecRequest, Image, IpConfig, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeStatus,
     RuntimeVersion, Sandbox, SandboxConfig, SandboxFilter, Stats, Streams, labels_match,
 };
 use crate::bridge::{Bridge, BridgeConfig};
@@ -36,6 +36,9 @@ mod sandbox;
 mod spec;
 mod stream;
 
+/// What the bridge was made from, to remove it by.
+const BRIDGE_FILE: &str = "bridge.json";
+
 /// How the embedded runtime is set up.
 #[derive(Clone, Debug)]
 pub struct OciConfig {
@@ -47,8 +50,8 @@ pub struct OciConfig {
     pub node_rootfs: bool,
     /// Folders that such a pod must not see, the data directory above all.
     pub hidden: Vec<PathBuf>,
-    /// The pod network; without one, sandboxes have a loopback only.
-    pub bridge: Option<BridgeConfig>,
+    /// All pods of the cluster: traffic to them keeps its address.
+    pub cluster_cidr: Option<String>,
     /// The program that becomes a shim when asked: this one.
     pub program: PathBuf,
 }
@@ -61,7 +64,7 @@ impl OciConfig {
             archives: root.join("archives"),
             node_rootfs: false,
             hidden: vec![root.clone()],
-            bridge: None,
+            cluster_cidr: None,
             program: PathBuf::from("/proc/self/exe"),
             root,
         }
@@ -80,7 +83,9 @@ pub struct OciRuntime {
     program: PathBuf,
     hidden: Vec<PathBuf>,
     images: Arc<ImageStore>,
-    bridge: Option<Bridge>,
+    /// Made with the first sandbox that has an address, removed with the last. Held while one is linked.
+    bridge: Mutex<Option<Bridge>>,
+    cluster_cidr: Option<String>,
     limits: spec::Limits,
     state: Mutex<State>,
     events: broadcast::Sender<ContainerEvent>,
@@ -106,13 +111,13 @@ impl OciRuntime {
         }
         let root = config.root.canonicalize().map_err(RuntimeError::io("finding the runtime's folder"))?;
         let images = ImageStore::open(&root.join("images"), &config.archives, config.node_rootfs)?;
-        let bridge = config.bridge.as_ref().map(Bridge::start).transpose()?;
         tracing::info!("containers run without seccomp profiles: this build has no libseccomp");
         Ok(Self {
             program: config.program,
             hidden: config.hidden.iter().map(|path| path.canonicalize().unwrap_or(path.clone())).collect(),
             images: Arc::new(images),
-            bridge,
+            bridge: Mutex::new(None),
+            cluster_cidr: config.cluster_cidr,
             limits: spec::Limits::of_this_process(),
             state: Mutex::new(load(&root)),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -146,10 +151,38 @@ impl OciRuntime {
         for done in futures::future::join_all(removed).await {
             done?;
         }
-        if let Some(bridge) = &self.bridge {
-            bridge.stop()?;
+        self.remove_idle_bridge()
+    }
+
+    /// Takes the bridge and its rules away when no sandbox needs them.
+    fn remove_idle_bridge(&self) -> Result<()> {
+        let mut bridge = self.bridge.lock();
+        if self.state.lock().sandboxes.values().any(|record| record.address.is_some()) {
+            return Ok(());
         }
-        Ok(())
+        *bridge = None;
+        let known: Option<BridgeConfig> = record::read(&self.root.join(BRIDGE_FILE));
+        let Some(known) = known else { return Ok(()) };
+        Bridge::remove(&known)?;
+        let forgotten = std::fs::remove_file(self.root.join(BRIDGE_FILE));
+        forgotten.map_err(RuntimeError::io("forgetting the bridge"))
+    }
+
+    /// Links a sandbox to the bridge of this node's pods, which is made from the first of their addresses.
+    fn attach_to_bridge(&self, sandbox: &str, pid: i32, of: &IpConfig) -> Result<()> {
+        let mut bridge = self.bridge.lock();
+        if let Some(bridge) = &*bridge {
+            return Ok(bridge.attach(sandbox, pid)?);
+        }
+        let config = BridgeConfig {
+            // A name of its own: nodes of several clusters may run on one machine under the same name.
+            owner: self.root.display().to_string(),
+            pod_cidr: format!("{}/{}", of.address, of.prefix_len),
+            cluster_cidr: self.cluster_cidr.clone(),
+        };
+        crate::shim::write_json_atomically(&self.root.join(BRIDGE_FILE), &config)
+            .map_err(RuntimeError::io("noting the bridge"))?;
+        Ok(bridge.insert(Bridge::start(&config)?).attach(sandbox, pid)?)
     }
 
     fn entry<T>(&self, id: &str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
@@ -188,8 +221,9 @@ impl Runtime for Arc<OciRuntime> {
     }
 
     async fn status(&self) -> Result<RuntimeStatus> {
-        let warning = self.bridge.as_ref().and_then(Bridge::warning).unwrap_or_default();
-        Ok(RuntimeStatus { runtime_ready: true, network_ready: true, message: warning.to_owned() })
+        let bridge = self.bridge.lock();
+        let warning = bridge.as_ref().and_then(Bridge::warning).unwrap_or_default().to_owned();
+        Ok(RuntimeStatus { runtime_ready: true, network_ready: true, message: warning })
     }
 
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String> {

@@ -1,6 +1,5 @@
 //! Sandboxes: a holder of namespaces, a link to the node's bridge, and the files its containers share.
 
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,10 +61,7 @@ impl OciRuntime {
         record::save(&folder, &record).map_err(RuntimeError::io("noting the sandbox"))?;
         self.state.lock().sandboxes.insert(record.id.clone(), record.clone());
         let line = match self.link(&record, config, pid)? {
-            Some(plan) => {
-                record.address = Some(plan.address);
-                serde_json::to_string(&plan).unwrap_or_default()
-            }
+            Some(plan) => serde_json::to_string(&plan).unwrap_or_default(),
             None => String::new(),
         };
         let told = shim.stdin.write_all(format!("{line}\n").as_bytes()).await;
@@ -79,28 +75,33 @@ impl OciRuntime {
 
     /// Puts a link into the sandbox and says which address it shall have.
     fn link(&self, record: &SandboxRecord, config: &SandboxConfig, pid: i32) -> Result<Option<AddressPlan>> {
-        let Some(bridge) = &self.bridge else { return Ok(None) };
-        let IpConfig { address, prefix_len, gateway } = match &config.network {
+        let given = match &config.network {
             NetworkMode::Host | NetworkMode::Isolated => return Ok(None),
-            NetworkMode::Pod(given) => given.clone(),
+            NetworkMode::Pod(given) => given,
         };
-        bridge.attach(&record.id, pid)?;
+        let IpConfig { address, prefix_len, gateway } = given.clone();
+        self.attach_to_bridge(&record.id, pid, given)?;
         Ok(Some(AddressPlan { link: POD_LINK.to_owned(), address, prefix_len, gateway }))
     }
 
     /// What a failed start left.
     fn discard_sandbox(&self, id: &str, cgroup_parent: &str) {
-        if let Some(record) = self.state.lock().sandboxes.remove(id) {
+        let record = self.state.lock().sandboxes.remove(id);
+        if let Some(record) = record {
             kill_holder(&record);
+            self.unlink(&record);
         }
-        self.unlink(id);
+        if let Err(error) = self.remove_idle_bridge() {
+            tracing::warn!("{}", super::chain(&error));
+        }
         Cgroup::at(cgroup_parent).remove();
         drop(std::fs::remove_dir_all(self.sandbox_folder(id)));
     }
 
-    fn unlink(&self, id: &str) {
-        if let Some(Err(error)) = self.bridge.as_ref().map(|bridge| bridge.detach(id)) {
-            tracing::warn!(sandbox = id, "{}", super::chain(&error));
+    fn unlink(&self, record: &SandboxRecord) {
+        let done = record.address.map_or(Ok(()), |_| crate::bridge::detach(&record.id));
+        if let Err(error) = done {
+            tracing::warn!(sandbox = record.id, "{}", super::chain(&error));
         }
     }
 
@@ -109,9 +110,10 @@ impl OciRuntime {
         for container in self.containers_of(id) {
             self.end_container(&container, Duration::ZERO).await?;
         }
-        self.unlink(id);
+        self.unlink(&record);
         kill_holder(&record);
         record.holder = None;
+        record.address = None;
         record::save(&self.sandbox_folder(id), &record).map_err(RuntimeError::io("noting the stop"))?;
         self.state.lock().sandboxes.insert(id.to_owned(), record);
         Ok(())
@@ -124,7 +126,8 @@ impl OciRuntime {
         }
         let Some(record) = self.state.lock().sandboxes.remove(id) else { return Ok(()) };
         Cgroup::at(&record.cgroup_parent).remove();
-        remove_folder(&self.sandbox_folder(id)).map_err(RuntimeError::io("removing the sandbox's folder"))
+        remove_folder(&self.sandbox_folder(id)).map_err(RuntimeError::io("removing the sandbox's folder"))?;
+        self.remove_idle_bridge()
     }
 
     /// Connects to a port on the sandbox's loopback and copies both ways.
@@ -181,7 +184,10 @@ fn new_record(id: &str, config: &SandboxConfig, now: chrono::DateTime<chrono::Ut
         cgroup_parent: config.cgroup_parent.clone(),
         created_at: now,
         holder: None,
-        address: None::<IpAddr>,
+        address: match &config.network {
+            NetworkMode::Pod(given) => Some(given.address),
+            NetworkMode::Host | NetworkMode::Isolated => None,
+        },
     }
 }
 
