@@ -121,16 +121,8 @@ async fn run_until_shutdown(
 }
 
 fn pool(config: &Config, from_node: Option<String>) -> anyhow::Result<Pool> {
-    let cidr = config.pod_cidr.clone().or(from_node).unwrap_or_else(|| fallback_cidr(&config.node_name));
+    let cidr = config.pod_cidr.clone().or(from_node).unwrap_or_else(|| config.pod_cidr_or_fallback());
     Pool::parse(&cidr).context("--pod-cidr")
-}
-
-/// A network chosen by the node's name, for clusters in which nobody gives networks to nodes.
-fn fallback_cidr(node_name: &str) -> String {
-    let hash = node_name
-        .bytes()
-        .fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-    format!("10.{}.{}.0/24", 64 + (hash >> 8) % 64, hash % 256)
 }
 
 fn dns(config: &Config) -> Dns {
@@ -349,6 +341,7 @@ impl Agent {
             self.remove_pod(&sandbox.uid, &[sandbox.id]).await.unwrap_or_else(|error| warn!("{error:#}"));
         });
         futures::stream::iter(stop).buffer_unordered(32).collect::<Vec<()>>().await;
+        self.runtime.clean_up().await.unwrap_or_else(|error| warn!("cleaning up the runtime: {error}"));
     }
 }
 
@@ -359,20 +352,3 @@ fn uid_of(pod: &Pod) -> String {
 /// Keeps imports of the two-way mailbox in one place.
 pub(crate) type PodView = watch::Receiver<crate::pod::worker::View>;
 pub(crate) type Wake = Arc<Notify>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_node_name_gives_a_network() {
-        for name in ["", "node-1", "a-very-long-node-name.example.com"] {
-            assert!(Pool::parse(&fallback_cidr(name)).is_ok(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn host_name_of_this_machine_is_not_empty() {
-        assert!(!node::machine::host_name().is_empty());
-    }
-}

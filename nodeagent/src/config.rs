@@ -98,6 +98,16 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The given network, or one chosen by the node's name, for clusters in which nobody gives them out.
+    pub(crate) fn pod_cidr_or_fallback(&self) -> String {
+        let bytes = self.node_name.bytes();
+        let hash = bytes.fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+        let fallback = || format!("10.{}.{}.0/24", 64 + (hash >> 8) % 64, hash % 256);
+        self.pod_cidr.clone().unwrap_or_else(fallback)
+    }
+}
+
 /// Runs the pods that are bound to this machine.
 ///
 /// The agent registers this machine as a Node, keeps its lease, runs the pods whose spec.nodeName is its

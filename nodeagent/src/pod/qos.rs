@@ -125,7 +125,11 @@ fn oom_score_adj(qos: Qos, memory_request: f64, node_memory: u64) -> i32 {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable if node_memory == 0 => 999,
-        Qos::Burstable => (1000.0 - 1000.0 * memory_request / node_memory as f64).clamp(2.0, 999.0) as i32,
+        Qos::Burstable => {
+            // Whole numbers, rounded as Kubernetes rounds.
+            let share = (1000.0 * memory_request / node_memory as f64).floor();
+            (1000.0 - share).clamp(2.0, 999.0) as i32
+        },
     }
 }
 
