@@ -1,0 +1,164 @@
+//! Processes of the control plane: their start, memory, CPU time and writes, as `/proc` has them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::connection::{Cluster, get};
+use crate::figures::Figures;
+
+/// A command that has not answered by then does not start.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Processes with all their descendants.
+pub(crate) struct Watched {
+    pids: Vec<u32>,
+}
+
+/// What processes have used so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    cpu: Duration,
+    resident_bytes: u64,
+    written_bytes: u64,
+}
+
+impl Watched {
+    pub(crate) fn new(pids: Vec<u32>) -> Self {
+        Self { pids }
+    }
+
+    /// CPU time so far; none without processes to look at.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        (!self.pids.is_empty()).then(|| self.usage().cpu)
+    }
+
+    fn usage(&self) -> Usage {
+        let children = children();
+        let mut open = self.pids.clone();
+        let mut sum = Usage::default();
+        while let Some(pid) = open.pop() {
+            open.extend(children.get(&pid).into_iter().flatten());
+            let one = usage_of(pid).unwrap_or_default();
+            sum.cpu += one.cpu;
+            sum.resident_bytes += one.resident_bytes;
+            sum.written_bytes += one.written_bytes;
+        }
+        sum
+    }
+}
+
+/// Fields of `/proc/PID/stat` after the name, which may have spaces in it.
+fn stat_of(pid: &str) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+fn children() -> HashMap<u32, Vec<u32>> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let parent = stat_of(&name.to_string_lossy()).and_then(|fields| fields.get(1)?.parse().ok());
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    children
+}
+
+fn usage_of(pid: u32) -> Option<Usage> {
+    let fields = stat_of(&pid.to_string())?;
+    let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    // Linux counts in hundredths of a second and pages of 4 KiB on every machine this runs on.
+    let cpu = Duration::from_millis((number(11) + number(12)) * 10);
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let written =
+        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).and_then(|text| text.parse().ok());
+    Some(Usage { cpu, resident_bytes: number(21) * 4096, written_bytes: written.unwrap_or(0) })
+}
+
+/// A control plane that this run has started.
+pub(crate) struct Launched {
+    child: Child,
+    pid: u32,
+}
+
+impl Launched {
+    /// Starts the command and waits until the cluster answers `/readyz`.
+    pub(crate) async fn start(
+        command: &str,
+        kubeconfig: &Path,
+        figures: &mut Figures,
+    ) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let child = Command::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the command")?;
+        let pid = child.id().context("the command ended at once")?;
+        let mut launched = Self { child, pid };
+        while !is_ready(kubeconfig).await {
+            if let Some(status) = launched.child.try_wait()? {
+                bail!("the launched command ended with {status} before it was ready");
+            }
+            if begun.elapsed() > READY_WITHIN {
+                bail!("the launched command is not ready after {READY_WITHIN:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        figures.add("start to /readyz", begun.elapsed().as_secs_f64() * 1000.0, "ms");
+        Ok(launched)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Lets it idle, and says what it used.
+    pub(crate) async fn idle(&self, length: Duration, figures: &mut Figures) -> anyhow::Result<()> {
+        eprintln!("idle: {} s of nothing", length.as_secs());
+        let watched = Watched::new(vec![self.pid]);
+        let before = watched.usage();
+        tokio::time::sleep(length).await;
+        let after = watched.usage();
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let share = (after.cpu - before.cpu).as_secs_f64() / length.as_secs_f64().max(1e-9) * 100.0;
+        let hourly = 3600.0 / length.as_secs_f64().max(1e-9);
+        figures.add("resident memory when idle", mebibytes(after.resident_bytes), "MiB");
+        figures.add("CPU when idle", share, "% of a core");
+        figures.add(
+            "written when idle",
+            mebibytes(after.written_bytes - before.written_bytes) * hourly,
+            "MiB/h",
+        );
+        Ok(())
+    }
+
+    pub(crate) async fn stop(mut self, figures: &mut Figures) -> anyhow::Result<()> {
+        let usage = Watched::new(vec![self.pid]).usage();
+        figures.add("resident memory at the end", usage.resident_bytes as f64 / f64::from(1 << 20), "MiB");
+        kill(Pid::from_raw(i32::try_from(self.pid)?), Signal::SIGTERM)?;
+        match tokio::time::timeout(STOP_WITHIN, self.child.wait()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Ok(self.child.kill().await?),
+        }
+    }
+}
+
+async fn is_ready(kubeconfig: &Path) -> bool {
+    let Ok(cluster) = Cluster::read(kubeconfig).await else { return false };
+    get(&cluster.client, "/readyz").await.is_ok()
+}

@@ -1,0 +1,67 @@
+//! Full lists of many pods of 1.9 KB.
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::spread;
+use crate::Bench;
+use crate::connection::{get, request, timed};
+use crate::figures::{Figures, Latencies};
+
+/// Lists in one figure.
+const ROUNDS: usize = 20;
+
+pub(super) async fn run(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    make_pods(bench, "list", bench.pods).await?;
+    let seconds = begun.elapsed().as_secs_f64().max(1e-9);
+    figures.add(format!("create {} pods, 16 clients", bench.pods), bench.pods as f64 / seconds, "/s");
+    let client = bench.cluster.clients(1).await?.remove(0);
+    let path = pods_path(bench);
+    for (name, query) in [
+        ("any version", "?resourceVersion=0"),
+        ("consistent", ""),
+        ("by label, 1%", "?labelSelector=hundredth%3D7"),
+    ] {
+        let (cpu, begun) = (bench.servers.cpu(), Instant::now());
+        let (mut latencies, mut size) = (Latencies::default(), 0);
+        for _ in 0..ROUNDS {
+            let (bytes, took) = get(&client, &format!("{path}{query}")).await?;
+            latencies.note(took);
+            size = bytes;
+        }
+        let used = cpu.zip(bench.servers.cpu()).map(|(before, after)| after.saturating_sub(before));
+        let megabytes = size as f64 / 1e6;
+        let what = format!("list {} pods, {name} ({megabytes:.1} MB)", bench.pods);
+        figures.add_rate(what, latencies, begun.elapsed(), used);
+    }
+    bench.cluster.delete_all(&format!("{path}?gracePeriodSeconds=0")).await
+}
+
+pub(super) fn pods_path(bench: &Bench) -> String {
+    format!("/api/v1/namespaces/{}/pods", bench.namespace)
+}
+
+/// Makes pods `NAME-0`, … that nobody schedules.
+pub(super) async fn make_pods(bench: &Bench, name: &'static str, count: usize) -> anyhow::Result<()> {
+    let path = pods_path(bench);
+    let create = move |client, number: usize| {
+        let made = request(Method::POST, &path, &pod(&format!("{name}-{number}"), number));
+        async move { timed(&client, made?).await }
+    };
+    spread(bench.cluster.clients(16).await?, count, create).await
+}
+
+fn pod(name: &str, number: usize) -> Value {
+    let environment: Vec<Value> = (0..8)
+        .map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "some value of the usual length"}))
+        .collect();
+    let container = json!({"name": "main", "image": "registry.example.com/team/service:1.2.3", "env": environment,
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "ports": [{"name": "http", "containerPort": 8080}]});
+    let labels =
+        json!({"app": "bench", "hundredth": (number % 100).to_string(), "pod-template-hash": "5d4f8c7b9"});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+        "spec": {"schedulerName": "nobody", "containers": [container]}})
+}
