@@ -9,12 +9,14 @@ mod controllers;
 mod expectations;
 mod informers;
 mod key;
+mod node_fit;
 mod owners;
 mod ownership;
 mod pod_control;
 mod pods;
 mod queue;
 mod resources;
+mod revisions;
 mod runtime;
 mod service_pods;
 

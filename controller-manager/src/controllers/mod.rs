@@ -4,14 +4,23 @@
 
 use crate::controller::{Definition, def};
 
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
+mod job;
 mod namespace;
+mod node_lifecycle;
+mod pod_garbage_collector;
 mod replicaset;
 mod root_ca_certificate_publisher;
 mod serviceaccount;
+mod statefulset;
+mod taint_eviction;
+mod ttl_after_finished;
 
 /// Every controller there is.
 pub(crate) static ALL: &[Definition] = &[
@@ -20,7 +29,16 @@ pub(crate) static ALL: &[Definition] = &[
     def::<namespace::NamespaceController>(),
     def::<deployment::DeploymentController>(),
     def::<replicaset::ReplicaSetController>(),
+    def::<statefulset::StatefulSetController>(),
+    def::<daemonset::DaemonSetController>(),
+    def::<job::JobController>(),
+    def::<cronjob::CronJobController>(),
+    def::<ttl_after_finished::TtlAfterFinished>(),
     def::<endpointslice::EndpointSliceController>(),
     def::<endpoints::EndpointsController>(),
+    def::<disruption::DisruptionController>(),
+    def::<node_lifecycle::NodeLifecycle>(),
+    def::<taint_eviction::TaintEviction>(),
+    def::<pod_garbage_collector::PodGarbageCollector>(),
     def::<garbage_collector::GarbageCollector>(),
 ];

@@ -1,0 +1,160 @@
+//! ControllerRevisions: the history of a template, for StatefulSets and DaemonSets and `kubectl rollout`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api_types::template_hash::template_hash;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
+
+use crate::controller::ReconcileError;
+use crate::informers::{Cached, Informer};
+use crate::owners::{self, label, name_of, uid_of};
+use crate::pod_control::delete_exactly;
+
+/// The label with a revision's hash, on revisions and on pods.
+pub(crate) const HASH: &str = "controller-revision-hash";
+
+/// An owner's revisions.
+pub(crate) struct History {
+    /// Oldest first, the one of the current template last.
+    pub all: Vec<Arc<ControllerRevision>>,
+    /// The revision of the current template.
+    pub update: Arc<ControllerRevision>,
+}
+
+/// The template as a revision keeps it: a patch that `kubectl rollout undo` applies.
+fn data_of(template: &PodTemplateSpec) -> Value {
+    let mut value = serde_json::to_value(template).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        map.insert("$patch".to_owned(), json!("replace"));
+    }
+    json!({"spec": {"template": value}})
+}
+
+/// The template that a revision keeps.
+pub(crate) fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}
+
+/// The hash in a revision's label.
+pub(crate) fn hash_of(revision: &ControllerRevision) -> &str {
+    label(&revision.metadata, HASH).unwrap_or_default()
+}
+
+/// Finds the owner's revisions and makes the one of `template` the newest, creating it when it is new.
+pub(crate) async fn ensure<K>(
+    client: &Client,
+    cache: &Informer<ControllerRevision>,
+    owner: &K,
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+) -> Result<History, ReconcileError>
+where
+    K: Cached + Resource<Scope = NamespaceResourceScope>,
+{
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+    let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace);
+    let data = data_of(template);
+    let mut all = cache.owned_by(uid_of(owner.meta()));
+    all.sort_by_key(|one| (one.revision, name_of(&one.metadata).to_owned()));
+    let newest = all.last().map_or(0, |one| one.revision);
+    let equal = all.iter().rposition(|one| one.data.as_ref().is_some_and(|one| one.0 == data));
+    let update = match equal {
+        Some(index) if index + 1 == all.len() => return Ok(History { update: all[index].clone(), all }),
+        Some(index) => {
+            let old = all.remove(index);
+            let patch = Patch::Merge(json!({"revision": newest + 1}));
+            Arc::new(api.patch(name_of(&old.metadata), &PatchParams::default(), &patch).await?)
+        }
+        None => Arc::new(create(&api, owner, template, data, newest + 1, collisions).await?),
+    };
+    all.push(update.clone());
+    Ok(History { all, update })
+}
+
+async fn create<K>(
+    api: &Api<ControllerRevision>,
+    owner: &K,
+    template: &PodTemplateSpec,
+    data: Value,
+    number: i64,
+    collisions: Option<i32>,
+) -> Result<ControllerRevision, ReconcileError>
+where
+    K: Cached,
+{
+    let hash = template_hash(&data, collisions.filter(|count| *count > 0));
+    let mut labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    labels.insert(HASH.to_owned(), hash.clone());
+    let name = format!("{}-{hash}", name_of(owner.meta()));
+    let wanted = ControllerRevision {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: owner.meta().namespace.clone(),
+            labels: Some(labels),
+            owner_references: Some(vec![owners::controller_reference(owner)]),
+            ..ObjectMeta::default()
+        },
+        data: Some(RawExtension(data)),
+        revision: number,
+    };
+    match api.create(&PostParams::default(), &wanted).await {
+        Ok(created) => Ok(created),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+            let taken = api.get(&name).await?;
+            let ours =
+                owners::controller_of(&taken.metadata).map(|one| &one.uid) == owner.meta().uid.as_ref();
+            let same = taken.data.as_ref().map(|one| &one.0) == wanted.data.as_ref().map(|one| &one.0);
+            if ours && same {
+                return Ok(taken);
+            }
+            Err(ReconcileError::Again(format!("the name {name} is taken by another revision")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes the oldest revisions that nobody uses, beyond `limit`.
+pub(crate) async fn forget_old(
+    client: &Client,
+    history: &History,
+    in_use: &BTreeSet<String>,
+    limit: Option<i32>,
+) -> Result<(), kube::Error> {
+    let limit = usize::try_from(limit.unwrap_or(10)).unwrap_or(0);
+    let idle: Vec<_> = history.all.iter().filter(|one| is_idle(one, history, in_use)).collect();
+    let surplus = idle.len().saturating_sub(limit);
+    for revision in idle.into_iter().take(surplus) {
+        delete_exactly(client, &**revision, DeleteParams::default()).await?;
+    }
+    Ok(())
+}
+
+fn is_idle(revision: &ControllerRevision, history: &History, in_use: &BTreeSet<String>) -> bool {
+    let name = name_of(&revision.metadata);
+    name != name_of(&history.update.metadata) && !in_use.contains(name) && !in_use.contains(hash_of(revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_survives_the_way_through_a_revision() {
+        let template: PodTemplateSpec = serde_json::from_value(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}}),
+        )
+        .unwrap();
+        let revision =
+            ControllerRevision { data: Some(RawExtension(data_of(&template))), ..Default::default() };
+        assert_eq!(template_of(&revision), Some(template));
+    }
+}
