@@ -52,7 +52,8 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
-    let schema = schema_of(&version, &kind).ok_or_else(|| ProtobufError::Unknown(format!("{kind} in {version}")))?;
+    let schema =
+        schema_of(&version, &kind).ok_or_else(|| ProtobufError::Unknown(format!("{kind} in {version}")))?;
     let mut fields = Map::new();
     fields.insert("kind".into(), kind.into());
     fields.insert("apiVersion".into(), version.into());
@@ -163,7 +164,9 @@ fn message(schema: &Schema, bytes: &[u8], out: &mut Map<String, Value>) -> Resul
         let (number, wire) = field?;
         match (numbers.get(&(number, 0)), wire) {
             (Some(name), wire) => put(schema, name, wire, out)?,
-            (None, Wire::Bytes(part)) if numbers.keys().any(|(outer, inner)| *outer == number && *inner > 0) => {
+            (None, Wire::Bytes(part))
+                if numbers.keys().any(|(outer, inner)| *outer == number && *inner > 0) =>
+            {
                 for field in Fields(part) {
                     let (inner, wire) = field?;
                     if let Some(name) = numbers.get(&(number, inner)) {
@@ -178,7 +181,12 @@ fn message(schema: &Schema, bytes: &[u8], out: &mut Map<String, Value>) -> Resul
     Ok(())
 }
 
-fn put(schema: &Schema, name: &str, wire: Wire<'_>, out: &mut Map<String, Value>) -> Result<(), ProtobufError> {
+fn put(
+    schema: &Schema,
+    name: &str,
+    wire: Wire<'_>,
+    out: &mut Map<String, Value>,
+) -> Result<(), ProtobufError> {
     let open = Schema::default();
     let child = schema.child(name).unwrap_or(&open);
     match (child.ty, wire) {
@@ -209,11 +217,33 @@ fn put(schema: &Schema, name: &str, wire: Wire<'_>, out: &mut Map<String, Value>
 /// nothing tells them from pointers to zero, so those that are pointers and mean something at zero are named.
 fn is_unsaid(name: &str, value: &Value) -> bool {
     const ZERO_IS_SAID: &[&str] = &[
-        "replicas", "parallelism", "completions", "backoffLimit", "terminationGracePeriodSeconds", "value",
-        "revisionHistoryLimit", "successfulJobsHistoryLimit", "failedJobsHistoryLimit", "gracePeriodSeconds",
-        "ttlSecondsAfterFinished", "runAsUser", "runAsGroup", "fsGroup", "defaultMode", "mode", "priority",
-        "automountServiceAccountToken", "enableServiceLinks", "allowPrivilegeEscalation", "immutable",
-        "blockOwnerDeletion", "controller", "publishNotReadyAddresses", "ready", "serving", "terminating",
+        "replicas",
+        "parallelism",
+        "completions",
+        "backoffLimit",
+        "terminationGracePeriodSeconds",
+        "value",
+        "revisionHistoryLimit",
+        "successfulJobsHistoryLimit",
+        "failedJobsHistoryLimit",
+        "gracePeriodSeconds",
+        "ttlSecondsAfterFinished",
+        "runAsUser",
+        "runAsGroup",
+        "fsGroup",
+        "defaultMode",
+        "mode",
+        "priority",
+        "automountServiceAccountToken",
+        "enableServiceLinks",
+        "allowPrivilegeEscalation",
+        "immutable",
+        "blockOwnerDeletion",
+        "controller",
+        "publishNotReadyAddresses",
+        "ready",
+        "serving",
+        "terminating",
     ];
     match value {
         Value::Null => true,
@@ -240,7 +270,9 @@ fn map_entry(schema: &Schema, entry: &[u8]) -> Result<(String, Value), ProtobufE
 fn value(schema: &Schema, wire: Wire<'_>) -> Result<Value, ProtobufError> {
     match (schema.ty, wire) {
         (Type::Boolean, Wire::Varint(number)) => Ok(Value::Bool(number != 0)),
-        (Type::Number, Wire::Fixed(bits)) => Ok(Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number)),
+        (Type::Number, Wire::Fixed(bits)) => {
+            Ok(Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
+        }
         (_, Wire::Varint(number)) => Ok(Value::from(number.cast_signed())),
         (_, Wire::Fixed(number)) => Ok(Value::from(number)),
         (Type::String, Wire::Bytes(bytes)) => text_value(schema, bytes),
@@ -304,7 +336,8 @@ fn time(schema: &Schema, bytes: &[u8]) -> Result<Value, ProtobufError> {
     }
     // Go's zero time is a message without fields, or the year 1.
     let at = seconds.filter(|s| *s > -62_135_596_800).and_then(|s| DateTime::<Utc>::from_timestamp(s, nanos));
-    let precision = if schema.definition.ends_with("MicroTime") { SecondsFormat::Micros } else { SecondsFormat::Secs };
+    let precision =
+        if schema.definition.ends_with("MicroTime") { SecondsFormat::Micros } else { SecondsFormat::Secs };
     Ok(at.map_or(Value::Null, |at| Value::String(at.to_rfc3339_opts(precision, true))))
 }
 

@@ -184,7 +184,8 @@ fn reconcile(
     let changed = without_managed(old) != without_managed(&pruned);
     if let Some(i) = managed.position(&mine) {
         let before = last.and_then(|l| l.time);
-        managed.entries[i].time = if changed { Some(stamp(writer)) } else { before.or(Some(stamp(writer))) };
+        // As in Kubernetes, who only joins the owners of what is there already has no time.
+        managed.entries[i].time = if changed { Some(stamp(writer)) } else { before };
     }
     managed.drop_empty();
     let mut object = pruned;

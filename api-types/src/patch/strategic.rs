@@ -128,6 +128,9 @@ fn merge_list(
         Some(key) => merge_keyed(item, key, old, patch)?,
         None => merge_scalars(old, patch, deleted),
     };
+    let replaced = patch.iter().any(|p| p.get(DIRECTIVE).is_some_and(|d| d == "replace"));
+    let mentioned: Vec<_> = patch.iter().filter(|p| p.get(DIRECTIVE).is_none()).cloned().collect();
+    let merged = if replaced { merged } else { reorder(merged, &server_order, &mentioned, key) };
     Ok(if order.is_empty() { merged } else { reorder(merged, &server_order, order, key) })
 }
 
@@ -196,7 +199,7 @@ fn clean_object(fields: &Fields) -> Result<Fields, PatchError> {
 }
 
 /// Puts the items that the patch speaks of in its order and those that only the server has between them, where
-/// they stood.
+/// they stood; new items come before what the server has left.
 fn reorder(merged: Vec<Value>, server: &[Value], order: &[Value], key: Option<&str>) -> Vec<Value> {
     let id = |v: &Value| key.map_or_else(|| v.clone(), |k| v.get(k).cloned().unwrap_or(Value::Null));
     let place = |list: &[Value], v: &Value| list.iter().position(|o| id(o) == id(v));
@@ -250,9 +253,7 @@ mod tests {
             "Pod",
             old,
             patch,
-            expect![[
-                r#"{"spec":{"containers":[{"name":"a","image":"2","env":[{"name":"X","value":"1"},{"name":"Y"}]},{"name":"b"},{"name":"c"}]}}"#
-            ]],
+            expect![[r#"{"spec":{"containers":[{"name":"a","image":"2","env":[{"name":"Y"},{"name":"X","value":"1"}]},{"name":"c"},{"name":"b"}]}}"#]],
         );
     }
 

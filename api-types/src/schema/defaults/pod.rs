@@ -62,7 +62,7 @@ fn container(container: &mut Value) {
     for name in ["postStart", "preStop"] {
         at(container, &["lifecycle", name, "httpGet"], http_get);
     }
-    each(container, "env", |env| at(env, &["valueFrom", "fieldRef"], field_ref));
+    each(container, "env", |env| at(env, &["valueFrom"], source_refs));
 }
 
 /// Whether an image without a digest has the tag `latest`, in words or by having none.
@@ -91,8 +91,10 @@ fn http_get(action: &mut Value) {
     put(action, "scheme", "HTTP");
 }
 
-fn field_ref(reference: &mut Value) {
-    put(reference, "apiVersion", "v1");
+/// What a variable or a file gets from the pod itself.
+fn source_refs(source: &mut Value) {
+    at(source, &["fieldRef"], |reference| put(reference, "apiVersion", "v1"));
+    at(source, &["resourceFieldRef"], |reference| put(reference, "divisor", "0"));
 }
 
 fn volume(volume: &mut Value) {
@@ -103,7 +105,7 @@ fn volume(volume: &mut Value) {
     for name in ["secret", "configMap", "downwardAPI", "projected"] {
         at(volume, &[name], |source| put(source, "defaultMode", 0o644));
     }
-    at(volume, &["downwardAPI"], |source| each(source, "items", |i| at(i, &["fieldRef"], field_ref)));
+    at(volume, &["downwardAPI"], |source| each(source, "items", source_refs));
     at(volume, &["hostPath"], |source| put(source, "type", ""));
     at(volume, &["projected"], |projected| each(projected, "sources", projection));
     at(volume, &["ephemeral", "volumeClaimTemplate", "spec"], |spec| put(spec, "volumeMode", "Filesystem"));
@@ -117,7 +119,7 @@ fn volume(volume: &mut Value) {
 
 fn projection(source: &mut Value) {
     at(source, &["serviceAccountToken"], |token| put(token, "expirationSeconds", 3600));
-    at(source, &["downwardAPI"], |source| each(source, "items", |i| at(i, &["fieldRef"], field_ref)));
+    at(source, &["downwardAPI"], |source| each(source, "items", source_refs));
 }
 
 /// Who limits a resource and does not say how much of it is needed needs all of it.
