@@ -19,7 +19,7 @@ impl Verb for Apply {
         let decoded = body::decode_yaml(&call.body)?;
         let view = call.projection();
         let (mut config, warnings) = if view.is_object() {
-            typed::read(&call.kind, decoded, options.field_validation)?
+            typed::read_config(&call.kind, decoded, options.field_validation)?
         } else {
             (decoded.value, Vec::new())
         };
@@ -35,7 +35,10 @@ impl Verb for Apply {
             if current.is_none() && (!call.info.subresource.is_empty() || uid.is_some()) {
                 return Err(create::absent(&call));
             }
-            let object = typed::apply(&call, current, &config, &options)?;
+            let mut object = typed::apply(&call, current, &config, &options)?;
+            if view.is_object() {
+                metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
+            }
             Ok(Proposal { object, manage: Manage::Done, expected, warnings: warnings.clone() })
         });
         outcome.await?.answer(&call, view)

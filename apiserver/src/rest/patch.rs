@@ -47,7 +47,7 @@ impl Verb for Patch {
             let mut warnings = Vec::new();
             if view.is_object() {
                 let decoded = Decoded { value: object, duplicates: duplicates.clone() };
-                let read = typed::read(&call.kind, decoded, options.field_validation)?;
+                let read = typed::read_patched(&call.kind, decoded, options.field_validation)?;
                 (object, warnings) = read;
                 metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
             }

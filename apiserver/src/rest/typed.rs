@@ -13,20 +13,58 @@ use super::{Call, WriteOptions};
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
-pub(super) fn read(kind: &Kind, decoded: Decoded, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+pub(super) fn read(
+    kind: &Kind,
+    decoded: Decoded,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    accept(kind, decoded, validation).map_err(|why| Status::undecodable(kind, why))
+}
+
+/// As `read`, for what a patch has made of an object: it is the patch that is wrong.
+pub(super) fn read_patched(
+    kind: &Kind,
+    decoded: Decoded,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let shown = decoded.value.to_string();
+    accept(kind, decoded, validation)
+        .map_err(|why| Status::invalid_kind("", "", "", vec![FieldError::invalid("patch", shown, why)]))
+}
+
+/// A configuration to apply is taken as it is: what is wrong in it, applying it finds. Only what was written
+/// twice cannot be seen there any more.
+pub(super) fn read_config(
+    kind: &Kind,
+    decoded: Decoded,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let problems: Vec<String> = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}")).collect();
+    say(decoded.value, problems, validation).map_err(|why| Status::undecodable(kind, why))
+}
+
+fn accept(kind: &Kind, decoded: Decoded, validation: FieldValidation) -> Result<(Value, Vec<String>), String> {
     let mut value = decoded.value;
     let schema = of(kind);
     let findings = schema.check(&value);
     if let Some(error) = findings.type_errors.first() {
-        return Err(Status::undecodable(kind, error));
+        return Err(error.to_string());
     }
     let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}"));
     let duplicate = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}"));
     let problems: Vec<String> = duplicate.chain(unknown).collect();
     schema.normalize(&mut value);
+    say(value, problems, validation)
+}
+
+fn say(
+    value: Value,
+    problems: Vec<String>,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), String> {
     match validation {
         FieldValidation::Strict if !problems.is_empty() => {
-            Err(Status::undecodable(kind, format_args!("strict decoding error: {}", problems.join(", "))))
+            Err(format!("strict decoding error: {}", problems.join(", ")))
         }
         FieldValidation::Warn => Ok((value, problems)),
         _ => Ok((value, Vec::new())),

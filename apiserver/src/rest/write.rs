@@ -215,6 +215,12 @@ impl Attempt<'_> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let context = call.context(self.options.dry_run);
         let old = self.old.map(|(value, _)| value);
+        // Defaults first, so that a manifest without them is not taken for a change of the spec.
+        typed::default(&call.kind, &mut object);
+        // What the client means is its manager's; what the server sets from here on is nobody's.
+        if self.manage == Manage::Update {
+            typed::track(call, old, &mut object, &self.options.manager);
+        }
         match old {
             None => strategy.prepare_for_create(&context, &mut object),
             Some(old) => strategy.prepare_for_update(&context, &mut object, old),
@@ -233,9 +239,6 @@ impl Attempt<'_> {
         review.new = Some(&mut object);
         admission::validate(&review)?;
         drop(review);
-        if self.manage == Manage::Update {
-            typed::track(call, old, &mut object, &self.options.manager);
-        }
         let durability = match strategy.haste(&context, &object, old) {
             Haste::Synced => Durability::Synced,
             Haste::Lazy => Durability::Lazy,
