@@ -341,7 +341,6 @@ impl Agent {
             self.remove_pod(&sandbox.uid, &[sandbox.id]).await.unwrap_or_else(|error| warn!("{error:#}"));
         });
         futures::stream::iter(stop).buffer_unordered(32).collect::<Vec<()>>().await;
-        self.runtime.clean_up().await.unwrap_or_else(|error| warn!("cleaning up the runtime: {error}"));
     }
 }
 

@@ -30,11 +30,18 @@ pub enum RuntimeKind {
     Cri { endpoint: String },
 }
 
-/// Files of the serving certificate; without them the agent makes a certificate of its own.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
+/// Something in PEM, in a file or at hand.
+#[derive(Clone)]
+pub enum Pem {
+    File(PathBuf),
+    Text(String),
+}
+
+/// The serving certificate and its key.
+#[derive(Clone)]
+pub struct Serving {
+    pub certificate: Pem,
+    pub key: Pem,
 }
 
 /// A node agent's configuration.
@@ -54,9 +61,10 @@ pub struct Config {
     pub address: IpAddr,
     /// Port of the server; 0: a free one.
     pub port: u16,
-    pub tls: Option<TlsFiles>,
+    /// Without it the agent makes a certificate of its own, which an API server that verifies refuses.
+    pub tls: Option<Serving>,
     /// Clients must show a certificate of this authority; without it everyone who reaches the port may ask.
-    pub client_ca_file: Option<PathBuf>,
+    pub client_ca: Option<Pem>,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Taint>,
     /// Replaces what the machine has, by resource name.
@@ -85,7 +93,7 @@ impl Config {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             tls: None,
-            client_ca_file: None,
+            client_ca: None,
             labels: BTreeMap::new(),
             taints: Vec::new(),
             capacity: BTreeMap::new(),
@@ -102,7 +110,8 @@ impl Config {
     /// The given network, or one chosen by the node's name, for clusters in which nobody gives them out.
     pub(crate) fn pod_cidr_or_fallback(&self) -> String {
         let bytes = self.node_name.bytes();
-        let hash = bytes.fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+        let hash =
+            bytes.fold(2_166_136_261_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
         let fallback = || format!("10.{}.{}.0/24", 64 + (hash >> 8) % 64, hash % 256);
         self.pod_cidr.clone().unwrap_or_else(fallback)
     }
@@ -195,8 +204,8 @@ impl Flags {
             pod_cidr: self.pod_cidr,
             address: self.node_ip,
             port: self.port,
-            tls: files.map(|(cert, key)| TlsFiles { cert, key }),
-            client_ca_file: self.client_ca_file,
+            tls: files.map(|(cert, key)| Serving { certificate: Pem::File(cert), key: Pem::File(key) }),
+            client_ca: self.client_ca_file.map(Pem::File),
             labels: self.node_labels.into_iter().collect(),
             taints: self.register_with_taints,
             capacity: self.capacity.into_iter().collect(),

@@ -19,4 +19,4 @@ pub mod shim;
 mod volume;
 
 pub use agent::run;
-pub use config::{Config, Flags, RuntimeKind, TlsFiles};
+pub use config::{Config, Flags, Pem, RuntimeKind, Serving};

@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use self::oci::{OciConfig, OciRuntime};
-use crate::bridge::BridgeConfig;
 use crate::config::{Config, RuntimeKind};
 
 pub mod conformance;
@@ -123,12 +122,6 @@ pub trait Runtime: Send + Sync + 'static {
     async fn pull_image(&self, image: &str, auth: Option<&RegistryAuth>) -> Result<Image>;
     async fn list_images(&self) -> Result<Vec<Image>>;
     async fn remove_image(&self, image: &str) -> Result<()>;
-
-    /// Takes down what the runtime set up on the machine besides sandboxes, when no pod is left and none is
-    /// to come: networks, rules.
-    async fn clean_up(&self) -> Result<()> {
-        Ok(())
-    }
 
     /// The log of a runtime that keeps logs in memory; others write files and have none.
     fn memory_log(&self, _container: &str) -> Option<MemoryLog> {
@@ -489,11 +482,6 @@ pub(crate) async fn open(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Runti
             // Pods that see the node's root must not see what the cluster keeps: keys above all.
             oci.hidden.push(config.root_dir.clone());
             oci.hidden.extend(images.parent().map(Into::into));
-            oci.bridge = Some(BridgeConfig {
-                owner: format!("{} {}", config.node_name, root.display()),
-                pod_cidr: config.pod_cidr_or_fallback(),
-                cluster_cidr: None,
-            });
             Ok(Arc::new(OciRuntime::open(oci, config.clock, tasks.clone()).await?))
         }
         RuntimeKind::Cri { .. } => Err(RuntimeError::Unsupported { what: "speak CRI".to_owned() }),

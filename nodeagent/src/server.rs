@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::agent::Agent;
-use crate::config::Config;
+use crate::config::{Config, Pem};
 use crate::runtime::{Container, ContainerFilter, ExecRequest, RuntimeError, labels};
 
 mod logs;
@@ -61,25 +61,20 @@ pub(crate) async fn listen(config: &Config) -> anyhow::Result<Listener> {
 
 fn tls_config(config: &Config) -> anyhow::Result<rustls::ServerConfig> {
     let (chain, key) = match &config.tls {
-        Some(files) => {
-            let certs = CertificateDer::pem_file_iter(&files.cert)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .with_context(|| format!("cannot read the certificate {}", files.cert.display()))?;
-            let key = PrivateKeyDer::from_pem_file(&files.key)
-                .with_context(|| format!("cannot read the key {}", files.key.display()))?;
-            (certs, key)
+        Some(given) => {
+            let chain = certificates(&given.certificate).context("the serving certificate")?;
+            let key = read(&given.key).context("the serving key")?;
+            (chain, PrivateKeyDer::from_pem_slice(&key).context("the serving key is not PEM")?)
         }
         None => own_certificate(config)?,
     };
     let builder = rustls::ServerConfig::builder();
-    let builder = match &config.client_ca_file {
+    let builder = match &config.client_ca {
         None => builder.with_no_client_auth(),
-        Some(file) => {
+        Some(authority) => {
             let mut roots = rustls::RootCertStore::empty();
-            let certs = CertificateDer::pem_file_iter(file)
-                .with_context(|| format!("cannot read the client authority {}", file.display()))?;
-            for cert in certs {
-                roots.add(cert.context("a client authority's certificate")?).context("a client authority")?;
+            for certificate in certificates(authority).context("the client authority")? {
+                roots.add(certificate).context("the client authority")?;
             }
             let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
             builder.with_client_cert_verifier(verifier.build().context("the client authority")?)
@@ -88,6 +83,18 @@ fn tls_config(config: &Config) -> anyhow::Result<rustls::ServerConfig> {
     let mut tls = builder.with_single_cert(chain, key).context("the certificate and key do not fit")?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(tls)
+}
+
+fn read(pem: &Pem) -> anyhow::Result<Vec<u8>> {
+    match pem {
+        Pem::File(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+        Pem::Text(text) => Ok(text.clone().into_bytes()),
+    }
+}
+
+fn certificates(pem: &Pem) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(pem)?).collect();
+    parsed.context("a certificate is not PEM")
 }
 
 fn own_certificate(

@@ -9,6 +9,7 @@ use component_base::Shutdown;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::supervise::Tasks;
+use tokio_util::sync::DropGuard;
 use tracing::error;
 
 /// What runs the pods of the cluster's nodes.
@@ -76,6 +77,8 @@ pub struct Cluster {
     nodes: Tasks,
     control: Tasks,
     server: Shutdown,
+    /// Dropped with the cluster, these ask every part to stop.
+    _guards: [DropGuard; 3],
 }
 
 impl Cluster {
@@ -90,14 +93,17 @@ impl Cluster {
             .await
             .context("the API server does not start")?;
         let client = loopback(&api, UserInfo::admin());
+        let (nodes, control) = (Shutdown::new(), Shutdown::new());
+        let guards = [&nodes, &control, &server].map(|token| token.clone().drop_guard());
         let cluster = Self {
             kubeconfig: api.credentials().admin_kubeconfig_path(),
             node_names: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
-            nodes: Tasks::new(Shutdown::new()),
-            control: Tasks::new(Shutdown::new()),
+            nodes: Tasks::new(nodes),
+            control: Tasks::new(control),
             api,
             client,
             server,
+            _guards: guards,
         };
         cluster.start_control(&options);
         cluster.start_nodes(&options)?;
@@ -174,6 +180,13 @@ impl Cluster {
         let third = u8::try_from(index).context("at most 256 nodes run in one process")?;
         config.pod_cidr = Some(format!("10.244.{third}.0/24"));
         config.stop_pods_on_exit = true;
+        let (pki, hosts) = (self.api.credentials(), [config.address.to_string()]);
+        let serving = pki.issue_serving(&format!("system:node:{name}"), &["system:nodes"], &hosts)?;
+        config.tls = Some(nodeagent::Serving {
+            certificate: nodeagent::Pem::Text(serving.certificate_pem),
+            key: nodeagent::Pem::Text(serving.key_pem),
+        });
+        config.client_ca = Some(nodeagent::Pem::Text(pki.ca_pem().to_owned()));
         if options.runtime == NodeRuntime::Oci {
             let data_dir = options.data_dir.as_ref().context("real containers need a data directory")?;
             let root = data_dir.join("nodes").join(name);
@@ -200,14 +213,6 @@ impl Cluster {
                 error!(component = name, "ended: {problem:#}");
             }
         });
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.nodes.shutdown().cancel();
-        self.control.shutdown().cancel();
-        self.server.cancel();
     }
 }
 

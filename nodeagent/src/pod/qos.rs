@@ -129,7 +129,7 @@ fn oom_score_adj(qos: Qos, memory_request: f64, node_memory: u64) -> i32 {
             // Whole numbers, rounded as Kubernetes rounds.
             let share = (1000.0 * memory_request / node_memory as f64).floor();
             (1000.0 - share).clamp(2.0, 999.0) as i32
-        },
+        }
     }
 }
 

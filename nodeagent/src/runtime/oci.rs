@@ -19,8 +19,8 @@ use tokio::sync::broadcast;
 
 use super::{
     BoxStream, Container, ContainerConfig, ContainerEvent, ContainerEventKind, ContainerFilter, EVENTS_MAX,
-    ExecOutput, ExecRequest, Image, IpConfig, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeStatus,
-    RuntimeVersion, Sandbox, SandboxConfig, SandboxFilter, Stats, Streams, labels_match,
+    ExecOutput, ExecRequest, Image, IpConfig, RegistryAuth, Resources, Result, Runtime, RuntimeError,
+    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxFilter, Stats, Streams, labels_match,
 };
 use crate::bridge::{Bridge, BridgeConfig};
 use crate::image::ImageStore;

@@ -79,7 +79,9 @@ async fn crashing_container_restarts_and_backs_off() {
 #[tokio::test]
 async fn missing_image_backs_off_with_the_registrys_answer() {
     let world = World::start().await;
-    world.create("lost", json!({}), json!({"containers": [{"name": "app", "image": "does-not-exist:1"}]})).await;
+    world
+        .create("lost", json!({}), json!({"containers": [{"name": "app", "image": "does-not-exist:1"}]}))
+        .await;
     let pod = world
         .wait("lost", "in image back-off", |pod| {
             let reason = container(pod, "app")?.state?.waiting?.reason?;

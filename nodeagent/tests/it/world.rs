@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
+use nodeagent::{Pem, Serving};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,6 +44,12 @@ impl World {
         let client = Client::new(self.server.loopback(user), "default");
         let mut config = nodeagent::Config::new("node-1", ClientSource::Ready(client), Clock::system());
         config.pod_cidr = Some("10.9.0.0/24".to_owned());
+        let pki = self.server.credentials();
+        let hosts = ["127.0.0.1".to_owned()];
+        let made = pki.issue_serving("system:node:node-1", &["system:nodes"], &hosts).unwrap();
+        let (certificate, key) = (Pem::Text(made.certificate_pem), Pem::Text(made.key_pem));
+        config.tls = Some(Serving { certificate, key });
+        config.client_ca = Some(Pem::Text(pki.ca_pem().to_owned()));
         let run = nodeagent::run(config, self.agent.shutdown().clone());
         self.agent.spawn("agent", async move { run.await.unwrap() });
     }
@@ -154,7 +161,8 @@ impl World {
 
 async fn admin(server: &Running) -> Client {
     let url = server.url().expect("the server listens");
-    let made = server.credentials().kubeconfig("test", &url, "kubernetes-admin", &["system:masters"]).unwrap();
+    let made =
+        server.credentials().kubeconfig("test", &url, "kubernetes-admin", &["system:masters"]).unwrap();
     let file = Kubeconfig::from_yaml(&made).unwrap();
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()
