@@ -50,7 +50,10 @@ impl FromStr for Level {
 /// Starts logging for this process. The environment's `RUST_LOG` wins over `level`; a second call changes nothing.
 pub fn init(level: &Level, format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| quiet_libraries(level));
-    let base = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // An error only says that logging has been started already.
     drop(match format {
         Format::Text => base.with_target(false).try_init(),

@@ -29,7 +29,8 @@ impl Progress {
 
     /// What was not ready when the time ran out.
     pub(crate) fn waiting_for(&self) -> String {
-        let all: Vec<String> = self.waiting.iter().map(|(label, state)| format!("{label}: {state}")).collect();
+        let all: Vec<String> =
+            self.waiting.iter().map(|(label, state)| format!("{label}: {state}")).collect();
         format!("still waiting for {}", all.join(", "))
     }
 
@@ -63,7 +64,8 @@ impl Progress {
     }
 
     fn place(&self, manifest: &Manifest) -> anyhow::Result<Place> {
-        let (api_version, kind) = manifest.type_meta().map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?;
+        let (api_version, kind) =
+            manifest.type_meta().map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let Some(row) = api_types::kinds::find_kind(group, version, kind) else {
             bail!("{}: no matches for kind \"{kind}\" in version \"{api_version}\"", manifest.source);
@@ -93,7 +95,9 @@ impl Progress {
             events.push(Box::pin(stream).lines().map(move |line| (label.clone(), line)));
         }
         while !self.waiting.is_empty() {
-            let Some((label, line)) = events.next().await else { bail!("the watches ended; {}", self.waiting_for()) };
+            let Some((label, line)) = events.next().await else {
+                bail!("the watches ended; {}", self.waiting_for())
+            };
             let event: Value = serde_json::from_str(&line?)?;
             match event["type"].as_str() {
                 Some("ADDED" | "MODIFIED") => self.note(&label, &event["object"]),
@@ -155,7 +159,10 @@ fn state(object: &Value) -> State {
         )),
         "CronJob" => match status["lastScheduleTime"].as_str() {
             Some(at) => State::Ready(format!("fired at {at}")),
-            None => State::Waiting(format!("waits for {}", object["spec"]["schedule"].as_str().unwrap_or_default())),
+            None => State::Waiting(format!(
+                "waits for {}",
+                object["spec"]["schedule"].as_str().unwrap_or_default()
+            )),
         },
         "Node" | "Pod" if condition("Ready") => State::Ready("ready".to_owned()),
         "Node" | "Pod" => State::Waiting("not ready yet".to_owned()),
@@ -172,12 +179,30 @@ mod tests {
     #[test]
     fn each_kind_of_object_says_when_it_is_ready() {
         let cases = [
-            (json!({"kind": "Deployment", "spec": {"replicas": 3}, "status": {"readyReplicas": 2}}), State::Waiting("2/3 ready".to_owned())),
-            (json!({"kind": "StatefulSet", "spec": {"replicas": 2}, "status": {"readyReplicas": 2}}), State::Ready("2/2 ready".to_owned())),
-            (json!({"kind": "DaemonSet", "status": {"desiredNumberScheduled": 0}}), State::Waiting("waiting for nodes".to_owned())),
-            (json!({"kind": "Job", "spec": {"completions": 3}, "status": {"succeeded": 1}}), State::Waiting("1/3 succeeded".to_owned())),
-            (json!({"kind": "Job", "status": {"conditions": [{"type": "Complete", "status": "True"}]}}), State::Ready("complete".to_owned())),
-            (json!({"kind": "Node", "status": {"conditions": [{"type": "Ready", "status": "False"}]}}), State::Waiting("not ready yet".to_owned())),
+            (
+                json!({"kind": "Deployment", "spec": {"replicas": 3}, "status": {"readyReplicas": 2}}),
+                State::Waiting("2/3 ready".to_owned()),
+            ),
+            (
+                json!({"kind": "StatefulSet", "spec": {"replicas": 2}, "status": {"readyReplicas": 2}}),
+                State::Ready("2/2 ready".to_owned()),
+            ),
+            (
+                json!({"kind": "DaemonSet", "status": {"desiredNumberScheduled": 0}}),
+                State::Waiting("waiting for nodes".to_owned()),
+            ),
+            (
+                json!({"kind": "Job", "spec": {"completions": 3}, "status": {"succeeded": 1}}),
+                State::Waiting("1/3 succeeded".to_owned()),
+            ),
+            (
+                json!({"kind": "Job", "status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
+                State::Ready("complete".to_owned()),
+            ),
+            (
+                json!({"kind": "Node", "status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+                State::Waiting("not ready yet".to_owned()),
+            ),
             (json!({"kind": "Service"}), State::Ready("there".to_owned())),
         ];
         for (object, expected) in cases {

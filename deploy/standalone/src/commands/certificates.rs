@@ -27,7 +27,10 @@ impl Subcommand for Certificates {
             .arg(value("dir", "DIR", "Where they are kept").required(true))
             .arg(value("server", "URL", "Where daemons reach the API server").required(true))
             .arg(value("admin-server", "URL", "Where the administrator reaches it, if elsewhere"))
-            .arg(value("name", "NAME", "A name or address of the API server's certificate").action(ArgAction::Append))
+            .arg(
+                value("name", "NAME", "A name or address of the API server's certificate")
+                    .action(ArgAction::Append),
+            )
             .arg(value("node", "NAME", "A node to make a kubeconfig for").action(ArgAction::Append))
     }
 
@@ -35,16 +38,22 @@ impl Subcommand for Certificates {
         let text = |name: &str| matches.get_one::<String>(name);
         let dir = PathBuf::from(text("dir").context("--dir is required")?);
         let server = text("server").context("--server is required")?;
-        let hosts: Vec<String> = matches.get_many("name").into_iter().flatten().cloned().collect();
+        let hosts: Vec<String> = matches.get_many::<String>("name").into_iter().flatten().cloned().collect();
         let pki = apiserver::Pki::open(&dir, Clock::system(), &hosts)
             .with_context(|| format!("cannot make certificates in {}", dir.display()))?;
         let nodes: Vec<&String> = matches.get_many("node").into_iter().flatten().collect();
         let users = [
-            ("admin", text("admin-server").unwrap_or(server), "kubernetes-admin".to_owned(), "system:masters"),
+            (
+                "admin",
+                text("admin-server").unwrap_or(server),
+                "kubernetes-admin".to_owned(),
+                "system:masters",
+            ),
             ("controller-manager", server, "system:kube-controller-manager".to_owned(), ""),
             ("scheduler", server, "system:kube-scheduler".to_owned(), ""),
         ];
-        let nodes = nodes.iter().map(|name| (name.as_str(), server, format!("system:node:{name}"), "system:nodes"));
+        let nodes =
+            nodes.iter().map(|name| (name.as_str(), server, format!("system:node:{name}"), "system:nodes"));
         for (file, server, user, group) in users.into_iter().chain(nodes) {
             let path = dir.join(format!("{file}.kubeconfig"));
             let groups = if group.is_empty() { &[][..] } else { &[group][..] };

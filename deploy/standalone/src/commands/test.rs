@@ -27,8 +27,19 @@ impl Subcommand for Test {
                     .value_parser(clap::value_parser!(usize))
                     .help("How many simulated nodes"),
             )
-            .arg(Arg::new("log-level").long("log-level").default_value("error").help("error, warn, info, debug or trace"))
-            .arg(Arg::new("command").last(true).num_args(1..).required(true).help("The program and its arguments"))
+            .arg(
+                Arg::new("log-level")
+                    .long("log-level")
+                    .default_value("error")
+                    .help("error, warn, info, debug or trace"),
+            )
+            .arg(
+                Arg::new("command")
+                    .last(true)
+                    .num_args(1..)
+                    .required(true)
+                    .help("The program and its arguments"),
+            )
     }
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -58,8 +69,10 @@ async fn run_command(matches: &ArgMatches, cluster: &Cluster) -> anyhow::Result<
         .with_context(|| format!("cannot run {program}"))?;
     // The terminal sends Ctrl-C to the command too: it ends first, and then the cluster.
     let interrupted = component_base::signals::shutdown_on_signals()?;
-    let status = wait(&mut child, &interrupted).await.with_context(|| format!("{program} cannot be waited for"))?;
-    let code = status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
+    let status =
+        wait(&mut child, &interrupted).await.with_context(|| format!("{program} cannot be waited for"))?;
+    let code =
+        status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s));
     Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 

@@ -27,7 +27,11 @@ impl Subcommand for Up {
             Arg::new(name).long(name).value_name(placeholder).help(help)
         };
         base.about("Bring up a cluster on this machine")
-            .arg(value("nodes", "N", "How many nodes").default_value("1").value_parser(clap::value_parser!(usize)))
+            .arg(
+                value("nodes", "N", "How many nodes")
+                    .default_value("1")
+                    .value_parser(clap::value_parser!(usize)),
+            )
             .arg(value("apply", "PATH", "Manifests to apply: a file or a folder").action(ArgAction::Append))
             .arg(value("data-dir", "DIR", "Where objects, certificates and images are kept"))
             .arg(
@@ -41,14 +45,19 @@ impl Subcommand for Up {
                 value("runtime", "KIND", "oci runs real containers, simulated only pretends")
                     .value_parser(["oci", "simulated"]),
             )
-            .arg(value("timeout", "SECONDS", "How long manifests may take to be ready").default_value("300").value_parser(clap::value_parser!(u64)))
+            .arg(
+                value("timeout", "SECONDS", "How long manifests may take to be ready")
+                    .default_value("300")
+                    .value_parser(clap::value_parser!(u64)),
+            )
             .arg(value("log-level", "LEVEL", "error, warn, info, debug or trace").default_value("error"))
     }
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         start_logs(matches)?;
         let shutdown = component_base::signals::shutdown_on_signals()?;
-        let data_dir = matches.get_one::<String>("data-dir").map_or_else(host::default_data_dir, PathBuf::from);
+        let data_dir =
+            matches.get_one::<String>("data-dir").map_or_else(host::default_data_dir, PathBuf::from);
         let manifests = read(matches)?;
         let options = options(matches, data_dir)?;
         let started = tokio::time::Instant::now();
@@ -79,7 +88,10 @@ pub(super) fn start_logs(matches: &ArgMatches) -> anyhow::Result<()> {
 fn read(matches: &ArgMatches) -> anyhow::Result<Vec<kubectl_lite::Manifest>> {
     let mut manifests = Vec::new();
     for path in matches.get_many::<String>("apply").into_iter().flatten() {
-        manifests.extend(kubectl_lite::read_manifests(path, true).map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?);
+        manifests.extend(
+            kubectl_lite::read_manifests(path, true)
+                .map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?,
+        );
     }
     Ok(manifests)
 }
@@ -100,7 +112,10 @@ fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
         runtime,
         storage: Storage::Disk,
         listen: matches.get_one::<SocketAddr>("listen").copied(),
-        service_cidr: matches.get_one::<String>("service-cidr").cloned().context("--service-cidr has a default")?,
+        service_cidr: matches
+            .get_one::<String>("service-cidr")
+            .cloned()
+            .context("--service-cidr has a default")?,
         token_auth_file: matches.get_one::<String>("token-auth-file").map(PathBuf::from),
         data_dir: Some(data_dir),
         ..Options::default()
@@ -119,7 +134,9 @@ async fn follow(
         progress.apply(manifests).await
     })
     .await
-    .unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("not all was ready in {limit:?}; {}", progress.waiting_for())))
+    .unwrap_or_else(|_elapsed| {
+        Err(anyhow::anyhow!("not all was ready in {limit:?}; {}", progress.waiting_for()))
+    })
 }
 
 fn print_next_steps(cluster: &Cluster) {
