@@ -80,6 +80,8 @@ pub fn check_config_key(key: &str) -> Vec<String> {
     let mut problems = bounded(key, 253, good, CONFIG_KEY_TEXT);
     if key == "." || key == ".." {
         problems.push(format!("must not be '{key}'"));
+    } else if key.starts_with("..") {
+        problems.push("must not start with '..'".to_owned());
     }
     problems
 }
