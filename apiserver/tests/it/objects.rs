@@ -1,0 +1,83 @@
+//! A smallest valid object of each kind.
+
+use api_types::kinds::Kind;
+use serde_json::{Value, json};
+
+fn pod_template() -> Value {
+    json!({
+        "metadata": { "labels": { "app": "x" } },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] },
+    })
+}
+
+fn job_spec() -> Value {
+    let mut template = pod_template();
+    template["spec"]["restartPolicy"] = json!("Never");
+    json!({ "template": template })
+}
+
+/// What a kind needs besides its name; most need nothing.
+fn parts(kind: &str) -> Value {
+    let selector = json!({ "matchLabels": { "app": "x" } });
+    match kind {
+        "Pod" => json!({ "spec": pod_template()["spec"] }),
+        "PodTemplate" => json!({ "template": pod_template() }),
+        "ReplicationController" => json!({ "spec": { "selector": { "app": "x" }, "template": pod_template() } }),
+        "Service" => json!({ "spec": { "ports": [{ "port": 80 }] } }),
+        "PersistentVolume" => json!({ "spec": {
+            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/tmp/x" },
+        }}),
+        "PersistentVolumeClaim" => json!({ "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } },
+        }}),
+        "Deployment" | "ReplicaSet" | "DaemonSet" => json!({ "spec": { "selector": selector, "template": pod_template() } }),
+        "StatefulSet" => json!({ "spec": { "serviceName": "s", "selector": selector, "template": pod_template() } }),
+        "ControllerRevision" => json!({ "revision": 1, "data": { "a": "b" } }),
+        "HorizontalPodAutoscaler" => json!({ "spec": {
+            "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" },
+        }}),
+        "Job" => json!({ "spec": job_spec() }),
+        "CronJob" => json!({ "spec": { "schedule": "@hourly", "jobTemplate": { "spec": job_spec() } } }),
+        "Lease" => json!({ "spec": { "holderIdentity": "me", "leaseDurationSeconds": 10 } }),
+        "EndpointSlice" => json!({ "addressType": "IPv4", "endpoints": [], "ports": [] }),
+        "IngressClass" => json!({ "spec": { "controller": "example.com/c" } }),
+        "Ingress" => json!({ "spec": { "defaultBackend": { "service": { "name": "s", "port": { "number": 80 } } } } }),
+        "NetworkPolicy" => json!({ "spec": { "podSelector": {} } }),
+        "RuntimeClass" => json!({ "handler": "h" }),
+        "PodDisruptionBudget" => json!({ "spec": { "minAvailable": 1, "selector": selector } }),
+        "ClusterRoleBinding" | "RoleBinding" => json!({
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" }, "subjects": [],
+        }),
+        "ClusterRole" | "Role" => json!({ "rules": [] }),
+        "PriorityClass" => json!({ "value": 5 }),
+        "StorageClass" => json!({ "provisioner": "example.com/p" }),
+        _ => json!({}),
+    }
+}
+
+/// An object of `kind`, in the namespace `default` if it lives in one.
+pub(crate) fn object(kind: &Kind, name: &str) -> Value {
+    let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name } });
+    let parts = match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Event") => json!({
+            "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "r", "message": "m",
+        }),
+        ("events.k8s.io", "Event") => json!({
+            "regarding": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "R", "action": "A",
+            "reportingController": "example.com/c", "reportingInstance": "i", "type": "Normal",
+            "eventTime": "2026-01-01T00:00:00.000000Z",
+        }),
+        _ => parts(&kind.kind),
+    };
+    object.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
+    object
+}
+
+/// The path of the collection.
+pub(crate) fn collection(kind: &Kind) -> String {
+    let root = match kind.group.as_str() {
+        "" => format!("/api/{}", kind.version),
+        group => format!("/apis/{group}/{}", kind.version),
+    };
+    if kind.is_namespaced() { format!("{root}/namespaces/default/{}", kind.plural) } else { format!("{root}/{}", kind.plural) }
+}
