@@ -253,7 +253,9 @@ mod tests {
             "Pod",
             old,
             patch,
-            expect![[r#"{"spec":{"containers":[{"name":"a","image":"2","env":[{"name":"Y"},{"name":"X","value":"1"}]},{"name":"c"},{"name":"b"}]}}"#]],
+            expect![[
+                r#"{"spec":{"containers":[{"name":"a","image":"2","env":[{"name":"Y"},{"name":"X","value":"1"}]},{"name":"c"},{"name":"b"}]}}"#
+            ]],
         );
     }
 

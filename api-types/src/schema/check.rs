@@ -44,11 +44,13 @@ impl TypeError {
 
 struct Walk {
     path: String,
+    /// How much of the path Go's decoder names: it stops at the first key of a map.
+    named: Option<usize>,
     findings: Findings,
 }
 
 pub(super) fn check(schema: &Schema, object: &Value) -> Findings {
-    let mut walk = Walk { path: String::new(), findings: Findings::default() };
+    let mut walk = Walk { path: String::new(), named: None, findings: Findings::default() };
     walk.value(schema, object, "");
     walk.findings
 }
@@ -63,9 +65,12 @@ impl Walk {
                 }
             }
             (Type::Map, Value::Object(entries)) => {
+                let outer = self.named;
+                self.named.get_or_insert(self.path.len());
                 for (key, value) in entries {
                     self.below(key, |walk| schema.items.iter().for_each(|s| walk.value(s, value, owner)));
                 }
+                self.named = outer;
             }
             (Type::List, Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
@@ -104,7 +109,7 @@ impl Walk {
     }
 
     fn mistyped(&mut self, schema: &Schema, value: &Value, owner: &str, problem: Problem) {
-        let place = match without_indexes(&self.path) {
+        let place = match without_indexes(&self.path[..self.named.unwrap_or(self.path.len())]) {
             path if path.is_empty() => "Go value".to_owned(),
             path => format!("Go struct field {owner}.{path}"),
         };

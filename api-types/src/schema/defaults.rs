@@ -10,8 +10,12 @@ use serde_json::{Map, Value};
 mod pod;
 mod rows;
 
-/// Completes an object of a built-in kind: the schema's constants, then the kind's own rules.
+/// Completes an object of a built-in kind: the schema's constants, then the kind's own rules. An object of the
+/// wrong types stays as it is, for the check to find.
 pub fn set_defaults(kind: &Kind, schema: &Schema, object: &mut Value) {
+    if !object.is_object() || !schema.check(object).type_errors.is_empty() {
+        return;
+    }
     fill(schema, object);
     for (group, name, rule) in rows::ROWS {
         if (*group, *name) == (kind.group.as_str(), kind.kind.as_str()) {
@@ -71,7 +75,7 @@ fn put(object: &mut Value, key: &str, default: impl Into<Value>) {
     }
 }
 
-/// The object at `key`, made if it is not there. What is no object stays untouched.
+/// The object at `key`, made if it is not there. Rules run on objects of the right types only.
 fn ensure<'a>(object: &'a mut Value, key: &str) -> &'a mut Value {
     put(object, key, Map::new());
     &mut object[key]

@@ -53,8 +53,8 @@ fn wrong_types_are_told_as_kubernetes_tells_them() {
         "v1/Pod",
         json!({"spec": {"hostNetwork": "yes"}, "metadata": {"labels": {"a": 1}}}),
         expect![[r#"
-        json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool
-        json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels.a of type string"#]],
+            json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool
+            json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"#]],
     );
     check("v1/Secret", json!({"data": {"a": "text!"}}), expect!["illegal base64 data at input byte 4"]);
     let lots = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "lots", "memory": 1}}}]}});

@@ -191,6 +191,21 @@ fn smaller_kinds() {
 }
 
 #[test]
+fn objects_of_the_wrong_types_stay_as_they_are() {
+    for kind in crate::kinds::builtin() {
+        for object in
+            [json!([]), json!({"metadata": "x"}), json!({"spec": {"template": 1, "strategy": []}, "data": 1})]
+        {
+            let mut defaulted = object.clone();
+            set_defaults(kind, &builtin(kind).unwrap(), &mut defaulted);
+            if !builtin(kind).unwrap().check(&object).type_errors.is_empty() {
+                assert_eq!(defaulted, object, "{}", kind.kind);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_row_names_a_kind() {
     for (group, kind, _) in super::rows::ROWS {
         let version = if *group == "autoscaling" { "v2" } else { "v1" };
