@@ -53,6 +53,7 @@ impl std::fmt::Display for ServiceCidr {
 
 impl ServiceCidr {
     /// The range that Kubernetes installers use: 10.96.0.0/16.
+    #[cfg(test)]
     pub(crate) fn usual() -> Self {
         Self { network: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), prefix: 16 }
     }

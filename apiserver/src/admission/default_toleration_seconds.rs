@@ -23,7 +23,7 @@ impl Plugin for DefaultTolerationSeconds {
             let tolerations = pod["spec"]["tolerations"].as_array().into_iter().flatten();
             if !tolerations.into_iter().any(|toleration| tolerates(toleration, key)) {
                 let added = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS});
-                match pod["spec"]["tolerations"].as_array_mut() {
+                match pod.pointer_mut("/spec/tolerations").and_then(Value::as_array_mut) {
                     Some(tolerations) => tolerations.push(added),
                     None => pod["spec"]["tolerations"] = json!([added]),
                 }

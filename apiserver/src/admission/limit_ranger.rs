@@ -21,7 +21,8 @@ impl Plugin for LimitRanger {
         let items = ranges.iter().flat_map(|range| range["spec"]["limits"].as_array().into_iter().flatten());
         for item in items.filter(|item| item["type"] == "Container") {
             for list in ["initContainers", "containers"] {
-                for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+                let containers = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+                for container in containers.into_iter().flatten() {
                     fill(container, "limits", &item["default"]);
                     fill(container, "requests", &item["defaultRequest"]);
                 }

@@ -63,10 +63,7 @@ fn check_binding(review: &Review<'_>, new: &Value) -> Result<(), Status> {
     }
     match review.authorizers.rbac().rules_of(reference, review.namespace) {
         Some(rules) => refuse_missing(review, &rules),
-        None => match api_types::kinds::find_resource(GROUP, "v1", resource) {
-            Some(row) => Err(Status::not_found(row, role)),
-            None => Err(Status::unknown_resource()),
-        },
+        None => Err(Status::not_found(review.kind, role)),
     }
 }
 

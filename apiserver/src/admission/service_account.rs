@@ -79,7 +79,8 @@ fn mount(pod: &mut Value, seed: &str) {
         push(&mut pod["spec"], "volumes", token_volume(&name));
     }
     for list in lists {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        let containers = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             if !has_mount(container) {
                 push(container, "volumeMounts", json!({"name": name, "readOnly": true, "mountPath": MOUNT}));
             }
@@ -119,7 +120,7 @@ fn token_volume(name: &str) -> Value {
 }
 
 fn push(object: &mut Value, field: &str, item: Value) {
-    match object[field].as_array_mut() {
+    match object.get_mut(field).and_then(Value::as_array_mut) {
         Some(items) => items.push(item),
         None => object[field] = json!([item]),
     }

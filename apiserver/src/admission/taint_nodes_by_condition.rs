@@ -1,7 +1,7 @@
 //! TaintNodesByCondition: a new node takes no pods until the node lifecycle controller has seen it ready.
 
 use api_types::status::Status;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Plugin, Review};
 
@@ -19,7 +19,7 @@ impl Plugin for TaintNodesByCondition {
             node["spec"] = json!({});
         }
         let taint = json!({"key": TAINT, "effect": "NoSchedule"});
-        match node["spec"]["taints"].as_array_mut() {
+        match node.pointer_mut("/spec/taints").and_then(Value::as_array_mut) {
             Some(taints) if taints.iter().any(|t| t["key"] == TAINT && t["effect"] == "NoSchedule") => {}
             Some(taints) => taints.push(taint),
             None => node["spec"]["taints"] = json!([taint]),

@@ -7,7 +7,7 @@ use super::{Authenticator, Outcome, Presented, UserInfo, authenticated};
 
 /// A token file that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenFileError {
+pub enum TokenFileError {
     #[error("cannot read the token file {path}")]
     Read {
         path: String,

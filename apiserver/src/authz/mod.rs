@@ -1,4 +1,4 @@
-//! Who may do what: an ordered table of authorizers (masters, node, RBAC); the first that allows or denies
+//! Who may do what: an ordered table of authorizers (masters, node, RBAC); the first that allows
 //! decides, and a request nobody allows is refused with Kubernetes' words.
 
 pub(crate) mod node;
@@ -74,8 +74,6 @@ impl Attributes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Allow(String),
-    /// Final: no later authorizer is asked.
-    Deny(String),
     NoOpinion(String),
 }
 
@@ -118,7 +116,7 @@ impl Authorizers {
     pub(crate) fn check(&self, attributes: &Attributes) -> Result<(), Status> {
         match self.decide(attributes) {
             Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
         }
     }
 

@@ -16,19 +16,6 @@ pub(crate) struct Reviewers<'a> {
     pub(crate) service_accounts: &'a ServiceAccount,
 }
 
-/// Whether `kind` is one of the resources that this file answers.
-pub(crate) fn is_review(kind: &str) -> bool {
-    matches!(
-        kind,
-        "SelfSubjectAccessReview"
-            | "SubjectAccessReview"
-            | "LocalSubjectAccessReview"
-            | "SelfSubjectRulesReview"
-            | "SelfSubjectReview"
-            | "TokenReview"
-    )
-}
-
 /// The answered review: the body with its `status`. `namespace` is that of the request's path.
 pub(crate) fn answer(
     reviewers: &Reviewers<'_>,
@@ -54,10 +41,15 @@ pub(crate) fn answer(
         if metadata.is_null() {
             *metadata = json!({});
         }
-        // Kubernetes writes the time as null for objects that it does not store.
-        metadata["creationTimestamp"] = Value::Null;
-        if kind != "SelfSubjectReview" {
-            object.entry("spec").or_insert_with(|| json!({}));
+        match kind {
+            "SelfSubjectReview" => {}
+            // Kubernetes answers without the question here.
+            "SelfSubjectRulesReview" => {
+                object.insert("spec".to_owned(), json!({}));
+            }
+            _ => {
+                object.entry("spec").or_insert_with(|| json!({}));
+            }
         }
         object.insert("status".to_owned(), status);
     }
@@ -97,15 +89,11 @@ fn check_local(namespace: &str, body: &Value) -> Result<(), Status> {
 
 fn access(reviewers: &Reviewers<'_>, kind: &str, user: UserInfo, body: &Value) -> Result<Value, Status> {
     let attributes = attributes(kind, user, &body["spec"])?;
-    let (allowed, denied, reason) = match reviewers.authorizers.decide(&attributes) {
-        Decision::Allow(reason) => (true, false, reason),
-        Decision::Deny(reason) => (false, true, reason),
-        Decision::NoOpinion(reason) => (false, false, reason),
+    let (allowed, reason) = match reviewers.authorizers.decide(&attributes) {
+        Decision::Allow(reason) => (true, reason),
+        Decision::NoOpinion(reason) => (false, reason),
     };
     let mut status = json!({"allowed": allowed});
-    if denied {
-        status["denied"] = json!(true);
-    }
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }

@@ -26,6 +26,7 @@ where
 {
     all(namespaces(), &create).await?;
     let mut rest = rbac::objects();
+    rest.extend(service_accounts());
     rest.extend(priority_classes());
     rest.push(kubernetes_service(service, listening));
     rest.extend(kubernetes_endpoints(listening));
@@ -53,6 +54,14 @@ where
 fn namespaces() -> Vec<Value> {
     let names = ["default", "kube-system", "kube-public", "kube-node-lease"];
     names.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).to_vec()
+}
+
+/// The controller makes these for every namespace; these two are there before it runs.
+fn service_accounts() -> Vec<Value> {
+    let account = |namespace| {
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}})
+    };
+    ["default", "kube-system"].map(account).to_vec()
 }
 
 fn priority_classes() -> Vec<Value> {

@@ -16,6 +16,7 @@ pub(super) fn validate_all(spec: &Value, path: &str, volumes: &BTreeSet<&str>, e
     }
     let mut names = BTreeSet::new();
     let host_network = spec["hostNetwork"] == true;
+    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     let mut host_ports = BTreeSet::new();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for (path, container) in indexed(spec, path, list) {
@@ -25,7 +26,7 @@ pub(super) fn validate_all(spec: &Value, path: &str, volumes: &BTreeSet<&str>, e
             validate_env(container, &path, errors);
             validate_resources(container, &path, errors);
             validate_mounts(container, &path, volumes, errors);
-            validate_lifecycle(container, &path, errors);
+            validate_lifecycle(container, &path, grace, errors);
             for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
                 validate_probe(&container[probe], &format!("{path}.{probe}"), probe, errors);
             }
@@ -145,7 +146,7 @@ fn validate_value_from(variable: &Value, from: &Value, path: &str, errors: &mut 
 }
 
 fn validate_key_ref(reference: &Value, path: &str, errors: &mut Errors) {
-    if let Some(name) = text(reference, "name") {
+    if let Some(name) = reference["name"].as_str() {
         invalid_all(names::check_dns_subdomain(name), &format!("{path}.name"), name, errors);
     }
     match text(reference, "key") {
@@ -167,6 +168,12 @@ fn validate_resources(container: &Value, path: &str, errors: &mut Errors) {
                 errors.push(FieldError::invalid(path, value.clone(), "must be an integer"));
             }
         }
+    }
+    let names = |part: &str| resources[part].as_object().into_iter().flatten().map(|(name, _)| name.clone());
+    let has = |wanted: fn(&str) -> bool| names("limits").chain(names("requests")).any(|name| wanted(&name));
+    if has(|name| name.starts_with("hugepages-")) && !has(|name| matches!(name, "cpu" | "memory")) {
+        let why = "HugePages require cpu or memory";
+        errors.push(FieldError::forbidden(format!("{path}.resources"), why));
     }
     for (name, request) in resources["requests"].as_object().into_iter().flatten() {
         let limit = &resources["limits"][name];
@@ -233,15 +240,15 @@ fn validate_mounts(container: &Value, path: &str, volumes: &BTreeSet<&str>, erro
     }
 }
 
-fn validate_lifecycle(container: &Value, path: &str, errors: &mut Errors) {
+fn validate_lifecycle(container: &Value, path: &str, grace: i64, errors: &mut Errors) {
     for hook in ["postStart", "preStop"] {
         let action = &container["lifecycle"][hook];
         if action.is_object() {
             let path = format!("{path}.lifecycle.{hook}");
             validate_action(action, &path, &["exec", "httpGet", "tcpSocket", "sleep"], "must specify a handler type", errors);
-            let grace = i64::MAX;
             if let Some(seconds) = action["sleep"]["seconds"].as_i64().filter(|s| *s < 0 || *s > grace) {
-                errors.push(FieldError::invalid(format!("{path}.sleep"), seconds, "must be non-negative"));
+                let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                errors.push(FieldError::invalid(format!("{path}.sleep"), seconds, why));
             }
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &
     }
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
     match (is_counted(kind), subresource) {
-        (true, "status") | (false, _) => set_generation(new, generation),
+        (true, "status" | "binding" | "approval") | (false, _) => set_generation(new, generation),
         (true, _) => set_generation(new, Some(next_generation(new, old, generation))),
     }
 }

@@ -53,7 +53,7 @@ fn template_of(new: &Value, old: &Value) -> Value {
     }
     let before = &old["spec"]["template"];
     let mut restore = |part: &str, fields: &[&str]| {
-        let Some(object) = template[part].as_object_mut() else { return };
+        let Some(object) = template.get_mut(part).and_then(Value::as_object_mut) else { return };
         for field in fields {
             match before[part].get(*field) {
                 Some(value) => object.insert((*field).to_owned(), value.clone()),
@@ -196,8 +196,14 @@ fn validate_schedule(spec: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string"));
     } else if zone.eq_ignore_ascii_case("local") {
         errors.push(FieldError::invalid("spec.timeZone", zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
-    } else if !zone.chars().all(plausible) {
-        errors.push(FieldError::invalid("spec.timeZone", zone, format!("unknown time zone {zone}")));
+    } else {
+        if !zone.chars().all(plausible) {
+            let why = "timeZone contains characters that no time zone's name has";
+            errors.push(FieldError::invalid("spec.timeZone", zone, why));
+        }
+        if zone.parse::<chrono_tz::Tz>().is_err() {
+            errors.push(FieldError::invalid("spec.timeZone", zone, format!("unknown time zone {zone}")));
+        }
     }
 }
 

@@ -139,20 +139,35 @@ struct Row {
     strategy: &'static dyn Strategy,
 }
 
-/// Kinds whose names may be anything that fits in a path.
-struct PathNamed;
-
-impl Strategy for PathNamed {
-    fn name_rule(&self) -> metadata::NameRule {
-        metadata::NameRule::PathSegment
-    }
+const fn def(storage: &'static str, strategy: &'static dyn Strategy) -> Row {
+    Row { storage, strategy }
 }
 
 static ROWS: &[Row] = &[
-    Row { storage: "rbac.authorization.k8s.io/clusterroles", strategy: &PathNamed },
-    Row { storage: "rbac.authorization.k8s.io/clusterrolebindings", strategy: &PathNamed },
-    Row { storage: "rbac.authorization.k8s.io/roles", strategy: &PathNamed },
-    Row { storage: "rbac.authorization.k8s.io/rolebindings", strategy: &PathNamed },
+    def("configmaps", &small::ConfigMaps),
+    def("endpoints", &small::Endpoints),
+    def("events", &small::Events),
+    def("namespaces", &namespaces::Namespaces),
+    def("nodes", &nodes::Nodes),
+    def("pods", &pods::Pods),
+    def("replicationcontrollers", &workloads::ReplicationControllers),
+    def("secrets", &small::Secrets),
+    def("serviceaccounts", &small::ServiceAccounts),
+    def("services", &services::Services),
+    def("apps/daemonsets", &workloads::DaemonSets),
+    def("apps/deployments", &workloads::Deployments),
+    def("apps/replicasets", &workloads::ReplicaSets),
+    def("apps/statefulsets", &workloads::StatefulSets),
+    def("batch/cronjobs", &jobs::CronJobs),
+    def("batch/jobs", &jobs::Jobs),
+    def("coordination.k8s.io/leases", &nodes::Leases),
+    def("discovery.k8s.io/endpointslices", &small::EndpointSlices),
+    def("policy/poddisruptionbudgets", &small::DisruptionBudgets),
+    def("rbac.authorization.k8s.io/clusterrolebindings", &rbac::Bindings),
+    def("rbac.authorization.k8s.io/clusterroles", &rbac::ClusterRoles),
+    def("rbac.authorization.k8s.io/rolebindings", &rbac::Bindings),
+    def("rbac.authorization.k8s.io/roles", &rbac::Roles),
+    def("scheduling.k8s.io/priorityclasses", &small::PriorityClasses),
 ];
 
 /// The strategy of a kind.

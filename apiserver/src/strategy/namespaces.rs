@@ -19,7 +19,7 @@ impl Strategy for Namespaces {
         if !new["spec"].is_object() {
             new["spec"] = json!({});
         }
-        match new["spec"]["finalizers"].as_array_mut() {
+        match new.pointer_mut("/spec/finalizers").and_then(Value::as_array_mut) {
             Some(finalizers) if finalizers.iter().any(|f| f == FINALIZER) => {}
             Some(finalizers) => finalizers.push(FINALIZER.into()),
             None => new["spec"]["finalizers"] = json!([FINALIZER]),
@@ -49,6 +49,15 @@ impl Strategy for Namespaces {
                 errors.push(FieldError::invalid("spec.finalizers", finalizer, why));
             }
         }
+        for mode in ["enforce", "audit", "warn"] {
+            let label = format!("pod-security.kubernetes.io/{mode}");
+            if let Some(level) = new["metadata"]["labels"][&label].as_str()
+                && !matches!(level, "privileged" | "baseline" | "restricted")
+            {
+                let why = "must be one of privileged, baseline, restricted";
+                errors.push(FieldError::invalid(format!("metadata.labels[{label}]"), level, why));
+            }
+        }
         errors
     }
 
@@ -61,6 +70,9 @@ impl Strategy for Namespaces {
     }
 
     fn mark_deleted(&self, object: &mut Value) {
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("deletionGracePeriodSeconds");
+        }
         object["status"]["phase"] = "Terminating".into();
     }
 

@@ -4,7 +4,7 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::rules::{Errors, at_least, not_negative};
-use super::{Context, Haste, Strategy};
+use super::{Context, Haste, Strategy, isolate};
 
 pub(super) struct Nodes;
 pub(super) struct Leases;
@@ -20,7 +20,7 @@ impl Strategy for Nodes {
 /// What of a node's status tells more than that the node is alive.
 fn without_times(node: &Value) -> Value {
     let mut status = node["status"].clone();
-    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(condition) = condition.as_object_mut() {
             condition.shift_remove("lastHeartbeatTime");
         }
@@ -29,6 +29,16 @@ fn without_times(node: &Value) -> Value {
 }
 
 impl Strategy for Leases {
+    fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
+        isolate::for_create(context.kind, new);
+        drop_coordinated(new);
+    }
+
+    fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        isolate::for_update(context.kind, context.subresource, new, old);
+        drop_coordinated(new);
+    }
+
     fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         at_least(&new["spec"], "spec", "leaseDurationSeconds", 1, &mut errors);
@@ -49,6 +59,13 @@ impl Strategy for Leases {
         let renews = old.is_some_and(|old| old["spec"]["holderIdentity"] == new["spec"]["holderIdentity"]);
         if renews { Haste::Lazy } else { Haste::Synced }
     }
+}
+
+/// Coordinated leader election is off, and its fields are not kept.
+fn drop_coordinated(lease: &mut Value) {
+    let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    spec.shift_remove("strategy");
+    spec.shift_remove("preferredHolder");
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
             keep(&mut masked, old, "affinity");
         }
     }
-    if masked != *old {
+    if masked != *old && errors.is_empty() {
         errors.push(FieldError::forbidden("spec", MAY_CHANGE));
     }
 }
@@ -176,7 +176,7 @@ fn keep(masked: &mut Value, old: &Value, field: &str) {
 /// Puts what may change back to what it was.
 fn mask(masked: &mut Value, old: &Value) {
     for list in ["containers", "initContainers"] {
-        let Some(containers) = masked[list].as_array_mut() else { continue };
+        let Some(containers) = masked.get_mut(list).and_then(Value::as_array_mut) else { continue };
         for (container, old) in containers.iter_mut().zip(items(&old[list])) {
             keep(container, old, "image");
         }

@@ -40,7 +40,11 @@ impl Strategy for ClusterRoles {
                 errors.push(FieldError::required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
             }
             for (path, wanted) in indexed(aggregation, "aggregationRule", "clusterRoleSelectors") {
+                let before = errors.len();
                 selector(wanted, &path, &mut errors);
+                if errors.len() > before {
+                    errors.push(FieldError::invalid(path, wanted.clone(), "invalid label selector"));
+                }
             }
         }
         errors

@@ -65,14 +65,14 @@ impl Strategy for Services {
         let (before, now) = (&old["spec"], &new["spec"]);
         let had = text(before, "clusterIP").is_some_and(|_| before["type"] != "ExternalName");
         if had && now["type"] != "ExternalName" && before["clusterIP"] != now["clusterIP"] {
-            let shown = now["clusterIPs"].clone();
+            let shown = json!([now["clusterIP"]]);
             errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
         }
         errors
     }
 
     fn name_rule(&self) -> NameRule {
-        NameRule::Label1035
+        NameRule::Label
     }
 
     fn shows_deleted(&self) -> bool {
@@ -82,7 +82,11 @@ impl Strategy for Services {
 
 /// What the server gave and the client left out stays.
 fn keep_assigned(new: &mut Value, old: &Value) {
-    if !new["spec"].is_object() || new["spec"]["type"] == "ExternalName" {
+    if !new["spec"].is_object() {
+        return;
+    }
+    if new["spec"]["type"] == "ExternalName" {
+        drop_repeated(new, old);
         return;
     }
     let came_from_name = old["spec"]["type"] == "ExternalName";
@@ -99,7 +103,7 @@ fn keep_assigned(new: &mut Value, old: &Value) {
     }
     let wants_ports = has_node_ports(&new["spec"]);
     let old_ports: Vec<Value> = items(&old["spec"]["ports"]).to_vec();
-    for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = |o: &&Value| o["port"] == port["port"] && o["protocol"].as_str().unwrap_or("TCP") == port["protocol"].as_str().unwrap_or("TCP");
         let before = old_ports.iter().find(same).map(|o| o["nodePort"].clone()).filter(|n| n.as_u64().is_some_and(|n| n != 0));
         let Some(before) = before else { continue };
@@ -111,6 +115,18 @@ fn keep_assigned(new: &mut Value, old: &Value) {
             }
             _ => {}
         }
+    }
+}
+
+/// A service that becomes a name loses its addresses, if the client only repeats what it read.
+fn drop_repeated(new: &mut Value, old: &Value) {
+    let repeats = new["spec"]["clusterIP"] == old["spec"]["clusterIP"];
+    if old["spec"]["type"] == "ExternalName" || !repeats {
+        return;
+    }
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+        spec.shift_remove(field);
     }
 }
 
@@ -182,7 +198,7 @@ fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors:
         return;
     }
     let mut held: BTreeSet<u16> = old.map(ports_of).unwrap_or_default().into_iter().collect();
-    for (index, port) in new["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (index, port) in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
         let wanted = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
         if wanted == 0 {
             match claim.any_port() {
@@ -239,7 +255,7 @@ fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
                 invalid_all(names::check_dns_subdomain(name), "spec.externalName", name, errors);
             }
         }
-        if !items(&spec["clusterIPs"]).is_empty() {
+        if !items(&spec["clusterIPs"]).is_empty() || text(spec, "clusterIP").is_some() {
             let why = "may not be set when `type` is 'ExternalName'";
             errors.push(FieldError::forbidden("spec.clusterIPs", why));
         }
@@ -254,6 +270,20 @@ fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
             errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy, why));
         }
         _ => {}
+    }
+    if matches!(kind, "NodePort" | "LoadBalancer") && spec["clusterIP"] == "None" {
+        let why = format!("may not be set to 'None' for {kind} services");
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", why));
+    }
+    for (index, range) in items(&spec["loadBalancerSourceRanges"]).iter().filter_map(Value::as_str).enumerate() {
+        let good = range.trim().split_once('/').is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok());
+        if !good {
+            let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.push(FieldError::invalid(format!("spec.LoadBalancerSourceRanges[{index}]"), range, why));
+        }
+    }
+    if let Some(class) = text(spec, "loadBalancerClass") {
+        invalid_all(names::check_label_key(class), "spec.loadBalancerClass", class, errors);
     }
     if text(spec, "loadBalancerClass").is_some() && kind != "LoadBalancer" {
         let why = "may only be used when `type` is 'LoadBalancer'";
@@ -285,6 +315,15 @@ fn validate_addresses(spec: &Value, errors: &mut Errors) {
     if let Some(one) = text(spec, "clusterIP").filter(|one| *one != "None" && !is_address(one)) {
         let why = "must be empty, 'None', or a valid IP address";
         errors.push(FieldError::invalid("spec.clusterIPs[0]", one, why));
+    }
+    if let (Some(first), Some(family)) = (items(&spec["clusterIPs"]).first().and_then(Value::as_str), items(&spec["ipFamilies"]).first())
+        && let Ok(address) = first.parse::<IpAddr>()
+    {
+        let wanted = family.as_str().unwrap_or_default();
+        if matches!(wanted, "IPv4" | "IPv6") && (wanted == "IPv4") != address.is_ipv4() {
+            let why = format!("expected an {wanted} value as indicated by `ipFamilies[0]`");
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", first, why));
+        }
     }
     for (index, family) in items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).enumerate() {
         if !matches!(family, "IPv4" | "IPv6") {

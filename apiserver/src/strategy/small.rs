@@ -155,15 +155,17 @@ const ADDRESSES_MAX: usize = 100;
 
 fn validate_addresses(slice: &Value, endpoint: &Value, path: &str, errors: &mut Errors) {
     let path = format!("{path}.addresses");
+    let known = matches!(slice["addressType"].as_str(), Some("IPv4" | "IPv6"));
     let addresses = items(&endpoint["addresses"]);
     if addresses.is_empty() {
         errors.push(FieldError::required(&path, "must contain at least 1 address"));
     }
     if addresses.len() > ADDRESSES_MAX {
-        errors.push(FieldError::too_many(&path, addresses.len(), ADDRESSES_MAX));
+        errors.push(FieldError::invalid(&path, addresses.len(), format!("must have at most {ADDRESSES_MAX} addresses")));
+        return;
     }
     let wants_v4 = slice["addressType"] == "IPv4";
-    if slice["addressType"] == "FQDN" || text(slice, "addressType").is_none() {
+    if !known {
         return;
     }
     for (index, address) in addresses.iter().filter_map(Value::as_str).enumerate() {

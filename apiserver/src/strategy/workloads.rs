@@ -5,7 +5,8 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::rules::{Errors, immutable, items, not_negative, one_of, selector};
-use super::{Context, Strategy, pod_spec};
+use super::metadata::NameRule;
+use super::{Context, Strategy, isolate, pod_spec};
 
 pub(super) struct Deployments;
 pub(super) struct ReplicaSets;
@@ -14,6 +15,17 @@ pub(super) struct DaemonSets;
 pub(super) struct ReplicationControllers;
 
 impl Strategy for Deployments {
+    fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        isolate::for_update(context.kind, context.subresource, new, old);
+        // Rollouts are steered by annotations too, so that a change of them counts.
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+        let annotations = |object: &Value| object["metadata"]["annotations"].clone();
+        let is_counted = new["metadata"]["generation"] == generation;
+        if context.subresource.is_empty() && is_counted && annotations(new) != annotations(old) {
+            new["metadata"]["generation"] = (generation + 1).into();
+        }
+    }
+
     fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let spec = &new["spec"];
@@ -85,6 +97,10 @@ const STATEFUL_MUTABLE: &[&str] = &[
 ];
 
 impl Strategy for StatefulSets {
+    fn name_rule(&self) -> NameRule {
+        NameRule::Label
+    }
+
     fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let spec = &new["spec"];
