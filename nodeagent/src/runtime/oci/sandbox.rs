@@ -131,7 +131,7 @@ impl OciRuntime {
     }
 
     /// Connects to a port on the sandbox's loopback and copies both ways.
-    pub(super) async fn forward(&self, id: &str, port: u16, mut stream: BoxStream) -> Result<()> {
+    pub(super) async fn forward(&self, id: &str, port: u16, stream: BoxStream) -> Result<()> {
         let netns = {
             let state = self.state.lock();
             let record = state.sandboxes.get(id).ok_or_else(|| super::not_found("sandbox", id))?;
@@ -142,8 +142,22 @@ impl OciRuntime {
         let connected = connected.map_err(|error| RuntimeError::io(&doing)(std::io::Error::other(error)))?;
         let connected = connected.map_err(RuntimeError::io(&doing))?;
         let mut socket = tokio::net::TcpStream::from_std(connected).map_err(RuntimeError::io(&doing))?;
-        // Either side may end as it likes.
-        drop(tokio::io::copy_bidirectional(&mut stream, &mut socket).await);
+        let (mut near_read, mut near_write) = tokio::io::split(stream);
+        let (mut far_read, mut far_write) = socket.split();
+        // A caller who has said everything still wants the answer; it ends when the server does.
+        let up = async {
+            drop(tokio::io::copy(&mut near_read, &mut far_write).await);
+            drop(far_write.shutdown().await);
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let down = async {
+            drop(tokio::io::copy(&mut far_read, &mut near_write).await);
+            drop(near_write.shutdown().await);
+        };
+        tokio::select! {
+            () = down => {}
+            never = up => match never {},
+        }
         Ok(())
     }
 }
