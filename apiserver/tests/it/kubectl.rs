@@ -110,7 +110,6 @@ async fn writes(kubectl: &Kubectl) {
 
 /// These send protobuf.
 async fn generators(kubectl: &Kubectl) {
-    kubectl.run(&["create", "serviceaccount", "default"]).await;
     kubectl.run(&["create", "namespace", "made"]).await;
     kubectl.run(&["create", "secret", "generic", "s", "--from-literal=user=me"]).await;
     assert_eq!(kubectl.run(&["get", "secret", "s", "-o", "jsonpath={.data.user}"]).await, "bWU=");
