@@ -15,8 +15,8 @@ use component_base::supervise::Tasks;
 use parking_lot::{Mutex, RwLock};
 
 use crate::store::{
-    Backend, CommitError, Committed, Did, Event as StoreEvent, Feed, HistoryError, Key, Loaded,
-    MemoryStorage, OpenError, Revision, Storage, Transaction,
+    Backend, CommitError, Committed, Did, DiskStorage, EtcdStorage, Event as StoreEvent, Feed, HistoryError,
+    Key, Loaded, MemoryStorage, OpenError, Revision, Storage, Transaction,
 };
 
 mod ring;
@@ -94,8 +94,9 @@ impl Objects {
         let cache = Arc::new(Cache::new(limits));
         let storage: Arc<dyn Storage> = match backend {
             Backend::Memory => Arc::new(MemoryStorage::open(clock, cache.clone())),
-            Backend::Disk { .. } | Backend::Etcd { .. } => {
-                Arc::new(MemoryStorage::open(clock, cache.clone()))
+            Backend::Disk { dir, limits } => Arc::new(DiskStorage::open(&dir, limits, clock, cache.clone())?),
+            Backend::Etcd { endpoints, prefix } => {
+                Arc::new(EtcdStorage::open(endpoints, prefix, clock, cache.clone(), tasks).await?)
             }
         };
         tasks.spawn_until_shutdown("watch bookmarks", Cache::bookmarks(cache.clone()));
@@ -413,6 +414,3 @@ fn builtin_fields() -> HashMap<String, FieldPaths> {
     }
     fields.into_iter().map(|(resource, paths)| (resource, paths.into())).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,10 +14,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 mod body;
+mod codec;
+mod committer;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash;
+mod directory;
+mod disk;
+mod etcd;
+mod files;
+mod follower;
 mod index;
+mod log;
 mod memory;
+mod sled;
+mod snapshot;
 
 pub(crate) use body::Body;
+pub(crate) use disk::DiskStorage;
+pub(crate) use etcd::EtcdStorage;
 pub(crate) use memory::MemoryStorage;
 
 /// The number of a committed transaction, cluster-wide and growing; a `resourceVersion`.
@@ -320,12 +336,6 @@ pub enum OpenError {
         path: PathBuf,
         #[source]
         source: std::io::Error,
-    },
-    #[error("the state in {} cannot be opened or made new", .dir.display())]
-    State {
-        dir: PathBuf,
-        #[source]
-        source: sled::Error,
     },
     #[error("cannot start the store's thread")]
     Thread(#[source] std::io::Error),

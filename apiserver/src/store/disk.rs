@@ -1,0 +1,361 @@
+//! The store in a directory: the log is the truth, sled is its state.
+//!
+//! `log/` segments, `state/N/` sled at the revision that `checkpoint` notes, `snapshot/` the copy from which
+//! a damaged state is made again. Two threads: the [`committer`](super::committer) owns the log, the
+//! [`follower`](super::follower) owns sled and never makes a write wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use component_base::clock::Clock;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::codec::Entry;
+use super::committer::{Committer, Request};
+use super::directory::{self, Claim};
+use super::files::{Files, Machine};
+use super::follower::{Follower, Pending};
+use super::index::Index;
+use super::log::{self, Log};
+use super::memory::touches;
+use super::sled::{self as state, Changes, Checkpoint, State, StateError};
+use super::{
+    CommitError, Committed, Did, DiskLimits, Feed, HistoryError, Key, Loaded, OpenError, Record, Revision,
+    Storage, Transaction, snapshot,
+};
+
+/// The revision of an empty store; 0 means "any" in the API.
+const FIRST: Revision = 1;
+/// Transactions read back for watches that resume.
+const RECENT_MAX: usize = 65_536;
+
+pub(crate) struct DiskStorage {
+    requests: Mutex<Option<SyncSender<Request>>>,
+    archive: log::Archive,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl DiskStorage {
+    /// Takes the directory, reads it, and feeds what is there.
+    pub(crate) fn open(
+        dir: &Path,
+        limits: DiskLimits,
+        clock: Clock,
+        feed: Arc<dyn Feed>,
+    ) -> Result<Self, OpenError> {
+        let claim = Arc::new(directory::claim(dir)?);
+        Self::open_files(dir, Arc::new(Machine), Some(claim), limits, clock, feed)
+    }
+
+    /// The same over any file layer. The directory stays taken until both threads have ended.
+    pub(super) fn open_files(
+        dir: &Path,
+        files: Arc<dyn Files>,
+        claim: Option<Arc<Claim>>,
+        limits: DiskLimits,
+        clock: Clock,
+        feed: Arc<dyn Feed>,
+    ) -> Result<Self, OpenError> {
+        let start = Start { dir: dir.to_owned(), files };
+        let (log, recovered) = start.recover(&limits)?;
+        let archive = log.archive();
+        let keys = recovered.objects.iter().map(|(key, (revision, _))| (key.clone(), *revision));
+        let index = Index::new(keys);
+        let revision = recovered.revision;
+        feed.load(recovered.loaded);
+        let pending =
+            Arc::new(Pending::new(recovered.changes, recovered.written, recovered.is_rebuilt, &limits));
+        let follower = Follower {
+            dir: start.dir,
+            files: start.files,
+            state: recovered.state,
+            generation: recovered.generation,
+            snapshot: recovered.snapshot,
+            archive: archive.clone(),
+            pending: pending.clone(),
+            limits: limits.clone(),
+            clock,
+        };
+        let (sender, requests) = sync_channel(limits.waiting_max);
+        let committer = Committer::new(requests, log, index, revision, feed, pending, clock, limits);
+        let threads = vec![
+            spawn("store-commit", claim.clone(), move || committer.run())?,
+            spawn("store-state", claim, move || follower.run())?,
+        ];
+        Ok(Self { requests: Mutex::new(Some(sender)), archive, threads: Mutex::new(threads) })
+    }
+}
+
+fn spawn(
+    name: &str,
+    claim: Option<Arc<Claim>>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, OpenError> {
+    let run = move || {
+        run();
+        drop(claim);
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
+}
+
+#[async_trait]
+impl Storage for DiskStorage {
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let requests = self.requests.lock();
+            let sender = requests.as_ref().ok_or(CommitError::Closed)?;
+            sender.try_send(Request { transaction, reply }).map_err(|error| match error {
+                TrySendError::Full(_) => CommitError::Full,
+                TrySendError::Disconnected(_) => CommitError::Closed,
+            })?;
+        }
+        answer.await.map_err(|_| CommitError::Closed)?
+    }
+
+    async fn history(
+        &self,
+        key: Option<&Key>,
+        after: Revision,
+        max: usize,
+    ) -> Result<Vec<Committed>, HistoryError> {
+        let (archive, key) = (self.archive.clone(), key.cloned());
+        let read = move || read_history(&archive, key.as_ref(), after, max);
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|lost| Err(std::io::Error::other(lost))).map_err(HistoryError::ReadLog)
+    }
+
+    async fn close(&self) {
+        // Without a sender the committer ends after what is waiting, and the follower after it.
+        drop(self.requests.lock().take());
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let join = move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the store panicked");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(join).await {
+            tracing::error!(%error, "cannot wait for the store's threads");
+        }
+    }
+}
+
+fn read_history(
+    archive: &log::Archive,
+    key: Option<&Key>,
+    after: Revision,
+    max: usize,
+) -> std::io::Result<Vec<Committed>> {
+    let mut found = Vec::new();
+    for first in segments_after(&archive.firsts(), after) {
+        for entry in archive.read(first)?.0 {
+            match entry {
+                Entry::Commit(committed) if committed.revision > after && touches(&committed, key) => {
+                    found.push(committed);
+                }
+                _ => {}
+            }
+            if found.len() == max {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The segments that may hold what comes after `revision`.
+fn segments_after(firsts: &[Revision], revision: Revision) -> Vec<Revision> {
+    let start = firsts.partition_point(|first| *first <= revision + 1).saturating_sub(1);
+    firsts[start..].to_vec()
+}
+
+/// What a directory holds.
+struct Recovered {
+    loaded: Loaded,
+    objects: BTreeMap<Key, (Revision, Bytes)>,
+    revision: Revision,
+    /// The highest revision in the log or the state.
+    written: Revision,
+    state: Option<State>,
+    generation: u64,
+    snapshot: Revision,
+    /// What the state lacks.
+    changes: Changes,
+    is_rebuilt: bool,
+}
+
+/// A state to start from: objects at a revision.
+struct Base {
+    revision: Revision,
+    objects: BTreeMap<Key, (Revision, Bytes)>,
+    state: Option<State>,
+}
+
+struct Start {
+    dir: PathBuf,
+    files: Arc<dyn Files>,
+}
+
+impl Start {
+    fn recover(&self, limits: &DiskLimits) -> Result<(Log, Recovered), OpenError> {
+        let checkpoint = Checkpoint::read(&*self.files, &self.dir);
+        let snapshot = self.snapshots()?.last().copied().unwrap_or(0);
+        let first = checkpoint.map_or(0, |c| c.revision).max(snapshot).max(FIRST) + 1;
+        let log = Log::open(self.files.clone(), self.dir.join("log"), first, limits.segment_bytes)?;
+        let archive = log.archive();
+        if let Some(checkpoint) = checkpoint {
+            match self.from_state(checkpoint, &archive) {
+                Ok((base, entries)) => {
+                    return Ok((log, self.replay(base, entries, &archive, checkpoint.generation, snapshot)?));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the state cannot be used; making it again from snapshot and log"
+                    );
+                }
+            }
+        }
+        let base = self.from_snapshot(snapshot, &archive)?;
+        let generation = state::generations(&self.dir).into_iter().max().unwrap_or(0) + 1;
+        let entries = self.entries(&archive, base.revision)?;
+        Ok((log, self.replay(base, entries, &archive, generation, snapshot)?))
+    }
+
+    fn io(&self, name: &'static str) -> impl Fn(std::io::Error) -> OpenError {
+        let path = self.dir.join(name);
+        move |source| OpenError::Io { path: path.clone(), source }
+    }
+
+    fn snapshots(&self) -> Result<Vec<Revision>, OpenError> {
+        snapshot::revisions(&*self.files, &self.dir.join("snapshot")).map_err(self.io("snapshot"))
+    }
+
+    /// sled at its checkpoint, if it opens and is what it was, and the log's entries.
+    fn from_state(
+        &self,
+        checkpoint: Checkpoint,
+        archive: &log::Archive,
+    ) -> Result<(Base, Vec<Entry>), StateError> {
+        let entries = self.entries(archive, checkpoint.revision);
+        let entries = entries.map_err(|_| StateError::Wrong("the log after it is damaged"))?;
+        // sled answers some damage with a panic.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let state = State::open(&self.dir, checkpoint)?;
+            let objects = state.objects().map(|record| record.map(|r| (r.key, (r.revision, r.bytes))));
+            let objects = objects.collect::<Result<BTreeMap<_, _>, _>>()?;
+            Ok::<_, StateError>((state, objects))
+        }));
+        let (mut state, objects) = opened.map_err(|_| StateError::Wrong("sled panicked"))??;
+        let mut later = BTreeMap::new();
+        for event in commits_after(&entries, checkpoint.revision).flat_map(|committed| &committed.events) {
+            later.entry(event.key.clone()).or_insert(event.previous);
+        }
+        state.verify(&objects, &later)?;
+        Ok((Base { revision: checkpoint.revision, objects, state: Some(state) }, entries))
+    }
+
+    /// The newest snapshot that is whole; without one, nothing, if the log goes back to the beginning.
+    fn from_snapshot(&self, newest: Revision, archive: &log::Archive) -> Result<Base, OpenError> {
+        let dir = self.dir.join("snapshot");
+        if newest > 0 {
+            let records = snapshot::read(&*self.files, &dir, newest).map_err(self.io("snapshot"))?;
+            if let Some(records) = records {
+                let objects = records.into_iter().map(|r| (r.key, (r.revision, r.bytes))).collect();
+                return Ok(Base { revision: newest, objects, state: None });
+            }
+        }
+        if archive.firsts().first().is_some_and(|first| *first > FIRST + 1) {
+            let detail = "neither the state nor a snapshot is whole, and the log's beginning is compacted";
+            return Err(OpenError::Damaged { dir: self.dir.clone(), detail: detail.to_owned() });
+        }
+        Ok(Base { revision: FIRST, objects: BTreeMap::new(), state: None })
+    }
+
+    /// The log's entries from `after` on, and some before, for watches that resume.
+    fn entries(&self, archive: &log::Archive, after: Revision) -> Result<Vec<Entry>, OpenError> {
+        let mut entries = Vec::new();
+        for first in self.segments(archive, after) {
+            let (more, is_whole) = archive.read(first).map_err(self.io("log"))?;
+            if !is_whole {
+                let detail = format!("the segment {first:020}.log cannot be read to its end");
+                return Err(OpenError::Damaged { dir: self.dir.clone(), detail });
+            }
+            entries.extend(more);
+        }
+        Ok(entries)
+    }
+
+    fn segments(&self, archive: &log::Archive, after: Revision) -> Vec<Revision> {
+        let firsts = archive.firsts();
+        let needed = segments_after(&firsts, after).len();
+        firsts[firsts.len() - needed.max(2).min(firsts.len())..].to_vec()
+    }
+
+    fn replay(
+        &self,
+        base: Base,
+        entries: Vec<Entry>,
+        archive: &log::Archive,
+        generation: u64,
+        snapshot: Revision,
+    ) -> Result<Recovered, OpenError> {
+        let Base { revision: base_revision, mut objects, state } = base;
+        let resumable = self.segments(archive, base_revision).first().map_or(FIRST, |first| first - 1);
+        let revision = log::revision_after(&entries, base_revision);
+        let mut changes = Changes::new();
+        let mut written = base_revision;
+        for committed in commits_after(&entries, base_revision) {
+            written = written.max(committed.revision);
+            for event in &committed.events {
+                let now = (event.did == Did::Put).then(|| (committed.revision, event.bytes.clone()));
+                match &now {
+                    Some(now) => objects.insert(event.key.clone(), now.clone()),
+                    None => objects.remove(&event.key),
+                };
+                changes.insert(event.key.clone(), now);
+            }
+        }
+        let is_rebuilt =
+            state.is_none() && (base_revision > FIRST || Checkpoint::read(&*self.files, &self.dir).is_some());
+        if state.is_none() {
+            changes = objects.iter().map(|(key, now)| (key.clone(), Some(now.clone()))).collect();
+        }
+        let records = objects.iter().map(|(key, (revision, bytes))| Record {
+            key: key.clone(),
+            revision: *revision,
+            bytes: bytes.clone(),
+        });
+        let (recent, resumable) = recent(entries, resumable.max(FIRST));
+        let loaded = Loaded { revision, objects: records.collect(), recent, resumable };
+        Ok(Recovered { loaded, objects, revision, written, state, generation, snapshot, changes, is_rebuilt })
+    }
+}
+
+fn commits_after(entries: &[Entry], after: Revision) -> impl Iterator<Item = &Committed> {
+    entries.iter().filter_map(move |entry| match entry {
+        Entry::Commit(committed) if committed.revision > after => Some(committed),
+        _ => None,
+    })
+}
+
+/// The newest transactions, and the revision after which none is missing among them.
+fn recent(entries: Vec<Entry>, mut resumable: Revision) -> (Vec<Committed>, Revision) {
+    let mut recent = VecDeque::new();
+    for entry in entries {
+        let Entry::Commit(committed) = entry else { continue };
+        recent.push_back(committed);
+        if recent.len() > RECENT_MAX {
+            resumable = recent.pop_front().map_or(resumable, |dropped: Committed| dropped.revision);
+        }
+    }
+    (recent.into(), resumable)
+}
