@@ -66,16 +66,17 @@ impl Cluster {
     }
 
     /// Stops the controller manager and waits until it has.
-    pub(crate) fn stop_manager(&mut self) {
+    pub(crate) async fn stop_manager(&mut self) {
         if let Some(manager) = self.manager.take() {
             manager.shutdown.cancel();
-            manager.ended.join().unwrap();
+            // The server runs on this thread and must go on answering meanwhile.
+            tokio::task::spawn_blocking(|| manager.ended.join().unwrap()).await.unwrap();
         }
     }
 
     /// Stops everything.
     pub(crate) async fn stop(mut self) {
-        self.stop_manager();
+        self.stop_manager().await;
         self.shutdown.cancel();
         if let Some(server) = self.server.take() {
             server.stopped().await;
@@ -91,7 +92,11 @@ impl Cluster {
 
     pub(crate) async fn create<K>(&self, object: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
         let object: K = serde_json::from_value(object).unwrap();
         let namespace = object.meta().namespace.clone().unwrap_or_else(|| "default".to_owned());
@@ -134,7 +139,11 @@ impl Cluster {
             if pod.metadata.deletion_timestamp.is_some() {
                 self.finish_deletion(&name).await;
             } else if !api_types::pods::is_ready(&pod) && !api_types::pods::is_terminal(&pod) {
-                self.set_status(&name, json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [ready()]})).await;
+                self.set_status(
+                    &name,
+                    json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [ready()]}),
+                )
+                .await;
             }
         }
     }
@@ -146,7 +155,9 @@ impl Cluster {
 
     pub(crate) async fn set_status(&self, name: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
-        ignore_absent(self.api::<Pod>("default").patch_status(name, &PatchParams::default(), &patch).await.map(drop));
+        ignore_absent(
+            self.api::<Pod>("default").patch_status(name, &PatchParams::default(), &patch).await.map(drop),
+        );
     }
 
     /// Waits until `look` gives something, playing the kubelet meanwhile; dumps the objects when it takes too long.
@@ -190,8 +201,14 @@ impl Cluster {
     async fn dump(&self) -> String {
         let mut text = String::new();
         let paths = [
-            "/apis/apps/v1/deployments", "/apis/apps/v1/replicasets", "/apis/apps/v1/statefulsets",
-            "/apis/apps/v1/daemonsets", "/apis/batch/v1/jobs", "/api/v1/namespaces", "/api/v1/pods", "/api/v1/events",
+            "/apis/apps/v1/deployments",
+            "/apis/apps/v1/replicasets",
+            "/apis/apps/v1/statefulsets",
+            "/apis/apps/v1/daemonsets",
+            "/apis/batch/v1/jobs",
+            "/api/v1/namespaces",
+            "/api/v1/pods",
+            "/api/v1/events",
         ];
         for path in paths {
             let request = http::Request::get(path).body(Vec::new()).unwrap();
@@ -199,7 +216,10 @@ impl Cluster {
             for item in list["items"].as_array().into_iter().flatten() {
                 let meta = &item["metadata"];
                 let (spec, status) = (&item["spec"]["replicas"], &item["status"]);
-                let line = format!("{path} {} {} {} {} {status} {}\n", meta["namespace"], meta["name"], meta["finalizers"], spec, item["message"]);
+                let line = format!(
+                    "{path} {} {} {} {} {status} {}\n",
+                    meta["namespace"], meta["name"], meta["finalizers"], spec, item["message"]
+                );
                 text.push_str(&line.chars().take(900).collect::<String>());
                 if !text.ends_with('\n') {
                     text.push('\n');

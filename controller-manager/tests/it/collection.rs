@@ -22,7 +22,9 @@ async fn each_namespace_gets_its_account_and_certificate() {
     assert_eq!(map.data.unwrap()["ca.crt"], "the certificate");
     cluster.api::<ServiceAccount>("team").delete("default", &DeleteParams::default()).await.unwrap();
     cluster
-        .until_idle("the account again", || async { cluster.api::<ServiceAccount>("team").get_opt("default").await.unwrap() })
+        .until_idle("the account again", || async {
+            cluster.api::<ServiceAccount>("team").get_opt("default").await.unwrap()
+        })
         .await;
     cluster.stop().await;
 }
@@ -32,7 +34,9 @@ async fn a_deleted_namespace_goes_with_all_that_is_in_it() {
     let cluster = Cluster::start().await;
     cluster.create_namespace("team").await;
     cluster
-        .until_idle("the account", || async { cluster.api::<ServiceAccount>("team").get_opt("default").await.unwrap() })
+        .until_idle("the account", || async {
+            cluster.api::<ServiceAccount>("team").get_opt("default").await.unwrap()
+        })
         .await;
     let deployment = json!({"metadata": {"name": "web", "namespace": "team"}, "spec": {
         "replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template("web", "v1"),
@@ -47,7 +51,9 @@ async fn a_deleted_namespace_goes_with_all_that_is_in_it() {
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     namespaces.delete("team", &DeleteParams::default()).await.unwrap();
     cluster
-        .until_idle("the namespace gone", || async { namespaces.get_opt("team").await.unwrap().is_none().then_some(()) })
+        .until_idle("the namespace gone", || async {
+            namespaces.get_opt("team").await.unwrap().is_none().then_some(())
+        })
         .await;
     let pods: Api<Pod> = Api::all(cluster.client.clone());
     assert!(pods.list(&ListParams::default()).await.unwrap().items.is_empty());

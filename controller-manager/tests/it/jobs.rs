@@ -43,7 +43,10 @@ async fn a_job_completes_when_its_pods_have_succeeded() {
     assert!(status.completion_time.is_some());
     let pods: Vec<Pod> = cluster.list("").await;
     assert_eq!(pods.len(), 3);
-    assert!(pods.iter().all(|pod| pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty)), "no finalizer is left");
+    assert!(
+        pods.iter().all(|pod| pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty)),
+        "no finalizer is left"
+    );
     cluster.stop().await;
 }
 

@@ -25,7 +25,11 @@ async fn rolled_out(cluster: &Cluster, image: &str, replicas: usize) {
             let pods: Vec<Pod> = cluster.list("app=web").await;
             let all_new = pods.iter().all(|pod| image_of(pod) == image);
             let seen = status.observed_generation == deployment.metadata.generation;
-            (seen && all_new && pods.len() == replicas && status.available_replicas == i32::try_from(replicas).ok()).then_some(())
+            (seen
+                && all_new
+                && pods.len() == replicas
+                && status.available_replicas == i32::try_from(replicas).ok())
+            .then_some(())
         })
         .await;
 }
@@ -84,7 +88,7 @@ async fn restarts_of_the_manager_make_no_pod_too_many() {
                 (pods.len() >= round * 8).then_some(())
             })
             .await;
-        cluster.stop_manager();
+        cluster.stop_manager().await;
     }
     cluster.start_manager();
     cluster
@@ -138,9 +142,10 @@ async fn orphaned_pods_stay_and_are_adopted_again() {
     let before: Vec<ReplicaSet> = cluster.list("").await;
     cluster.api::<Deployment>("default").delete("web", &DeleteParams::orphan()).await.unwrap();
     cluster
-        .until("the set without owner", || async {
+        .until("the deployment gone and the set without owner", || async {
+            let gone = cluster.api::<Deployment>("default").get_opt("web").await.unwrap().is_none();
             let sets: Vec<ReplicaSet> = cluster.list("").await;
-            (sets.len() == 1 && sets[0].metadata.owner_references.is_none()).then_some(())
+            (gone && sets.len() == 1 && sets[0].metadata.owner_references.is_none()).then_some(())
         })
         .await;
     cluster.create::<Deployment>(deployment(2, "v1")).await;

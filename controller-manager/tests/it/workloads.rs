@@ -89,7 +89,9 @@ async fn a_service_lists_the_pods_behind_it() {
         .until("the pod ready in slice and endpoints", || async {
             let slices: Vec<EndpointSlice> = cluster.list("kubernetes.io/service-name=web").await;
             let ready = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
-            let ready = ready.filter(|one| one.conditions.as_ref().is_some_and(|all| all.ready == Some(true))).count();
+            let ready = ready
+                .filter(|one| one.conditions.as_ref().is_some_and(|all| all.ready == Some(true)))
+                .count();
             let endpoints = cluster.api::<Endpoints>("default").get_opt("web").await.unwrap()?;
             let listed = endpoints.subsets.iter().flatten().any(|subset| subset.addresses.is_some());
             (ready == 1 && listed).then_some(())
@@ -136,7 +138,9 @@ async fn a_node_that_is_ready_loses_its_taint() {
             taints.is_none_or(|taints| taints.is_empty()).then_some(())
         })
         .await;
-    api.patch("n1", &PatchParams::default(), &Patch::Merge(json!({"spec": {"unschedulable": true}}))).await.unwrap();
+    api.patch("n1", &PatchParams::default(), &Patch::Merge(json!({"spec": {"unschedulable": true}})))
+        .await
+        .unwrap();
     cluster
         .until_idle("the taint of a cordoned node", || async {
             let taints = api.get("n1").await.unwrap().spec.and_then(|spec| spec.taints)?;
