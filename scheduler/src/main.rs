@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use component_base::clock::Clock;
 use component_base::flags::{DaemonFlags, with_config_file};
 use component_base::leader::Election;
@@ -31,12 +32,9 @@ struct Flags {
         default_value = "default-scheduler"
     )]
     names: Vec<String>,
-    /// Leave these plugins out; separated by commas.
-    #[arg(long, value_name = "PLUGINS", value_delimiter = ',')]
+    /// Leave these plugins out; separated by commas. They are asked in this order.
+    #[arg(long, value_name = "PLUGINS", value_delimiter = ',', value_parser = PossibleValuesParser::new(scheduler::plugin_names()))]
     disable_plugins: Vec<String>,
-    /// Print the names of the plugins, in the order in which they are asked, and stop.
-    #[arg(long)]
-    list_plugins: bool,
     /// Stop looking for nodes when this share of them can run the pod; 0 lets the number of nodes decide.
     #[arg(long, value_name = "PERCENT", default_value = "0")]
     percentage_of_nodes_to_score: usize,
@@ -97,12 +95,6 @@ async fn main() -> ExitCode {
 
 async fn start() -> anyhow::Result<()> {
     let flags = Flags::parse_from(with_config_file(std::env::args_os())?);
-    if flags.list_plugins {
-        for name in scheduler::plugin_names() {
-            println!("{name}");
-        }
-        return Ok(());
-    }
     flags.daemon.log.init();
     scheduler::run(flags.config(), shutdown_on_signals()?).await
 }

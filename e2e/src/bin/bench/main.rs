@@ -10,7 +10,7 @@ mod figures;
 mod processes;
 mod scenarios;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ use processes::{Launched, Watched};
 #[command(name = "bench", version, after_help = EXAMPLES)]
 struct Flags {
     /// The kubeconfig file of the cluster; the user needs every right.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
-    kubeconfig: PathBuf,
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE", required_unless_present = "list")]
+    kubeconfig: Option<PathBuf>,
     /// What to measure; separated by commas. `--list` names them. All that need no nodes by default.
     #[arg(long = "scenario", value_name = "NAMES", value_delimiter = ',')]
     scenarios: Vec<String>,
@@ -110,12 +110,13 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         return Ok(());
     }
     let rows = choose(&flags.scenarios)?;
+    let kubeconfig = flags.kubeconfig.as_deref().context("no kubeconfig is given")?;
     let mut figures = Figures::default();
     let launched = match &flags.launch {
-        Some(command) => Some(Launched::start(command, &flags.kubeconfig, &mut figures).await?),
+        Some(command) => Some(Launched::start(command, kubeconfig, &mut figures).await?),
         None => None,
     };
-    let outcome = measure(&flags, &rows, launched.as_ref(), &mut figures).await;
+    let outcome = measure(&flags, kubeconfig, &rows, launched.as_ref(), &mut figures).await;
     if let Some(launched) = launched {
         launched.stop(&mut figures).await?;
     }
@@ -138,6 +139,7 @@ fn choose(names: &[String]) -> anyhow::Result<Vec<&'static scenarios::Row>> {
 
 async fn measure(
     flags: &Flags,
+    kubeconfig: &Path,
     rows: &[&scenarios::Row],
     launched: Option<&Launched>,
     figures: &mut Figures,
@@ -148,7 +150,7 @@ async fn measure(
     if let Some(folder) = &flags.disk_dir {
         disk::measure(folder, Duration::from_secs(flags.seconds.min(5)), figures)?;
     }
-    let cluster = Cluster::read(&flags.kubeconfig).await?;
+    let cluster = Cluster::read(kubeconfig).await?;
     let namespace = cluster.make_namespace().await?;
     let mut pids = flags.pids.clone();
     pids.extend(launched.map(Launched::pid));

@@ -16,7 +16,7 @@ pub(super) async fn run(bench: &Bench, figures: &mut Figures) -> anyhow::Result<
             let made = request(Method::POST, &path, &config_map(&format!("c{count}-{number}-{round}")));
             async move { timed(&client, made?).await }
         };
-        repeat(bench, figures, format!("create ConfigMap, {count} clients"), clients, create).await?;
+        repeat(bench, figures, format!("create ConfigMap, clients: {count}"), clients, create).await?;
         bench.cluster.delete_all(&self::path(bench)).await?;
     }
     Ok(())

@@ -54,12 +54,8 @@ pub(super) async fn make_pods(bench: &Bench, name: &'static str, count: usize) -
 }
 
 fn pod(name: &str, number: usize) -> Value {
-    let environment: Vec<Value> = (0..8)
-        .map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "some value of the usual length"}))
-        .collect();
-    let container = json!({"name": "main", "image": "registry.example.com/team/service:1.2.3", "env": environment,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
-        "ports": [{"name": "http", "containerPort": 8080}]});
+    let container = json!({"name": "main", "image": "registry.example.com/team/service:1.2.3",
+        "env": [{"name": "MODE", "value": "benchmark"}], "resources": {"requests": {"cpu": "100m"}}});
     let labels =
         json!({"app": "bench", "hundredth": (number % 100).to_string(), "pod-template-hash": "5d4f8c7b9"});
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
