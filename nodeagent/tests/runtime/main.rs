@@ -156,7 +156,8 @@ fn contained_in(folder: &Path) -> Vec<i32> {
     let roots = list("/sys/fs/cgroup".into()).map(|entry| entry.path().join("cxstest")).collect::<Vec<_>>();
     let pods = roots.into_iter().chain(["/sys/fs/cgroup/cxstest".into()]).flat_map(list).filter(named);
     let containers = pods.flat_map(|pod| list(pod.path()));
-    let text = containers.map(|it| std::fs::read_to_string(it.path().join("cgroup.procs")).unwrap_or_default());
+    let text =
+        containers.map(|it| std::fs::read_to_string(it.path().join("cgroup.procs")).unwrap_or_default());
     text.collect::<String>().lines().filter_map(|line| line.parse().ok()).collect()
 }
 
