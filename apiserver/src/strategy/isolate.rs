@@ -22,13 +22,16 @@ pub(crate) fn is_counted(kind: &Kind) -> bool {
     kind.find_subresource("status").is_some() && !UNCOUNTED_WITH_STATUS.contains(&plural)
 }
 
+/// A node agent registers its node with capacity and conditions in one write, as in Kubernetes.
+const BORN_WITH_STATUS: &[&str] = &["nodes"];
+
 fn has_status(kind: &Kind) -> bool {
     kind.find_subresource("status").is_some()
 }
 
 /// A new object starts without status and at generation 1.
 pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
-    if has_status(kind) && let Some(object) = new.as_object_mut() {
+    if has_status(kind) && !BORN_WITH_STATUS.contains(&kind.storage.as_str()) && let Some(object) = new.as_object_mut() {
         object.shift_remove("status");
     }
     set_generation(new, is_counted(kind).then_some(1));
