@@ -1,4 +1,4 @@
-//! Names and addresses of pods: the pool of pod addresses, `resolv.conf` and `/etc/hosts`. Pure.
+//! Names and addresses of pods: the pool of pod addresses, name servers and `/etc/hosts`. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -112,21 +112,6 @@ fn in_cluster(namespace: &str, dns: &Dns) -> DnsConfig {
     DnsConfig { servers: dns.cluster.clone(), searches, options: vec!["ndots:5".to_owned()] }
 }
 
-/// The text of a `resolv.conf`.
-pub(crate) fn resolv_conf(dns: &DnsConfig) -> String {
-    let mut text = String::new();
-    if !dns.searches.is_empty() {
-        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
-    }
-    for server in &dns.servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !dns.options.is_empty() {
-        text.push_str(&format!("options {}\n", dns.options.join(" ")));
-    }
-    text
-}
-
 /// Reads a `resolv.conf`; what is not understood is left out.
 pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
     let mut config = DnsConfig::default();
@@ -226,11 +211,9 @@ mod tests {
     #[test]
     fn cluster_first_searches_the_namespace() {
         let dns = Dns { cluster: vec!["10.0.0.10".into()], domain: "cluster.local".into(), ..Dns::default() };
-        let text = resolv_conf(&dns_of(&pod(serde_json::json!({"containers": []})), &dns));
-        assert_eq!(
-            text,
-            "search ns.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.0.0.10\noptions ndots:5\n"
-        );
+        let config = dns_of(&pod(serde_json::json!({"containers": []})), &dns);
+        assert_eq!(config.searches, ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"]);
+        assert_eq!((config.servers, config.options), (dns.cluster, vec!["ndots:5".to_owned()]));
     }
 
     #[test]

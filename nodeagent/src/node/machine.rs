@@ -25,7 +25,7 @@ impl Machine {
     /// This machine; what cannot be read is empty.
     pub(crate) fn read() -> Self {
         let line = |path: &str| read_to_string(path).unwrap_or_default().trim().to_owned();
-        let disk = nix::sys::statvfs::statvfs("/").map(|it| it.blocks() as u64 * it.fragment_size() as u64);
+        let disk = nix::sys::statvfs::statvfs("/").map(|it| it.blocks() * it.fragment_size());
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: memory(&read_to_string("/proc/meminfo").unwrap_or_default()),

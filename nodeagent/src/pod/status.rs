@@ -55,6 +55,16 @@ pub(crate) fn status(
     }
 }
 
+/// The containers that wait in `CrashLoopBackOff`.
+pub(crate) fn backing_off(status: &PodStatus) -> Vec<String> {
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let waits = |it: &&ContainerStatus| {
+        let waiting = it.state.as_ref().and_then(|it| it.waiting.as_ref());
+        waiting.is_some_and(|it| it.reason.as_deref() == Some("CrashLoopBackOff"))
+    };
+    all.filter(waits).map(|it| it.name.clone()).collect()
+}
+
 struct Report<'a> {
     pod: &'a Pod,
     spec: &'a PodSpec,

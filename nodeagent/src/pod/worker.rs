@@ -217,13 +217,31 @@ impl Worker {
         let api: Api<Pod> =
             Api::namespaced(self.agent.client.clone(), meta.namespace.as_deref().unwrap_or_default());
         match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => self.reported = Some(wanted),
+            Ok(_) => {
+                self.tell_of_back_offs(pod, &wanted);
+                self.reported = Some(wanted);
+            }
             Err(kube::Error::Api(status)) if status.code == 404 || is_other_pod(&status) => {
                 self.memory.gone = true
             }
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// An event for each container that has just entered its back-off.
+    fn tell_of_back_offs(&self, pod: &Pod, wanted: &PodStatus) {
+        let before = self.reported.as_ref().map(status::backing_off).unwrap_or_default();
+        let meta = &pod.metadata;
+        for name in status::backing_off(wanted).into_iter().filter(|name| !before.contains(name)) {
+            let text = format!(
+                "Back-off restarting failed container {name} in pod {}_{}({})",
+                meta.name.as_deref().unwrap_or_default(),
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.uid.as_deref().unwrap_or_default(),
+            );
+            self.agent.event(pod, Some(&name), EventType::Warning, "BackOff", &text);
+        }
     }
 
     /// Starts probers for containers that run, and ends those of containers that do not.
