@@ -187,6 +187,7 @@ async fn a_past_list_is_exact(rig: &Rig) {
     assert_eq!(names, ["past-a=1", "past-b=1"]);
     assert_eq!(list.revision, past);
     assert_eq!(list.range_after("ns", "past-a").next().unwrap().key, b);
+    objects.commit(delete(&c)).await.unwrap();
     assert!(matches!(objects.list_at("pods", None, 0), Err(Expired { .. })));
     assert!(matches!(objects.watch(WatchSpec::all("pods", 0)), Err(Expired { .. })));
     objects.close().await;
