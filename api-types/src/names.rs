@@ -12,7 +12,8 @@ const PORT_NAME_TEXT: &str = "must contain only alpha-numeric characters (a-z, 0
 
 /// A DNS label: namespaces, containers, hostnames.
 pub fn check_dns_label(name: &str) -> Vec<String> {
-    bounded(name, 63, is_dns_label(name), LABEL_TEXT)
+    let is_dotted = name.contains('.') && name.split('.').all(is_dns_label);
+    bounded(name, 63, is_dns_label(name), if is_dotted { "must not contain dots" } else { LABEL_TEXT })
 }
 
 /// A DNS subdomain: the names of most objects.
@@ -165,9 +166,10 @@ mod tests {
         for good in ["a", "a-b", "1a"] {
             assert!(check_dns_label(good).is_empty(), "{good}");
         }
-        for bad in ["", "-a", "a-", "A", "a.b", "a_b"] {
+        for bad in ["", "-a", "a-", "A", "a..b", "a_b"] {
             assert_eq!(check_dns_label(bad), [LABEL_TEXT], "{bad}");
         }
+        assert_eq!(check_dns_label("a.b"), ["must not contain dots"]);
         assert!(check_dns_subdomain("a.b-c.d").is_empty());
         assert_eq!(check_dns_subdomain("a..b"), [SUBDOMAIN_TEXT]);
         assert_eq!(check_dns_1035_label("1a"), [LABEL_1035_TEXT]);
