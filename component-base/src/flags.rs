@@ -84,7 +84,7 @@ pub fn with_config_file(args: impl IntoIterator<Item = OsString>) -> Result<Vec<
     let text = std::fs::read_to_string(&path)
         .map_err(|source| ConfigFileError::Read { path: path.clone(), source })?;
     let from_file = flags_of(&text, &path)?;
-    let given: Vec<String> = args.iter().filter_map(|arg| flag_name(arg)).collect();
+    let given: Vec<String> = args.iter().filter_map(|arg| flag_name(arg.as_os_str())).collect();
     let missing = from_file.into_iter().filter(|(name, _)| !given.contains(name));
     args.extend(missing.map(|(name, value)| OsString::from(format!("--{name}={value}"))));
     Ok(args)
@@ -99,7 +99,7 @@ fn config_path(args: &[OsString]) -> Option<PathBuf> {
     })
 }
 
-fn flag_name(arg: &OsString) -> Option<String> {
+fn flag_name(arg: &std::ffi::OsStr) -> Option<String> {
     let name = arg.to_str()?.strip_prefix("--")?;
     Some(name.split('=').next().unwrap_or(name).to_owned())
 }

@@ -27,11 +27,14 @@ pub struct Health {
     metrics: Metrics,
 }
 
+/// Makes a page of a query.
+type Content = Arc<dyn Fn(Option<&str>) -> String + Send + Sync>;
+
 /// A component's own page of JSON.
 #[derive(Clone)]
 struct Page {
     path: &'static str,
-    content: Arc<dyn Fn(Option<&str>) -> String + Send + Sync>,
+    content: Content,
 }
 
 impl std::fmt::Debug for Page {

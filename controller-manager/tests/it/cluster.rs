@@ -6,6 +6,7 @@ use std::time::Duration;
 use component_base::Shutdown;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
+use component_base::leader::Election;
 use component_base::logs;
 use controller_manager::Config;
 use k8s_openapi::api::core::v1::Pod;
@@ -26,9 +27,18 @@ pub(crate) struct Cluster {
     manager: Option<Manager>,
 }
 
-struct Manager {
+/// A controller manager that runs.
+pub(crate) struct Manager {
     shutdown: Shutdown,
     ended: std::thread::JoinHandle<()>,
+}
+
+impl Manager {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        // The server runs on this thread and must go on answering meanwhile.
+        tokio::task::spawn_blocking(|| self.ended.join().unwrap()).await.unwrap();
+    }
 }
 
 impl Cluster {
@@ -54,23 +64,31 @@ impl Cluster {
         }
     }
 
-    /// Starts a controller manager as a process would: on a runtime of its own.
+    /// Starts the controller manager of this cluster.
     pub(crate) fn start_manager(&mut self) {
-        let (shutdown, config) = (Shutdown::new(), self.config());
+        self.manager = Some(self.run_manager(None));
+    }
+
+    /// Starts a controller manager as a process would: on a runtime of its own.
+    pub(crate) fn run_manager(&self, election: Option<Election>) -> Manager {
+        let (shutdown, config) = (Shutdown::new(), Config { election, ..self.config() });
         let stop = shutdown.clone();
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(controller_manager::run(config, stop)).unwrap();
         });
-        self.manager = Some(Manager { shutdown, ended });
+        Manager { shutdown, ended }
+    }
+
+    /// Takes `manager` as this cluster's own.
+    pub(crate) fn keep(&mut self, manager: Manager) {
+        self.manager = Some(manager);
     }
 
     /// Stops the controller manager and waits until it has.
     pub(crate) async fn stop_manager(&mut self) {
         if let Some(manager) = self.manager.take() {
-            manager.shutdown.cancel();
-            // The server runs on this thread and must go on answering meanwhile.
-            tokio::task::spawn_blocking(|| manager.ended.join().unwrap()).await.unwrap();
+            manager.stop().await;
         }
     }
 

@@ -1,7 +1,10 @@
 //! Controllers against an API server in the same process: from objects to objects.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod cluster;
 mod collection;
 mod jobs;
+mod leadership;
 mod rollouts;
 mod workloads;
