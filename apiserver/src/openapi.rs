@@ -20,7 +20,11 @@ use crate::negotiate::{self, Accept};
 use crate::request_info::RequestInfo;
 
 /// The answer at an OpenAPI path.
-pub(crate) fn answer(table: &Table, info: &RequestInfo, _headers: &HeaderMap) -> Option<Result<http::Response<Body>, Status>> {
+pub(crate) fn answer(
+    table: &Table,
+    info: &RequestInfo,
+    _headers: &HeaderMap,
+) -> Option<Result<http::Response<Body>, Status>> {
     let path = info.path.trim_end_matches('/');
     match path {
         "/openapi/v2" => Some(negotiate::answer_value(StatusCode::OK, &version_2(), &Accept::default())),
@@ -107,19 +111,31 @@ fn paths(table: &Table, group: &str, version: &str) -> Value {
             false => format!("{base}/{}", row.plural),
         };
         let verb = |name: &str| row.verbs.iter().any(|v| v == name);
-        let collection_actions = [("get", "list", "list"), ("post", "post", "create"), ("delete", "deletecollection", "deletecollection")];
+        let collection_actions = [
+            ("get", "list", "list"),
+            ("post", "post", "create"),
+            ("delete", "deletecollection", "deletecollection"),
+        ];
         insert(&mut paths, row, &collection, &collection_actions, &verb);
         if row.is_namespaced() {
             insert(&mut paths, row, &format!("{base}/{}", row.plural), &[("get", "list", "list")], &verb);
         }
         let item = format!("{collection}/{{name}}");
-        const ITEM: &[(&str, &str, &str)] =
-            &[("get", "get", "get"), ("put", "put", "update"), ("patch", "patch", "patch"), ("delete", "delete", "delete")];
+        const ITEM: &[(&str, &str, &str)] = &[
+            ("get", "get", "get"),
+            ("put", "put", "update"),
+            ("patch", "patch", "patch"),
+            ("delete", "delete", "delete"),
+        ];
         insert(&mut paths, row, &item, ITEM, &verb);
         for sub in &row.subresources {
             let verb = |name: &str| sub.verbs.iter().any(|v| v == name);
-            const SUB: &[(&str, &str, &str)] =
-                &[("get", "get", "get"), ("put", "put", "update"), ("patch", "patch", "patch"), ("post", "post", "create")];
+            const SUB: &[(&str, &str, &str)] = &[
+                ("get", "get", "get"),
+                ("put", "put", "update"),
+                ("patch", "patch", "patch"),
+                ("post", "post", "create"),
+            ];
             insert(&mut paths, row, &format!("{item}/{}", sub.name), SUB, &verb);
         }
     }
@@ -147,7 +163,9 @@ fn operation(row: &Kind, action: &str, verb: &str) -> Value {
     let names: &[&str] = match verb {
         "create" | "update" => &["dryRun", "fieldManager", "fieldValidation"],
         "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
-        "list" | "deletecollection" => &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"],
+        "list" | "deletecollection" => {
+            &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"]
+        }
         "delete" => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
         _ => &[],
     };
@@ -163,13 +181,29 @@ fn operation(row: &Kind, action: &str, verb: &str) -> Value {
     let definition = if verb == "list" { format!("{}List", row.definition) } else { row.definition.clone() };
     let content = match row.definition.is_empty() {
         true => json!({}),
-        false => json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{definition}") } } }),
+        false => {
+            json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{definition}") } } })
+        }
     };
-    json!({
+    let mut operation = json!({
         "operationId": format!("{verb}{}{}", row.version, row.kind),
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": { "group": row.group, "version": row.version, "kind": row.kind },
         "parameters": parameters,
         "responses": { "200": { "description": "OK", "content": content } },
-    })
+    });
+    if verb == "patch" {
+        operation["requestBody"] = json!({ "content": patch_content(row) });
+    }
+    operation
+}
+
+/// What a patch may be written in. Clients look here for whether a kind knows strategic merges.
+fn patch_content(row: &Kind) -> Value {
+    let mut forms = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    if !row.definition.is_empty() {
+        forms.push("application/strategic-merge-patch+json");
+    }
+    let schema = json!({ "schema": { "type": "object" } });
+    forms.into_iter().map(|form| (form.to_owned(), schema.clone())).collect::<Map<_, _>>().into()
 }
