@@ -137,7 +137,6 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
         match (range.param("as"), range.param("g"), range.param("v")) {
             (None, ..) => return None,
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => return Some("v2beta1"),
             _ => {}
         }
     }
@@ -145,10 +144,8 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 fn describe_group(name: &str, versions: &[&str]) -> Value {
-    let described: Vec<_> = versions
-        .iter()
-        .map(|v| json!({ "groupVersion": format!("{name}/{v}"), "version": v }))
-        .collect();
+    let described: Vec<_> =
+        versions.iter().map(|v| json!({ "groupVersion": format!("{name}/{v}"), "version": v })).collect();
     json!({ "name": name, "preferredVersion": described[0].clone(), "versions": described })
 }
 
@@ -221,7 +218,8 @@ fn aggregated(table: &Table, core: bool, api_version: &str) -> Value {
             let versions: Vec<_> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<_> = table.of_version(name, version).map(|r| aggregate_resource(r)).collect();
+                    let resources: Vec<_> =
+                        table.of_version(name, version).map(|r| aggregate_resource(r)).collect();
                     json!({ "version": version, "resources": resources, "freshness": "Current" })
                 })
                 .collect();
@@ -294,7 +292,12 @@ mod tests {
     #[test]
     fn plain_discovery_wins_when_it_is_named_first() {
         let mut headers = HeaderMap::new();
-        headers.insert("accept", "application/json, application/json;as=APIGroupDiscoveryList;g=apidiscovery.k8s.io;v=v2".parse().unwrap());
+        headers.insert(
+            "accept",
+            "application/json, application/json;as=APIGroupDiscoveryList;g=apidiscovery.k8s.io;v=v2"
+                .parse()
+                .unwrap(),
+        );
         assert_eq!(aggregated_version(&headers), None);
     }
 }

@@ -7,7 +7,7 @@ mod forms;
 
 use std::io::Write as _;
 
-use api_types::status::Status;
+use api_types::status::{Details, Status};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -90,7 +90,7 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<Accept, Status> {
     }
     let chosen = ranges.iter().find_map(choose);
     chosen.map(|a| Accept { gzip, ..a }).ok_or_else(|| {
-        Status::not_acceptable(&["application/json", "application/yaml"])
+        Status::not_acceptable(&["application/json", "application/yaml"]).with_details(Details::default())
     })
 }
 
@@ -118,7 +118,11 @@ fn choose(range: &MediaRange<'_>) -> Option<Accept> {
 const GZIP_BYTES_MIN: usize = 128 * 1024;
 
 /// Answers with a body that is JSON already.
-pub(crate) fn answer_json(code: StatusCode, body: Bytes, accept: &Accept) -> Result<http::Response<Body>, Status> {
+pub(crate) fn answer_json(
+    code: StatusCode,
+    body: Bytes,
+    accept: &Accept,
+) -> Result<http::Response<Body>, Status> {
     match accept.encoding {
         Encoding::Json => finish(code, body, "application/json", accept.gzip),
         Encoding::Yaml => {
@@ -132,7 +136,11 @@ pub(crate) fn answer_json(code: StatusCode, body: Bytes, accept: &Accept) -> Res
 }
 
 /// Answers with a value.
-pub(crate) fn answer_value(code: StatusCode, value: &Value, accept: &Accept) -> Result<http::Response<Body>, Status> {
+pub(crate) fn answer_value(
+    code: StatusCode,
+    value: &Value,
+    accept: &Accept,
+) -> Result<http::Response<Body>, Status> {
     answer_json(code, encode(value), accept)
 }
 
@@ -141,7 +149,12 @@ pub(crate) fn encode(value: &Value) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("a JSON value always encodes"))
 }
 
-fn finish(code: StatusCode, body: Bytes, media: &'static str, gzip: bool) -> Result<http::Response<Body>, Status> {
+fn finish(
+    code: StatusCode,
+    body: Bytes,
+    media: &'static str,
+    gzip: bool,
+) -> Result<http::Response<Body>, Status> {
     let compress = gzip && body.len() > GZIP_BYTES_MIN;
     let body = if compress { compress_gzip(&body)? } else { body };
     let mut response = http::Response::new(Body::from(body));
@@ -158,7 +171,8 @@ fn finish(code: StatusCode, body: Bytes, media: &'static str, gzip: bool) -> Res
 
 fn compress_gzip(body: &[u8]) -> Result<Bytes, Status> {
     // Level 1 as kube-apiserver: the network is faster than a better ratio.
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
+    let mut encoder =
+        flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
     let written = encoder.write_all(body).and_then(|()| encoder.finish());
     written.map(Bytes::from).map_err(|e| Status::internal(format!("cannot compress the answer: {e}")))
 }

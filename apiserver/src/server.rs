@@ -100,7 +100,11 @@ struct AuditId(String);
 
 async fn measure(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let begun = tokio::time::Instant::now();
-    let info = request_info::parse(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
+    let info = request_info::parse(
+        request.method(),
+        request.uri().path(),
+        request.uri().query().unwrap_or_default(),
+    );
     let response = next.run(request).await;
     server.metrics.observe(&info, response.status(), begun.elapsed());
     response
@@ -143,13 +147,16 @@ async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) 
     };
     match tokio::time::timeout(server.limits.request_timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => negotiate::answer_status(&Status::timeout("request did not complete within the allotted timeout")),
+        Err(_) => {
+            negotiate::answer_status(&Status::timeout("request did not complete within the allotted timeout"))
+        }
     }
 }
 
 fn is_long(request: &Request) -> bool {
     let info = request.extensions().get::<RequestInfo>();
-    let streams = |i: &RequestInfo| i.verb == "watch" || (i.subresource == "log" && i.query.is_true("follow"));
+    let streams =
+        |i: &RequestInfo| i.verb == "watch" || (i.subresource == "log" && i.query.is_true("follow"));
     info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
 }
 
@@ -198,7 +205,9 @@ async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Ne
     let (Some(user), Some(info)) =
         (request.extensions().get::<UserInfo>(), request.extensions().get::<RequestInfo>())
     else {
-        return negotiate::answer_status(&Status::internal("a request without identity reached authorization"));
+        return negotiate::answer_status(&Status::internal(
+            "a request without identity reached authorization",
+        ));
     };
     match server.authorizers.check(&Attributes::of(user, info)) {
         Ok(()) => next.run(request).await,
@@ -283,7 +292,8 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
     own.unwrap_or_else(|| match info.path.as_str() {
         "/" => negotiate::answer_value(StatusCode::OK, &paths(&table), &Accept::default()),
         "/version" | "/version/" => negotiate::answer_value(StatusCode::OK, &version(), &Accept::default()),
-        _ => Err(Status::unknown_resource()),
+        path if path.starts_with("/api/") || path.starts_with("/apis/") => Err(Status::unknown_resource()),
+        _ => Ok(health::plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())),
     })
 }
 
@@ -293,7 +303,10 @@ fn paths(table: &discovery::Table) -> Value {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(String::from),
+    );
     serde_json::json!({ "paths": paths })
 }
 

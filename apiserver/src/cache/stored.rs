@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::store::{Key, Revision};
+use crate::store::{Body, Key, Revision};
 
 /// The field paths that selectors may name for a resource: `spec.nodeName`, `status.phase`.
 pub(crate) type FieldPaths = Arc<[String]>;
@@ -40,6 +40,12 @@ struct Facts {
 impl Stored {
     pub(crate) fn new(key: Key, revision: Revision, bytes: Bytes, paths: FieldPaths) -> Self {
         Self { key, revision, bytes, paths, facts: OnceLock::new() }
+    }
+
+    /// The same state as if it had been written at `revision`.
+    pub(crate) fn at(&self, revision: Revision) -> Self {
+        let bytes = Body::encode(&self.value()).at(revision);
+        Self::new(self.key.clone(), revision, bytes, self.paths.clone())
     }
 
     /// The same object under another table of field paths.

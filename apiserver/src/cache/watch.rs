@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::ring::{Event, Previous};
@@ -38,6 +37,7 @@ pub(crate) struct WatchSpec {
 
 impl WatchSpec {
     /// Everything of a resource after `from`.
+    #[cfg(test)]
     pub(crate) fn all(resource: &str, from: Revision) -> Self {
         let resource = resource.to_owned();
         Self { resource, namespace: None, name: None, node: None, matches: Arc::new(|_| true), from }
@@ -76,9 +76,11 @@ impl WatchSpec {
             (false, false) => None,
             (false, true) => Some(WatchEvent::Added(object.clone())),
             (true, true) => Some(WatchEvent::Modified(object.clone())),
-            // Of an object that no longer matches Kubernetes sends the state before, at the new revision;
-            // the new state says the same to a client, which looks at the name, and is encoded already.
-            (true, false) => Some(WatchEvent::Deleted(object.clone())),
+            // An object that no longer matches is sent as it was when it did, at the new revision.
+            (true, false) => Some(WatchEvent::Deleted(match (event.did, &event.previous) {
+                (Did::Put, Previous::Was(previous)) => Arc::new(previous.at(object.revision)),
+                _ => object.clone(),
+            })),
         }
     }
 }

@@ -44,4 +44,3 @@ impl Verb for Apply {
         outcome.await?.answer(&call, view)
     }
 }
-

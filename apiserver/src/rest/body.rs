@@ -23,7 +23,9 @@ pub(crate) fn decode(media: &str, body: &[u8]) -> Result<Decoded, Status> {
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
         "application/vnd.kubernetes.protobuf" => {
             let value = protobuf::decode(body).map_err(|e| {
-                Status::bad_request(format!("the object provided is unrecognized: cannot read the body as protobuf: {e}"))
+                Status::bad_request(format!(
+                    "the object provided is unrecognized: cannot read the body as protobuf: {e}"
+                ))
             })?;
             Ok(Decoded { value, duplicates: Vec::new() })
         }
@@ -37,7 +39,9 @@ pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let read = At { path: Path::Root, duplicates: &duplicates }.deserialize(&mut reader);
     let value = read.and_then(|v| reader.end().map(|()| v)).map_err(|e| {
-        Status::bad_request(format!("the object provided is unrecognized: cannot parse the body as JSON: {e}"))
+        Status::bad_request(format!(
+            "the object provided is unrecognized: cannot parse the body as JSON: {e}"
+        ))
     })?;
     Ok(Decoded { value, duplicates: duplicates.into_inner() })
 }
@@ -45,9 +49,14 @@ pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
 /// Reads YAML, of which JSON is a part.
 pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
     let duplicates = RefCell::new(Vec::new());
-    let reader = serde_yaml::Deserializer::from_slice(body);
+    // As in Kubernetes, what follows the first document is not read.
+    let Some(reader) = serde_yaml::Deserializer::from_slice(body).next() else {
+        return Err(Status::bad_request("the object provided is unrecognized: the body is empty"));
+    };
     let value = At { path: Path::Root, duplicates: &duplicates }.deserialize(reader).map_err(|e| {
-        Status::bad_request(format!("the object provided is unrecognized: cannot parse the body as YAML: {e}"))
+        Status::bad_request(format!(
+            "the object provided is unrecognized: cannot parse the body as YAML: {e}"
+        ))
     })?;
     Ok(Decoded { value, duplicates: duplicates.into_inner() })
 }
@@ -129,8 +138,8 @@ impl<'de> Visitor<'de> for At<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
-        while let Some(item) =
-            items.next_element_seed(At { path: Path::Item(&self.path, out.len()), duplicates: self.duplicates })?
+        while let Some(item) = items
+            .next_element_seed(At { path: Path::Item(&self.path, out.len()), duplicates: self.duplicates })?
         {
             out.push(item);
         }

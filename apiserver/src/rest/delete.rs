@@ -1,5 +1,6 @@
 //! DELETE of one object: preconditions, finalizers, grace, propagation.
 
+use api_types::kinds::Kind;
 use api_types::status::{self, FieldError, Status};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -45,7 +46,8 @@ impl DeleteOptions {
         let mut options = Self::from_value(&body, query.get_all("dryRun").filter(|v| !v.is_empty()))?;
         if options.grace_seconds.is_none() {
             let grace = query.get("gracePeriodSeconds").map(str::parse).transpose();
-            options.grace_seconds = grace.map_err(|e| Status::bad_request(format!("gracePeriodSeconds: {e}")))?;
+            options.grace_seconds =
+                grace.map_err(|e| Status::bad_request(format!("gracePeriodSeconds: {e}")))?;
         }
         if options.propagation.is_none() {
             options.propagation = query.get("propagationPolicy").map(str::to_owned);
@@ -55,7 +57,10 @@ impl DeleteOptions {
     }
 
     /// Reads a `DeleteOptions` object.
-    pub(crate) fn from_value<'a>(body: &'a Value, dry_run: impl Iterator<Item = &'a str>) -> Result<Self, Status> {
+    pub(crate) fn from_value<'a>(
+        body: &'a Value,
+        dry_run: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, Status> {
         let text = |value: &Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
         let mut errors = Vec::new();
         let named = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -63,7 +68,8 @@ impl DeleteOptions {
         if !errors.is_empty() {
             return Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", errors));
         }
-        let orphans = body["orphanDependents"].as_bool().map(|orphan| if orphan { "Orphan" } else { "Background" });
+        let orphans =
+            body["orphanDependents"].as_bool().map(|orphan| if orphan { "Orphan" } else { "Background" });
         Ok(Self {
             grace_seconds: body["gracePeriodSeconds"].as_i64(),
             uid: text(&body["preconditions"]["uid"]),
@@ -77,7 +83,11 @@ impl DeleteOptions {
         const POLICIES: &[&str] = &["Foreground", "Background", "Orphan"];
         match self.propagation.as_deref() {
             Some(other) if !POLICIES.contains(&other) => {
-                let error = FieldError::not_supported("propagationPolicy", other, &["Background", "Foreground", "Orphan", "nil"]);
+                let error = FieldError::not_supported(
+                    "propagationPolicy",
+                    other,
+                    &["Background", "Foreground", "Orphan", "nil"],
+                );
                 Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", vec![error]))
             }
             _ => Ok(()),
@@ -87,14 +97,18 @@ impl DeleteOptions {
     fn check_preconditions(&self, call: &Call, object: &Value) -> Result<(), Status> {
         let metadata = &object["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
+        // Kubernetes says the kind here, where other conflicts say the resource.
+        let named = Kind { plural: call.kind.kind.clone(), ..Kind::clone(&call.kind) };
         let differs = |what: &str, wanted: &Option<String>, field: &str| {
             let actual = metadata[field].as_str().unwrap_or_default();
+            let why = |wanted: &str| {
+                format!(
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). \
+                     The object might have been deleted and then recreated"
+                )
+            };
             match wanted {
-                Some(wanted) if wanted != actual => Err(Status::conflict(
-                    &call.kind,
-                    name,
-                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}"),
-                )),
+                Some(wanted) if wanted != actual => Err(Status::conflict(&named, name, why(wanted))),
                 _ => Ok(()),
             }
         };
@@ -159,10 +173,14 @@ fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Step {
     let mut next = object.clone();
     set_propagation(&mut next, options.propagation.as_deref());
     let now = call.server.clock.now();
-    let grace = strategy.grace(object, options.grace_seconds).unwrap_or_default().max(0);
+    let known = strategy.grace(object, options.grace_seconds);
+    let grace = known.unwrap_or_default().max(0);
     let deleting = metadata::is_deleting(object);
     let waits = !metadata::finalizers(&next).is_empty() || strategy.holds(object);
     if grace == 0 && !waits {
+        if known.is_some() {
+            mark_ended(&mut next, now);
+        }
         return Step::Remove(next);
     }
     let fields = &mut next["metadata"];
@@ -184,6 +202,19 @@ fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Step {
     if next == *object { Step::Nothing(next) } else { Step::Mark(next) }
 }
 
+/// The last state of an object that knows grace says that none was left.
+fn mark_ended(object: &mut Value, now: chrono::DateTime<chrono::Utc>) {
+    let fields = &mut object["metadata"];
+    let was_deleting = fields["deletionTimestamp"].is_string();
+    if !was_deleting {
+        fields["deletionTimestamp"] = json!(metadata::timestamp(now));
+    }
+    fields["deletionGracePeriodSeconds"] = json!(0);
+    if let Some(generation) = fields["generation"].as_i64().filter(|_| !was_deleting) {
+        fields["generation"] = json!(generation + 1);
+    }
+}
+
 /// Dependents are dealt with by the garbage collector, which goes by these finalizers.
 fn set_propagation(object: &mut Value, policy: Option<&str>) {
     let Some(policy) = policy else { return };
@@ -202,7 +233,12 @@ fn set_propagation(object: &mut Value, policy: Option<&str>) {
 }
 
 /// Does the step; `None` when another writer was faster.
-async fn take(call: &Call, stored: &Stored, step: Step, options: &DeleteOptions) -> Result<Option<Removed>, Status> {
+async fn take(
+    call: &Call,
+    stored: &Stored,
+    step: Step,
+    options: &DeleteOptions,
+) -> Result<Option<Removed>, Status> {
     let (object, goes) = match step {
         Step::Nothing(object) => return Ok(Some(Removed::Marked(object))),
         Step::Mark(object) => (object, false),

@@ -75,11 +75,19 @@ impl Page {
                 .ok_or_else(|| Status::bad_request("continue key is not valid: encoding is not understood"))
         });
         let revision = number("resourceVersion")?;
+        if after.is_some() && revision.is_some_and(|r| r > 0) {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
         let matching = query.get("resourceVersionMatch");
         check_match(revision, query.has("continue"), matching)?;
         let exact = revision.filter(|_| matching == Some("Exact"));
         let not_older = revision.filter(|r| exact.is_none() && *r > 0);
-        let limit = number("limit")?.filter(|l| *l > 0).map(|l| usize::try_from(l).unwrap_or(usize::MAX));
+        let limit = query.get("limit").map(str::parse::<i64>).transpose();
+        let limit = limit.map_err(|e| Status::bad_request(format!("limit: {e}")))?.unwrap_or_default();
+        // "Any revision will do" is answered with all there is.
+        let limit = usize::try_from(limit).ok().filter(|l| *l > 0 && revision != Some(0));
         Ok(Self { limit, after: after.transpose()?, exact, not_older })
     }
 
@@ -139,7 +147,8 @@ pub(super) fn too_new(wanted: Revision, current: Revision) -> Status {
 
 fn collect(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot) -> Items {
     let limit = page.limit.unwrap_or(usize::MAX);
-    let mut items = Items { objects: Vec::new(), revision: snapshot.revision, continues: None, remaining: None };
+    let mut items =
+        Items { objects: Vec::new(), revision: snapshot.revision, continues: None, remaining: None };
     let mut last = None;
     let mut seen = 0;
     let everything = selection.is_everything();

@@ -12,13 +12,21 @@ pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
 }
 
 /// Fills in and checks type, namespace and name of a body against the path.
-pub(super) fn check_identity(kind: &Kind, namespace: &str, name: &str, object: &mut Value) -> Result<(), Status> {
+pub(super) fn check_identity(
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+    object: &mut Value,
+) -> Result<(), Status> {
     check_type(kind, object)?;
     if object.get("metadata").is_none_or(Value::is_null) {
         object["metadata"] = json!({});
     }
     let metadata = object["metadata"].as_object_mut().ok_or_else(|| {
-        Status::undecodable(kind, "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta")
+        Status::undecodable(
+            kind,
+            "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta",
+        )
     })?;
     let given = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
     match (kind.is_namespaced(), given.as_str()) {
@@ -89,7 +97,9 @@ pub(super) fn stamp(kind: &Kind, object: &mut Value, now: DateTime<Utc>) -> Resu
         metadata["name"] = json!(names::generate(prefix, rand::random()));
     }
     let fields = metadata.as_object_mut().expect("check_identity made it an object");
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for field in
+        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"]
+    {
         fields.shift_remove(field);
     }
     fields.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
@@ -111,8 +121,14 @@ pub(super) fn carry_over(kind: &Kind, old: &Value, new: &mut Value) -> Result<()
     }
     let fields = new["metadata"].as_object_mut().expect("check_identity made it an object");
     const KEPT: &[&str] = &[
-        "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
-        "generateName", "resourceVersion", "selfLink",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+        "selfLink",
     ];
     for field in KEPT {
         match before.get(field) {

@@ -100,7 +100,8 @@ static VERBS: &[Row] = &[
 /// Answers an authorized request about a resource.
 pub(crate) async fn answer(call: Call) -> Answer {
     let info = &call.info;
-    let scope_is_wrong = !call.kind.is_namespaced() && !info.namespace.is_empty() && info.namespace != info.name;
+    let scope_is_wrong =
+        !call.kind.is_namespaced() && !info.namespace.is_empty() && info.namespace != info.name;
     if scope_is_wrong {
         return Err(Status::unknown_resource());
     }
@@ -111,7 +112,8 @@ async fn answer_main(call: Call) -> Answer {
     let needs_namespace = !matches!(call.info.verb.as_str(), "list" | "watch");
     let misplaced = call.kind.is_namespaced() && needs_namespace && call.info.namespace.is_empty();
     let served = call.kind.verbs.contains(&call.info.verb);
-    if !served || misplaced || (call.info.verb == "create" && !call.info.name.is_empty()) {
+    let nameless = matches!(call.info.verb.as_str(), "update" | "patch") && call.info.name.is_empty();
+    if !served || nameless || misplaced || (call.info.verb == "create" && !call.info.name.is_empty()) {
         return Err(Status::method_not_allowed());
     }
     run(call).await
@@ -180,18 +182,21 @@ impl Call {
     }
 
     /// What a strategy may read besides the object.
-    pub(crate) fn context(&self, dry_run: bool) -> strategy::Context<'_> {
+    pub(crate) fn context(&self) -> strategy::Context<'_> {
         strategy::Context {
             kind: &self.kind,
             subresource: &self.info.subresource,
-            view: &*self.server.view,
             services: &self.server.services,
-            dry_run,
         }
     }
 
     /// What admission looks at, still without the new object.
-    pub(crate) fn review<'a>(&'a self, operation: Operation, name: &'a str, old: Option<&'a Value>) -> Review<'a> {
+    pub(crate) fn review<'a>(
+        &'a self,
+        operation: Operation,
+        name: &'a str,
+        old: Option<&'a Value>,
+    ) -> Review<'a> {
         Review {
             operation,
             kind: &self.kind,
@@ -223,7 +228,8 @@ impl Call {
 
     /// Answers with an object of the kind in the form that was asked for.
     pub(crate) fn object(&self, code: StatusCode, bytes: &Bytes) -> Answer {
-        let body = negotiate::object_body(&self.kind, bytes, &self.accept, self.include(), self.server.clock.now());
+        let body =
+            negotiate::object_body(&self.kind, bytes, &self.accept, self.include(), self.server.clock.now());
         negotiate::answer_json(code, body, &self.accept)
     }
 

@@ -36,19 +36,32 @@ impl WriteOptions {
             Some("Strict") => FieldValidation::Strict,
             Some("Ignore") => FieldValidation::Ignore,
             Some(other) => {
-                errors.push(FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]));
+                errors.push(FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
                 FieldValidation::Warn
             }
         };
         let named = query.get("fieldManager");
         if let Some(long) = named.filter(|m| m.len() > MANAGER_LENGTH_MAX) {
-            errors.push(FieldError { value: Some(long.into()), ..FieldError::too_long("fieldManager", MANAGER_LENGTH_MAX) });
+            errors.push(FieldError {
+                value: Some(long.into()),
+                ..FieldError::too_long("fieldManager", MANAGER_LENGTH_MAX)
+            });
         }
         if !errors.is_empty() {
             return Err(Status::invalid_kind("meta.k8s.io", options, "", errors));
         }
         let manager = named.map_or_else(|| manager_of(headers), str::to_owned);
-        Ok(Self { dry_run, field_validation, manager, manager_is_named: named.is_some(), force: query.is_true("force") })
+        Ok(Self {
+            dry_run,
+            field_validation,
+            manager,
+            manager_is_named: named.is_some(),
+            force: query.is_true("force"),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch.
 
-use api_types::status::Status;
+use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
 use super::body::{self, Decoded};
@@ -28,6 +28,10 @@ impl Verb for Patch {
 
     async fn answer(call: Call) -> Answer {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "PatchOptions")?;
+        if call.info.query.has("force") {
+            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+            return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![error]));
+        }
         let form = match media_type(&call.headers) {
             "application/json-patch+json" => Form::Json,
             "application/merge-patch+json" => Form::Merge,

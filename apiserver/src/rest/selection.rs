@@ -26,7 +26,8 @@ impl Selection {
             .map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &mut fields.terms {
             let known = matches!(term.path.as_str(), "metadata.name")
-                || (term.path == "metadata.namespace" && (kind.is_namespaced() || !kind.definition.is_empty()))
+                || (term.path == "metadata.namespace"
+                    && (kind.is_namespaced() || !kind.definition.is_empty()))
                 || kind.selectable_fields.contains(&term.path);
             if !known {
                 let path = &term.path;

@@ -43,7 +43,11 @@ pub(super) fn read_config(
     say(decoded.value, problems, validation).map_err(|why| Status::undecodable(kind, why))
 }
 
-fn accept(kind: &Kind, decoded: Decoded, validation: FieldValidation) -> Result<(Value, Vec<String>), String> {
+fn accept(
+    kind: &Kind,
+    decoded: Decoded,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), String> {
     let mut value = decoded.value;
     let schema = of(kind);
     let findings = schema.check(&value);

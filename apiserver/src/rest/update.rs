@@ -25,13 +25,15 @@ impl Verb for Update {
             (decoded.value, Vec::new())
         };
         let expected = expected_revision(&call, &object)?;
-        let creates = call.info.subresource.is_empty() && strategy::find(&call.kind).allows_create_on_update();
+        let creates =
+            call.info.subresource.is_empty() && strategy::find(&call.kind).allows_create_on_update();
         let outcome = update_object(&call, &options, view, |current| {
             if current.is_none() && (!creates || expected.is_some()) {
                 return Err(create::absent(&call));
             }
             if expected.is_none() && !strategy::find(&call.kind).allows_unconditional_update() {
-                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                let error =
+                    FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
                 return Err(Status::invalid(&call.kind, &call.info.name, vec![error]));
             }
             let (object, warnings) = (object.clone(), warnings.clone());
@@ -46,7 +48,11 @@ pub(super) fn expected_revision(call: &Call, object: &Value) -> Result<Option<Re
     match object["metadata"]["resourceVersion"].as_str() {
         None | Some("" | "0") => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| {
-            let error = FieldError::invalid("metadata.resourceVersion", text, "must be a number that the server gave");
+            let error = FieldError::invalid(
+                "metadata.resourceVersion",
+                text,
+                "must be a number that the server gave",
+            );
             Status::invalid(&call.kind, &call.info.name, vec![error])
         }),
     }

@@ -51,7 +51,9 @@ impl Verb for Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begin {
     /// All there is as `ADDED`, then what comes; `mark` sends the bookmark that separates them.
-    State { mark: bool },
+    State {
+        mark: bool,
+    },
     /// What comes after now.
     Now,
     After(Revision),
@@ -61,10 +63,11 @@ impl Begin {
     fn parse(call: &Call) -> Result<Self, Status> {
         let query = &call.info.query;
         let invalid = |error| Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]));
-        let revision: Option<Revision> = query.get("resourceVersion").map(str::parse).transpose().map_err(|_| {
-            let text = query.get("resourceVersion").unwrap_or_default();
-            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
-        })?;
+        let revision: Option<Revision> =
+            query.get("resourceVersion").map(str::parse).transpose().map_err(|_| {
+                let text = query.get("resourceVersion").unwrap_or_default();
+                Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+            })?;
         let matching = query.get("resourceVersionMatch");
         let initial = query.get("sendInitialEvents");
         match (initial, matching) {
@@ -156,7 +159,10 @@ enum Step {
 }
 
 /// Encodes steps, leaving out those that the client did not ask for.
-fn write<S>(steps: S, mut encode: impl FnMut(Step) -> Option<Bytes> + Send + 'static) -> impl Stream<Item = Bytes> + Send
+fn write<S>(
+    steps: S,
+    mut encode: impl FnMut(Step) -> Option<Bytes> + Send + 'static,
+) -> impl Stream<Item = Bytes> + Send
 where
     S: Stream<Item = Step> + Send + 'static,
 {
@@ -176,7 +182,9 @@ impl Writer {
             Step::Event(WatchEvent::Added(object)) => Some(self.object("ADDED", &object)),
             Step::Event(WatchEvent::Modified(object)) => Some(self.object("MODIFIED", &object)),
             Step::Event(WatchEvent::Deleted(object)) => Some(self.object("DELETED", &object)),
-            Step::Event(WatchEvent::Bookmark(revision)) => self.bookmarks.then(|| self.bookmark(revision, false)),
+            Step::Event(WatchEvent::Bookmark(revision)) => {
+                self.bookmarks.then(|| self.bookmark(revision, false))
+            }
             Step::Event(WatchEvent::Overflow) => Some(error_event(&Status::expired(
                 "the watch fell too far behind and was ended; list again and watch from there",
             ))),

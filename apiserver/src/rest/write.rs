@@ -213,7 +213,7 @@ impl Attempt<'_> {
         let call = self.call;
         let strategy = strategy::find(&call.kind);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let context = call.context(self.options.dry_run);
+        let context = call.context();
         let old = self.old.map(|(value, _)| value);
         // Defaults first, so that a manifest without them is not taken for a change of the spec.
         typed::default(&call.kind, &mut object);
@@ -303,8 +303,12 @@ impl Attempt<'_> {
             true => Change::Delete { key, last: body.clone() },
             false => Change::Put { key, body: body.clone() },
         };
-        let transaction =
-            Transaction { preconditions: vec![precondition], changes: vec![change], durability, cause: cause(call) };
+        let transaction = Transaction {
+            preconditions: vec![precondition],
+            changes: vec![change],
+            durability,
+            cause: cause(call),
+        };
         match call.server.objects.commit(transaction).await {
             Ok(revision) => {
                 if let Some(gone) = released {
@@ -345,7 +349,12 @@ pub(super) fn commit_status(error: &CommitError) -> Status {
 }
 
 /// Several changes of other objects that belong to one request.
-pub(crate) async fn commit_put(call: &Call, key: Key, revision: Revision, object: Value) -> Result<Option<Bytes>, Status> {
+pub(crate) async fn commit_put(
+    call: &Call,
+    key: Key,
+    revision: Revision,
+    object: Value,
+) -> Result<Option<Bytes>, Status> {
     let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
     let transaction = Transaction {
         preconditions: vec![Precondition::Revision(key.clone(), revision)],

@@ -4,13 +4,30 @@ use api_types::kinds::Kind;
 use serde_json::{Value, json};
 
 /// What belongs to `metadata` and the server alone sets.
-const SERVER_OWNED: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
+const SERVER_OWNED: &[&str] =
+    &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
 
 /// Kinds with a generation although they have no status subresource, or without one although they have.
-const COUNTED_WITHOUT_STATUS: &[&str] = &["endpointslices", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "csidrivers", "networkpolicies", "ingresses"];
+const COUNTED_WITHOUT_STATUS: &[&str] = &[
+    "endpointslices",
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "csidrivers",
+    "networkpolicies",
+    "ingresses",
+    "priorityclasses",
+];
 const UNCOUNTED_WITH_STATUS: &[&str] = &[
-    "namespaces", "nodes", "persistentvolumes", "persistentvolumeclaims", "services", "resourcequotas",
-    "volumeattachments", "certificatesigningrequests", "horizontalpodautoscalers", "servicecidrs",
+    "namespaces",
+    "nodes",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "services",
+    "resourcequotas",
+    "volumeattachments",
+    "certificatesigningrequests",
+    "horizontalpodautoscalers",
+    "servicecidrs",
 ];
 
 /// Whether `metadata.generation` counts changes of this kind's spec.
@@ -31,7 +48,10 @@ fn has_status(kind: &Kind) -> bool {
 
 /// A new object starts without status and at generation 1.
 pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
-    if has_status(kind) && !BORN_WITH_STATUS.contains(&kind.storage.as_str()) && let Some(object) = new.as_object_mut() {
+    if has_status(kind)
+        && !BORN_WITH_STATUS.contains(&kind.storage.as_str())
+        && let Some(object) = new.as_object_mut()
+    {
         object.shift_remove("status");
     }
     set_generation(new, is_counted(kind).then_some(1));
@@ -72,9 +92,7 @@ fn keep_all_but_status(new: &mut Value, old: &Value) {
     *new = old.clone();
     let Some(object) = new.as_object_mut() else { return };
     if let Some(mut metadata) = metadata {
-        for field in ["ownerReferences"] {
-            copy_field(&mut metadata, old.get("metadata"), field);
-        }
+        copy_field(&mut metadata, old.get("metadata"), "ownerReferences");
         object.insert("metadata".to_owned(), metadata);
     }
     match status {
@@ -97,8 +115,8 @@ fn keep_status(new: &mut Value, old: &Value) {
 
 fn next_generation(new: &Value, old: &Value, generation: Option<i64>) -> i64 {
     let before = generation.unwrap_or(0);
-    let deletion_began =
-        old.pointer("/metadata/deletionTimestamp").is_none() && new.pointer("/metadata/deletionTimestamp").is_some();
+    let deletion_began = old.pointer("/metadata/deletionTimestamp").is_none()
+        && new.pointer("/metadata/deletionTimestamp").is_some();
     match is_spec_changed(new, old) || deletion_began {
         true => before + 1,
         false => before,
@@ -135,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_new_object_has_no_status_and_generation_one() {
-        let mut new = json!({"metadata": {"name": "a", "generation": 9}, "spec": {}, "status": {"replicas": 5}});
+        let mut new =
+            json!({"metadata": {"name": "a", "generation": 9}, "spec": {}, "status": {"replicas": 5}});
         for_create(deployments(), &mut new);
         assert_eq!(new, json!({"metadata": {"name": "a", "generation": 1}, "spec": {}}));
     }
