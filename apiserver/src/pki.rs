@@ -11,8 +11,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Datelike, Duration, Utc};
 use component_base::clock::Clock;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -87,7 +87,8 @@ impl Pki {
         if let Some(dir) = dir {
             make_private_dir(dir)?;
         }
-        let ca = keep(dir, "ca", |pair| expires_after(&pair.certificate_pem, clock.now()), || make_ca(&clock))?;
+        let ca =
+            keep(dir, "ca", |pair| expires_after(&pair.certificate_pem, clock.now()), || make_ca(&clock))?;
         let issuer = issuer_of(&ca).ok_or_else(|| unusable(dir, "ca"))?;
         let serving = Leaf { name: "kube-apiserver", groups: &[], hosts };
         let serving = keep_leaf(dir, "apiserver", &issuer, &ca, &clock, &serving)?;
@@ -123,13 +124,24 @@ impl Pki {
     }
 
     /// A new serving certificate, such as a node agent's.
-    pub fn issue_serving(&self, name: &str, groups: &[&str], hosts: &[String]) -> Result<Credential, PkiError> {
+    pub fn issue_serving(
+        &self,
+        name: &str,
+        groups: &[&str],
+        hosts: &[String],
+    ) -> Result<Credential, PkiError> {
         issue(&self.issuer, &self.clock, &Leaf { name, groups, hosts })
     }
 
     /// A kubeconfig for a user, with the certificate inside. With a directory the certificate is kept as
     /// `FILE.crt` and used again at the next start.
-    pub fn kubeconfig(&self, file: &str, server: &str, user: &str, groups: &[&str]) -> Result<String, PkiError> {
+    pub fn kubeconfig(
+        &self,
+        file: &str,
+        server: &str,
+        user: &str,
+        groups: &[&str],
+    ) -> Result<String, PkiError> {
         let leaf = Leaf { name: user, groups, hosts: &[] };
         let credential = keep_leaf(self.dir.as_deref(), file, &self.issuer, &self.ca, &self.clock, &leaf)?;
         Ok(kubeconfig(server, self.ca_pem(), user, &credential))
@@ -151,7 +163,13 @@ impl Pki {
     }
 
     /// Writes a kubeconfig to `path`, readable by its owner only.
-    pub fn write_kubeconfig(&self, path: &Path, server: &str, user: &str, groups: &[&str]) -> Result<(), PkiError> {
+    pub fn write_kubeconfig(
+        &self,
+        path: &Path,
+        server: &str,
+        user: &str,
+        groups: &[&str],
+    ) -> Result<(), PkiError> {
         let file = path.file_stem().and_then(|f| f.to_str()).unwrap_or(user).replace([':', '/'], "-");
         write_private(path, &self.kubeconfig(&file, server, user, groups)?)
     }
@@ -159,13 +177,21 @@ impl Pki {
 
 /// The names and addresses the serving certificate is good for, besides what the administrator adds.
 pub(crate) fn serving_hosts(host: Option<IpAddr>, service: IpAddr, extra: &[String]) -> Vec<String> {
-    let mut hosts: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "127.0.0.1", "::1"]
-            .map(str::to_owned)
-            .to_vec();
+    let mut hosts: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "127.0.0.1",
+        "::1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     hosts.push(service.to_string());
     hosts.extend(host.filter(|h| !h.is_unspecified()).map(|h| h.to_string()));
-    hosts.extend(std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
+    hosts
+        .extend(std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
     hosts.extend(extra.iter().cloned());
     let mut seen = std::collections::BTreeSet::new();
     hosts.retain(|host| !host.is_empty() && seen.insert(host.clone()));
@@ -174,8 +200,11 @@ pub(crate) fn serving_hosts(host: Option<IpAddr>, service: IpAddr, extra: &[Stri
 
 /// The text of a kubeconfig with everything inside.
 fn kubeconfig(server: &str, ca_pem: &str, user: &str, credential: &Credential) -> String {
-    let (ca, certificate, key) =
-        (BASE64.encode(ca_pem), BASE64.encode(&credential.certificate_pem), BASE64.encode(&credential.key_pem));
+    let (ca, certificate, key) = (
+        BASE64.encode(ca_pem),
+        BASE64.encode(&credential.certificate_pem),
+        BASE64.encode(&credential.key_pem),
+    );
     format!(
         "apiVersion: v1\nkind: Config\nclusters:\n- name: coxswain\n  cluster:\n    server: {server}\n    \
          certificate-authority-data: {ca}\nusers:\n- name: {user:?}\n  user:\n    client-certificate-data: {certificate}\n    \
@@ -274,7 +303,9 @@ fn keep_leaf(
 }
 
 fn keep_signing_key(dir: Option<&Path>) -> Result<KeyPair, PkiError> {
-    let make = || KeyPair::generate().map_err(|source| PkiError::Make { name: "service accounts".to_owned(), source });
+    let make = || {
+        KeyPair::generate().map_err(|source| PkiError::Make { name: "service accounts".to_owned(), source })
+    };
     let Some(dir) = dir else { return make() };
     let path = dir.join("sa.key");
     if let Some(pem) = read(&path)? {
@@ -331,7 +362,8 @@ fn fits(pem: &str, leaf: &Leaf<'_>) -> bool {
         let name = subject.iter_common_name().next().and_then(|n| n.as_str().ok());
         let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
         let names = certificate.subject_alternative_name().ok().flatten();
-        let names: Vec<String> = names.iter().flat_map(|n| &n.value.general_names).filter_map(host_of).collect();
+        let names: Vec<String> =
+            names.iter().flat_map(|n| &n.value.general_names).filter_map(host_of).collect();
         name == Some(leaf.name) && groups == leaf.groups && leaf.hosts.iter().all(|host| names.contains(host))
     })
     .unwrap_or(false)
@@ -373,7 +405,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |source| PkiError::Write { path: path.display().to_string(), source };
     let partial = path.with_extension("partial");
-    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let options =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
     let mut file = options.map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&partial, path).map_err(failed)

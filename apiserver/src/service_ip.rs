@@ -40,7 +40,8 @@ impl std::str::FromStr for ServiceCidr {
         if bits - prefix < 2 {
             return Err(CidrError::TooSmall(text.to_owned()));
         }
-        let network = from_number(to_number(&address) >> (bits - prefix) << (bits - prefix), address.is_ipv4());
+        let network =
+            from_number(to_number(&address) >> (bits - prefix) << (bits - prefix), address.is_ipv4());
         Ok(Self { network, prefix })
     }
 }
@@ -67,7 +68,8 @@ impl ServiceCidr {
     pub(crate) fn contains(&self, address: &IpAddr) -> bool {
         let shift = width(address) - self.prefix.min(width(address));
         address.is_ipv4() == self.network.is_ipv4()
-            && to_number(address).checked_shr(shift.into()) == to_number(&self.network).checked_shr(shift.into())
+            && to_number(address).checked_shr(shift.into())
+                == to_number(&self.network).checked_shr(shift.into())
     }
 
     pub(crate) fn is_ipv4(&self) -> bool {
@@ -282,7 +284,8 @@ impl Drop for Claim {
 pub(crate) fn addresses_of(service: &Value) -> Vec<IpAddr> {
     let list = service.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten();
     let first = service.pointer("/spec/clusterIP").into_iter();
-    let found: BTreeSet<IpAddr> = first.chain(list).filter_map(Value::as_str).filter_map(|a| a.parse().ok()).collect();
+    let found: BTreeSet<IpAddr> =
+        first.chain(list).filter_map(Value::as_str).filter_map(|a| a.parse().ok()).collect();
     found.into_iter().collect()
 }
 
@@ -307,7 +310,9 @@ mod tests {
     fn a_range_is_parsed_masked_and_printed() {
         let cidr: ServiceCidr = "10.96.3.4/16".parse().unwrap();
         assert_eq!((cidr.to_string(), cidr.first().to_string()), ("10.96.0.0/16".into(), "10.96.0.1".into()));
-        assert!(cidr.contains(&"10.96.255.1".parse().unwrap()) && !cidr.contains(&"10.97.0.1".parse().unwrap()));
+        assert!(
+            cidr.contains(&"10.96.255.1".parse().unwrap()) && !cidr.contains(&"10.97.0.1".parse().unwrap())
+        );
         assert_eq!("10.96.0.0/31".parse::<ServiceCidr>(), Err(CidrError::TooSmall("10.96.0.0/31".into())));
         assert!("nonsense".parse::<ServiceCidr>().is_err());
     }
@@ -328,7 +333,11 @@ mod tests {
         let all = addresses("10.0.0.0/28");
         let mut claim = all.claim();
         let given: BTreeSet<IpAddr> = std::iter::from_fn(|| claim.any_address().ok()).collect();
-        assert_eq!(given.len(), 13, "sixteen less network, broadcast and the address of the service kubernetes");
+        assert_eq!(
+            given.len(),
+            13,
+            "sixteen less network, broadcast and the address of the service kubernetes"
+        );
         assert!(!given.contains(&"10.0.0.1".parse().unwrap()));
         assert_eq!(claim.any_address(), Err(ClaimError::Full));
     }

@@ -62,7 +62,8 @@ fn roots(pki: &Pki) -> Result<RootCertStore, TlsError> {
 type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn parse(credential: &Credential) -> Result<ChainAndKey, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(credential.certificate_pem.as_bytes()).collect::<Result<_, _>>();
+    let chain =
+        CertificateDer::pem_slice_iter(credential.certificate_pem.as_bytes()).collect::<Result<_, _>>();
     let key = PrivateKeyDer::from_pem_slice(credential.key_pem.as_bytes());
     Ok((chain.map_err(TlsError::Pem)?, key.map_err(TlsError::Pem)?))
 }
@@ -73,7 +74,8 @@ mod tests {
 
     #[tokio::test]
     async fn fresh_certificates_make_both_configurations() {
-        let pki = Pki::ensure(None, component_base::clock::Clock::system(), &["localhost".to_owned()]).unwrap();
+        let pki =
+            Pki::ensure(None, component_base::clock::Clock::system(), &["localhost".to_owned()]).unwrap();
         assert_eq!(server_config(&pki).unwrap().alpn_protocols[0], b"h2");
         node_client_config(&pki).unwrap();
     }

@@ -80,7 +80,8 @@ pub(crate) mod fixture {
 
     impl Fixture {
         pub(crate) fn with(mut self, resource: &str, object: Value) -> Self {
-            let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let text =
+                |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
             let key = (resource.to_owned(), text("/metadata/namespace"), text("/metadata/name"));
             self.0.insert(key, Arc::new(object));
             self
@@ -93,7 +94,8 @@ pub(crate) mod fixture {
         }
 
         fn objects(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
-            let wanted = |key: &(String, String, String)| key.0 == resource && namespace.is_none_or(|n| n == key.1);
+            let wanted =
+                |key: &(String, String, String)| key.0 == resource && namespace.is_none_or(|n| n == key.1);
             self.0.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| object.clone()).collect()
         }
 

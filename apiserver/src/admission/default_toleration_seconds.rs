@@ -15,7 +15,8 @@ impl Plugin for DefaultTolerationSeconds {
     const NAME: &'static str = "DefaultTolerationSeconds";
 
     fn admit(review: &mut Review<'_>) -> Result<(), Status> {
-        let writes = matches!(review.operation, Operation::Create | Operation::Update) && review.is_of("pods");
+        let writes =
+            matches!(review.operation, Operation::Create | Operation::Update) && review.is_of("pods");
         let Some(pod) = review.new.as_deref_mut().filter(|pod| writes && pod["spec"].is_object()) else {
             return Ok(());
         };
@@ -46,13 +47,15 @@ mod tests {
 
     fn tolerations(spec: Value) -> Value {
         let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec});
-        admit::<DefaultTolerationSeconds>(Fixture::default(), "pods", pod).unwrap()["spec"]["tolerations"].clone()
+        admit::<DefaultTolerationSeconds>(Fixture::default(), "pods", pod).unwrap()["spec"]["tolerations"]
+            .clone()
     }
 
     #[test]
     fn both_are_added_unless_the_pod_has_its_own() {
         assert_eq!(tolerations(json!({})).as_array().unwrap().len(), 2);
-        let own = json!([{"key": KEYS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]);
+        let own =
+            json!([{"key": KEYS[0], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]);
         let both = tolerations(json!({"tolerations": own}));
         assert_eq!((both.as_array().unwrap().len(), &both[0]["tolerationSeconds"]), (2, &json!(5)));
         let all = json!([{"operator": "Exists"}]);

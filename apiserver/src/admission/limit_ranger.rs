@@ -61,6 +61,9 @@ mod tests {
         let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [
             {"name": "a", "resources": {"requests": {"cpu": "2m"}}}]}});
         let pod = admit::<LimitRanger>(Fixture::default().with("limitranges", range), "pods", pod).unwrap();
-        assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "2m"}, "limits": {"cpu": "1"}}));
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"],
+            json!({"requests": {"cpu": "2m"}, "limits": {"cpu": "1"}})
+        );
     }
 }

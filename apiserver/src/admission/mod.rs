@@ -80,7 +80,6 @@ pub(crate) trait Plugin: Send + Sync + 'static {
 
 /// A plugin's row.
 pub(crate) struct Row {
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests and logs name plugins"))]
     pub(crate) name: &'static str,
     admit: fn(&mut Review<'_>) -> Result<(), Status>,
     validate: fn(&Review<'_>) -> Result<(), Status>,
@@ -104,12 +103,39 @@ pub(crate) static PLUGINS: &[Row] = &[
 
 /// Runs the mutating half of every plugin.
 pub(crate) fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
-    PLUGINS.iter().try_for_each(|row| (row.admit)(review))
+    PLUGINS.iter().try_for_each(|row| noted(row.name, (row.admit)(review)))
 }
 
 /// Runs the validating half of every plugin.
 pub(crate) fn validate(review: &Review<'_>) -> Result<(), Status> {
-    PLUGINS.iter().try_for_each(|row| (row.validate)(review))
+    PLUGINS.iter().try_for_each(|row| noted(row.name, (row.validate)(review)))
+}
+
+fn noted(plugin: &str, outcome: Result<(), Status>) -> Result<(), Status> {
+    if let Err(refusal) = &outcome {
+        tracing::debug!(plugin, %refusal, "admission refused");
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PLUGINS;
+
+    #[test]
+    fn every_file_of_the_folder_is_a_row() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admission");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "mod.rs")
+            .map(|name| name.trim_end_matches(".rs").replace('_', ""))
+            .collect();
+        let mut rows: Vec<String> = PLUGINS.iter().map(|row| row.name.to_lowercase()).collect();
+        files.sort();
+        rows.sort();
+        assert_eq!(rows, files);
+    }
 }
 
 #[cfg(test)]

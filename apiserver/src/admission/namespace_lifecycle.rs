@@ -28,7 +28,8 @@ impl Plugin for NamespaceLifecycle {
 }
 
 fn check(review: &Review<'_>) -> Result<(), Status> {
-    if review.operation == Operation::Delete && review.is_of("namespaces") && PERMANENT.contains(&review.name) {
+    if review.operation == Operation::Delete && review.is_of("namespaces") && PERMANENT.contains(&review.name)
+    {
         return Err(review.forbidden("this namespace may not be deleted"));
     }
     let creates = review.operation == Operation::Create && review.subresource.is_empty();
@@ -36,7 +37,8 @@ fn check(review: &Review<'_>) -> Result<(), Status> {
     if !creates || review.namespace.is_empty() || is_asked || review.kind.storage == "namespaces" {
         return Ok(());
     }
-    let namespace = review.view.object("namespaces", "", review.namespace).ok_or_else(|| missing(review.namespace))?;
+    let namespace =
+        review.view.object("namespaces", "", review.namespace).ok_or_else(|| missing(review.namespace))?;
     match is_going(&namespace) {
         true => Err(terminating(review)),
         false => Ok(()),
@@ -82,7 +84,11 @@ mod tests {
     }
 
     fn create_in(namespace: &str) -> Result<Value, Status> {
-        admit::<NamespaceLifecycle>(world(), "configmaps", json!({"metadata": {"name": "a", "namespace": namespace}}))
+        admit::<NamespaceLifecycle>(
+            world(),
+            "configmaps",
+            json!({"metadata": {"name": "a", "namespace": namespace}}),
+        )
     }
 
     #[test]
@@ -102,7 +108,12 @@ mod tests {
     #[test]
     fn the_clusters_own_namespaces_stay() {
         let delete = |name: &str| {
-            validate::<NamespaceLifecycle>(world(), Operation::Delete, "namespaces", json!({"metadata": {"name": name}}))
+            validate::<NamespaceLifecycle>(
+                world(),
+                Operation::Delete,
+                "namespaces",
+                json!({"metadata": {"name": name}}),
+            )
         };
         assert_eq!(delete("kube-system").unwrap_err().code(), 403);
         assert!(delete("here").is_ok());

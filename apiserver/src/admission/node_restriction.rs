@@ -36,7 +36,10 @@ fn check_pod(review: &Review<'_>, node: &str) -> Result<(), Status> {
     let bound_to = |pod: Option<&Value>| pod.is_some_and(|pod| pod["spec"]["nodeName"] == node);
     match (review.operation, review.subresource) {
         (Operation::Create, "") => {
-            let mirror = review.new.as_deref().is_some_and(|p| p["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some());
+            let mirror = review
+                .new
+                .as_deref()
+                .is_some_and(|p| p["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some());
             match (mirror, bound_to(review.new.as_deref())) {
                 (false, _) => Err(review.forbidden(&format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"))),
                 (true, false) => Err(review.forbidden(&format!("node {node:?} can only create pods with spec.nodeName set to itself"))),
@@ -47,12 +50,15 @@ fn check_pod(review: &Review<'_>, node: &str) -> Result<(), Status> {
             let pod = review.view.object("pods", review.namespace, review.name);
             match bound_to(pod.as_deref()) {
                 true => Ok(()),
-                false => Err(review.forbidden(&format!("node {node:?} can only evict pods with spec.nodeName set to itself"))),
+                false => Err(review.forbidden(&format!(
+                    "node {node:?} can only evict pods with spec.nodeName set to itself"
+                ))),
             }
         }
         (Operation::Update | Operation::Delete, _) if !bound_to(review.old) => {
             let verb = if review.operation == Operation::Delete { "delete" } else { "update" };
-            Err(review.forbidden(&format!("node {node:?} can only {verb} pods with spec.nodeName set to itself")))
+            Err(review
+                .forbidden(&format!("node {node:?} can only {verb} pods with spec.nodeName set to itself")))
         }
         _ => Ok(()),
     }
@@ -77,7 +83,9 @@ fn check_lease(review: &Review<'_>, node: &str) -> Result<(), Status> {
     let name = review.new.as_deref().and_then(|l| l["metadata"]["name"].as_str()).unwrap_or(review.name);
     match review.namespace == "kube-node-lease" && name == node {
         true => Ok(()),
-        false => Err(review.forbidden(&format!("can only access node lease with the same name as the requesting node {node:?}"))),
+        false => Err(review.forbidden(&format!(
+            "can only access node lease with the same name as the requesting node {node:?}"
+        ))),
     }
 }
 
@@ -104,15 +112,23 @@ mod tests {
     use crate::authn::authenticated;
     use crate::view::fixture::Fixture;
 
-    fn node_may(operation: Operation, storage: &str, subresource: &str, old: Option<Value>, new: Option<Value>) -> bool {
+    fn node_may(
+        operation: Operation,
+        storage: &str,
+        subresource: &str,
+        old: Option<Value>,
+        new: Option<Value>,
+    ) -> bool {
         let user: UserInfo = authenticated("system:node:n1", &["system:nodes"]);
-        let world = Fixture::default().with("pods", json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "n2"}}));
+        let world = Fixture::default()
+            .with("pods", json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "n2"}}));
         review(&world, &user, operation, storage, subresource, old.as_ref(), new, |r| check(r)).is_ok()
     }
 
     #[test]
     fn a_node_writes_only_what_is_its_own() {
-        let pod = |node: &str| json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": node}});
+        let pod =
+            |node: &str| json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": node}});
         let node = |name: &str| json!({"metadata": {"name": name}, "spec": {}});
         assert!(node_may(Operation::Update, "pods", "status", Some(pod("n1")), Some(pod("n1"))));
         assert!(!node_may(Operation::Update, "pods", "status", Some(pod("n2")), Some(pod("n2"))));

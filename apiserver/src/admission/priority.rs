@@ -18,15 +18,23 @@ impl Plugin for Priority {
         }
         let spec = review.new.as_deref().map_or(&Value::Null, |pod| &pod["spec"]);
         let named = spec["priorityClassName"].as_str().filter(|n| !n.is_empty()).map(str::to_owned);
-        let (given, given_policy) = (spec["priority"].as_i64(), spec["preemptionPolicy"].as_str().map(str::to_owned));
-        let class = match &named {
-            Some(name) => Some(review.view.object(CLASSES, "", name).ok_or_else(|| {
-                review.forbidden(&format!("no PriorityClass with name {name} was found"))
-            })?),
-            None => review.view.objects(CLASSES, None).into_iter().filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64()),
-        };
+        let (given, given_policy) =
+            (spec["priority"].as_i64(), spec["preemptionPolicy"].as_str().map(str::to_owned));
+        let class =
+            match &named {
+                Some(name) => Some(review.view.object(CLASSES, "", name).ok_or_else(|| {
+                    review.forbidden(&format!("no PriorityClass with name {name} was found"))
+                })?),
+                None => review
+                    .view
+                    .objects(CLASSES, None)
+                    .into_iter()
+                    .filter(|c| c["globalDefault"] == true)
+                    .min_by_key(|c| c["value"].as_i64()),
+            };
         let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
-        let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+        let policy =
+            class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
         if given.is_some_and(|given| given != value) {
             return Err(review.forbidden(
                 "the integer value of priority must not be provided in pod spec; priority admission controller computes it from the given PriorityClass name",
@@ -37,7 +45,9 @@ impl Plugin for Priority {
                 "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computes it from the given PriorityClass name",
             ));
         }
-        let Some(pod) = review.new.as_deref_mut().filter(|pod| pod["spec"].is_object()) else { return Ok(()) };
+        let Some(pod) = review.new.as_deref_mut().filter(|pod| pod["spec"].is_object()) else {
+            return Ok(());
+        };
         if let Some(name) = class.as_ref().and_then(|c| c["metadata"]["name"].as_str()) {
             pod["spec"]["priorityClassName"] = name.into();
         }
@@ -76,15 +86,25 @@ mod tests {
     }
 
     fn create(spec: Value) -> Result<Value, Status> {
-        admit::<Priority>(world(), "pods", json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}))
+        admit::<Priority>(
+            world(),
+            "pods",
+            json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec}),
+        )
     }
 
     #[test]
     fn the_class_gives_the_priority() {
         let high = create(json!({"priorityClassName": "high"})).unwrap();
-        assert_eq!(high["spec"], json!({"priorityClassName": "high", "priority": 1000, "preemptionPolicy": "Never"}));
+        assert_eq!(
+            high["spec"],
+            json!({"priorityClassName": "high", "priority": 1000, "preemptionPolicy": "Never"})
+        );
         let usual = create(json!({})).unwrap();
-        assert_eq!((usual["spec"]["priority"].as_i64(), &usual["spec"]["priorityClassName"]), (Some(10), &json!("usual")));
+        assert_eq!(
+            (usual["spec"]["priority"].as_i64(), &usual["spec"]["priorityClassName"]),
+            (Some(10), &json!("usual"))
+        );
     }
 
     #[test]

@@ -45,7 +45,9 @@ fn may(review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
 }
 
 fn check_role(review: &Review<'_>, new: &Value) -> Result<(), Status> {
-    let unchanged = review.old.is_some_and(|old| old["rules"] == new["rules"] && old["aggregationRule"] == new["aggregationRule"]);
+    let unchanged = review
+        .old
+        .is_some_and(|old| old["rules"] == new["rules"] && old["aggregationRule"] == new["aggregationRule"]);
     if unchanged || may(review, "escalate", &review.kind.plural, review.name) {
         return Ok(());
     }
@@ -55,7 +57,8 @@ fn check_role(review: &Review<'_>, new: &Value) -> Result<(), Status> {
 
 fn check_binding(review: &Review<'_>, new: &Value) -> Result<(), Status> {
     let reference = &new["roleRef"];
-    let unchanged = review.old.is_some_and(|old| old["subjects"] == new["subjects"] && old["roleRef"] == *reference);
+    let unchanged =
+        review.old.is_some_and(|old| old["subjects"] == new["subjects"] && old["roleRef"] == *reference);
     let resource = if reference["kind"] == "Role" { "roles" } else { "clusterroles" };
     let role = reference["name"].as_str().unwrap_or_default();
     if unchanged || may(review, "bind", resource, role) {

@@ -66,14 +66,18 @@ fn should_mount(pod: &Value, account: &Value) -> bool {
 
 fn mount(pod: &mut Value, seed: &str) {
     let lists = ["initContainers", "containers"];
-    let has_mount = |c: &Value| c["volumeMounts"].as_array().into_iter().flatten().any(|m| m["mountPath"] == MOUNT);
-    let containers = |pod: &Value| lists.iter().flat_map(|l| pod["spec"][*l].as_array().cloned().unwrap_or_default()).collect::<Vec<_>>();
+    let has_mount =
+        |c: &Value| c["volumeMounts"].as_array().into_iter().flatten().any(|m| m["mountPath"] == MOUNT);
+    let containers = |pod: &Value| {
+        lists.iter().flat_map(|l| pod["spec"][*l].as_array().cloned().unwrap_or_default()).collect::<Vec<_>>()
+    };
     let all = containers(pod);
     if all.iter().all(has_mount) {
         return;
     }
     let existing = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    let existing = existing.filter_map(|v| v["name"].as_str()).find(|name| name.starts_with(PREFIX)).map(str::to_owned);
+    let existing =
+        existing.filter_map(|v| v["name"].as_str()).find(|name| name.starts_with(PREFIX)).map(str::to_owned);
     let name = existing.clone().unwrap_or_else(|| format!("{PREFIX}{}", suffix(pod, seed)));
     if existing.is_none() {
         push(&mut pod["spec"], "volumes", token_volume(&name));
@@ -128,7 +132,9 @@ fn push(object: &mut Value, field: &str, item: Value) {
 
 fn add_pull_secrets(pod: &mut Value, account: &Value) {
     let has_own = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|s| !s.is_empty());
-    if let (false, Some(secrets)) = (has_own, account["imagePullSecrets"].as_array().filter(|s| !s.is_empty())) {
+    if let (false, Some(secrets)) =
+        (has_own, account["imagePullSecrets"].as_array().filter(|s| !s.is_empty()))
+    {
         pod["spec"]["imagePullSecrets"] = json!(secrets);
     }
 }
@@ -172,12 +178,16 @@ mod tests {
         let containers = json!([{"name": "a"}]);
         assert!(!mounted(json!({"containers": containers}), shy.clone()));
         assert!(mounted(json!({"containers": containers, "automountServiceAccountToken": true}), shy));
-        assert!(!mounted(json!({"containers": containers, "automountServiceAccountToken": false}), account("default")));
+        assert!(!mounted(
+            json!({"containers": containers, "automountServiceAccountToken": false}),
+            account("default")
+        ));
     }
 
     #[test]
     fn an_account_that_does_not_exist_is_refused() {
-        let error = admit::<ServiceAccount>(world(account("other")), "pods", pod(json!({"containers": []}))).unwrap_err();
+        let error = admit::<ServiceAccount>(world(account("other")), "pods", pod(json!({"containers": []})))
+            .unwrap_err();
         assert_eq!(
             error.message,
             r#"pods "p" is forbidden: error looking up service account ns/default: serviceaccount "default" not found"#

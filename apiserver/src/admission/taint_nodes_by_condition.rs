@@ -14,7 +14,9 @@ impl Plugin for TaintNodesByCondition {
 
     fn admit(review: &mut Review<'_>) -> Result<(), Status> {
         let creates = review.creates("nodes");
-        let Some(node) = review.new.as_deref_mut().filter(|node| creates && node.is_object()) else { return Ok(()) };
+        let Some(node) = review.new.as_deref_mut().filter(|node| creates && node.is_object()) else {
+            return Ok(());
+        };
         if !node["spec"].is_object() {
             node["spec"] = json!({});
         }
@@ -36,7 +38,9 @@ mod tests {
 
     #[test]
     fn a_new_node_is_tainted_once() {
-        let once = admit::<TaintNodesByCondition>(Fixture::default(), "nodes", json!({"metadata": {"name": "n"}})).unwrap();
+        let once =
+            admit::<TaintNodesByCondition>(Fixture::default(), "nodes", json!({"metadata": {"name": "n"}}))
+                .unwrap();
         assert_eq!(once["spec"]["taints"], json!([{"key": TAINT, "effect": "NoSchedule"}]));
         let again = admit::<TaintNodesByCondition>(Fixture::default(), "nodes", once.clone()).unwrap();
         assert_eq!(again, once);

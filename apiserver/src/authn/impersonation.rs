@@ -13,7 +13,11 @@ const EXTRA: &str = "impersonate-extra-";
 
 /// The user that the request shall run as: the one of the headers if there are any and the real user may
 /// impersonate every part of it, else the real user.
-pub(crate) fn apply(user: UserInfo, headers: &HeaderMap, authorizers: &Authorizers) -> Result<UserInfo, Status> {
+pub(crate) fn apply(
+    user: UserInfo,
+    headers: &HeaderMap,
+    authorizers: &Authorizers,
+) -> Result<UserInfo, Status> {
     if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
         return Ok(user);
     }
@@ -107,14 +111,20 @@ mod tests {
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
     }
 
     #[test]
     fn masters_become_whom_they_like() {
         let asked = headers(&[("impersonate-user", "jane"), ("impersonate-group", "dev")]);
         let user = apply(UserInfo::admin(), &asked, &authorizers()).unwrap();
-        assert_eq!((user.name.as_str(), user.groups), ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()]));
+        assert_eq!(
+            (user.name.as_str(), user.groups),
+            ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()])
+        );
     }
 
     #[test]

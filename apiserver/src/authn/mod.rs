@@ -122,19 +122,26 @@ mod tests {
 
     #[test]
     fn the_first_that_knows_the_credentials_decides() {
-        let user = chain().authenticate(&Presented { headers: &bearer("Bearer secret"), certificates: None }).unwrap();
+        let user = chain()
+            .authenticate(&Presented { headers: &bearer("Bearer secret"), certificates: None })
+            .unwrap();
         assert_eq!(user.name, "alice");
         assert!(is_in(&user, AUTHENTICATED) && is_in(&user, "ops"));
     }
 
     #[test]
     fn a_wrong_token_is_refused_and_not_anonymous() {
-        assert!(chain().authenticate(&Presented { headers: &bearer("Bearer stale"), certificates: None }).is_err());
+        assert!(
+            chain()
+                .authenticate(&Presented { headers: &bearer("Bearer stale"), certificates: None })
+                .is_err()
+        );
     }
 
     #[test]
     fn a_request_without_credentials_is_anonymous() {
-        let user = chain().authenticate(&Presented { headers: &HeaderMap::new(), certificates: None }).unwrap();
+        let user =
+            chain().authenticate(&Presented { headers: &HeaderMap::new(), certificates: None }).unwrap();
         assert_eq!(user.name, "system:anonymous");
         assert!(is_in(&user, UNAUTHENTICATED));
     }

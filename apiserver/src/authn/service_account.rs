@@ -88,7 +88,8 @@ impl Tokens {
         rules.validate_exp = false;
         rules.validate_aud = false;
         rules.required_spec_claims.clear();
-        let data = jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).map_err(|e| e.to_string())?;
+        let data =
+            jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).map_err(|e| e.to_string())?;
         let now = self.clock.now().timestamp();
         if data.claims.exp <= now {
             return Err("service account token has expired".to_owned());
@@ -124,7 +125,10 @@ impl ServiceAccount {
     pub(crate) fn user_of(&self, token: &str, audiences: &[String]) -> Result<UserInfo, String> {
         let claims = self.tokens.verify(token)?;
         if !claims.aud.iter().any(|aud| audiences.contains(aud)) {
-            return Err(format!("token audiences {:?} is invalid for the target audiences {audiences:?}", claims.aud));
+            return Err(format!(
+                "token audiences {:?} is invalid for the target audiences {audiences:?}",
+                claims.aud
+            ));
         }
         self.check_bound(&claims.bound)?;
         Ok(user(&claims))

@@ -45,8 +45,10 @@ impl TokenFile {
             if token.is_empty() {
                 return Err(TokenFileError::EmptyToken { line });
             }
-            let groups: Vec<&str> =
-                rest.first().map(|g| g.split(',').map(str::trim).filter(|g| !g.is_empty()).collect()).unwrap_or_default();
+            let groups: Vec<&str> = rest
+                .first()
+                .map(|g| g.split(',').map(str::trim).filter(|g| !g.is_empty()).collect())
+                .unwrap_or_default();
             let mut user = authenticated(name.clone(), &groups);
             user.uid = uid.clone();
             if users.insert(token.clone(), user).is_some() {
@@ -98,6 +100,9 @@ mod tests {
     #[test]
     fn a_line_without_uid_names_its_number() {
         let error = TokenFile::parse("t,alice,1\nt2,bob").err().unwrap();
-        assert_eq!(error.to_string(), "line 2 of the token file needs at least token, user name and user uid");
+        assert_eq!(
+            error.to_string(),
+            "line 2 of the token file needs at least token, user name and user uid"
+        );
     }
 }

@@ -169,7 +169,8 @@ pub(crate) fn forbidden(attributes: &Attributes, reason: &str) -> Status {
         (_, _, "") => format!("{resource}.{group} is forbidden: {why}"),
         (_, _, _) => format!("{resource}.{group} {name:?} is forbidden: {why}"),
     };
-    let details = Details { name: name.clone(), group: group.clone(), kind: resource.clone(), ..Details::default() };
+    let details =
+        Details { name: name.clone(), group: group.clone(), kind: resource.clone(), ..Details::default() };
     Status::new(Reason::Forbidden, message).with_details(details)
 }
 
@@ -195,10 +196,18 @@ mod tests {
             r#"User "x" cannot list resource "pods" in API group "" in the namespace "default""#
         );
         let nodes = Attributes { resource: "nodes".into(), namespace: String::new(), ..list_pods() };
-        assert_eq!(refusal(&nodes), r#"User "x" cannot list resource "nodes" in API group "" at the cluster scope"#);
+        assert_eq!(
+            refusal(&nodes),
+            r#"User "x" cannot list resource "nodes" in API group "" at the cluster scope"#
+        );
         let log = Attributes { subresource: "log".into(), verb: "get".into(), ..list_pods() };
         assert!(refusal(&log).contains(r#"cannot get resource "pods/log""#));
-        let path = Attributes { resource: String::new(), path: "/metrics".into(), verb: "get".into(), ..list_pods() };
+        let path = Attributes {
+            resource: String::new(),
+            path: "/metrics".into(),
+            verb: "get".into(),
+            ..list_pods()
+        };
         assert_eq!(refusal(&path), r#"User "x" cannot get path "/metrics""#);
     }
 

@@ -86,14 +86,17 @@ fn own_node(attributes: &Attributes, node: &str) -> Result<bool, String> {
     match (attributes.verb.as_str(), attributes.name == node) {
         ("delete" | "deletecollection", _) => Ok(false),
         (_, true) => Ok(true),
-        (_, false) if readable => Err(format!("node {node:?} cannot read {:?}, only its own Node object", attributes.name)),
+        (_, false) if readable => {
+            Err(format!("node {node:?} cannot read {:?}, only its own Node object", attributes.name))
+        }
         (_, false) => Err(format!("node {node:?} is not allowed to modify node {:?}", attributes.name)),
     }
 }
 
 fn own_pods(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
     if attributes.name.is_empty() {
-        let selects_own = attributes.fields.iter().any(|(path, value)| path == "spec.nodeName" && value == node);
+        let selects_own =
+            attributes.fields.iter().any(|(path, value)| path == "spec.nodeName" && value == node);
         return match selects_own {
             true => Ok(true),
             false => Err(format!("can only list/watch pods with spec.nodeName field selector {node:?}")),
@@ -110,12 +113,17 @@ fn own_pods(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool
 
 fn own_lease(attributes: &Attributes, node: &str) -> Result<bool, String> {
     if attributes.namespace != "kube-node-lease" {
-        return Err(format!("can only access leases in the \"kube-node-lease\" system namespace, not {:?}", attributes.namespace));
+        return Err(format!(
+            "can only access leases in the \"kube-node-lease\" system namespace, not {:?}",
+            attributes.namespace
+        ));
     }
     match attributes.verb.as_str() {
         "create" => Ok(true),
         "get" | "update" | "patch" | "delete" if attributes.name == node => Ok(true),
-        "get" | "update" | "patch" | "delete" => Err("can only access node lease with the same name as the requesting node".to_owned()),
+        "get" | "update" | "patch" | "delete" => {
+            Err("can only access node lease with the same name as the requesting node".to_owned())
+        }
         _ => Ok(false),
     }
 }
@@ -147,7 +155,10 @@ fn refers(pod: &Value, resource: &str, name: &str) -> bool {
                 || volume_refers(spec, "secret", "secretName", name)
                 || containers_refer(spec, "secretKeyRef", "secretRef", name)
         }
-        _ => volume_refers(spec, "configMap", "name", name) || containers_refer(spec, "configMapKeyRef", "configMapRef", name),
+        _ => {
+            volume_refers(spec, "configMap", "name", name)
+                || containers_refer(spec, "configMapKeyRef", "configMapRef", name)
+        }
     }
 }
 

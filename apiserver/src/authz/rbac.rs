@@ -74,10 +74,14 @@ impl Rule {
     fn singles(&self) -> Vec<Rule> {
         let mut singles = Vec::new();
         for verb in &self.verbs {
-            singles.extend(
-                self.urls.iter().map(|url| Rule { verbs: vec![verb.clone()], urls: vec![url.clone()], ..Rule::default() }),
-            );
-            for (group, resource) in self.groups.iter().flat_map(|g| self.resources.iter().map(move |r| (g, r))) {
+            singles.extend(self.urls.iter().map(|url| Rule {
+                verbs: vec![verb.clone()],
+                urls: vec![url.clone()],
+                ..Rule::default()
+            }));
+            for (group, resource) in
+                self.groups.iter().flat_map(|g| self.resources.iter().map(move |r| (g, r)))
+            {
                 let one = Rule {
                     verbs: vec![verb.clone()],
                     groups: vec![group.clone()],
@@ -86,7 +90,8 @@ impl Rule {
                 };
                 match self.names.as_slice() {
                     [] => singles.push(one),
-                    names => singles.extend(names.iter().map(|name| Rule { names: vec![name.clone()], ..one.clone() })),
+                    names => singles
+                        .extend(names.iter().map(|name| Rule { names: vec![name.clone()], ..one.clone() })),
                 }
             }
         }
@@ -97,7 +102,10 @@ impl Rule {
     pub(crate) fn describe(&self) -> String {
         let part = |name: &str, values: &[String]| match values {
             [] => None,
-            values => Some(format!("{name}:[{}]", values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(" "))),
+            values => Some(format!(
+                "{name}:[{}]",
+                values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(" ")
+            )),
         };
         let parts = [
             part("APIGroups", &self.groups),
@@ -173,7 +181,8 @@ impl Rbac {
     }
 
     fn versions(&self) -> [Version; 4] {
-        [ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS].map(|resource| self.view.version(resource))
+        [ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS]
+            .map(|resource| self.view.version(resource))
     }
 
     fn index(&self) -> Arc<Compiled> {
@@ -197,7 +206,16 @@ impl Rbac {
     /// All rules that hold for the user in the namespace, those of the whole cluster included.
     pub(crate) fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let compiled = self.index();
-        let grants = subjects_of(user).flat_map(|s| compiled.index.grants.get(&s).into_iter().flatten().map(|g| (g.namespace.clone(), g.rules.clone())).collect::<Vec<_>>());
+        let grants = subjects_of(user).flat_map(|s| {
+            compiled
+                .index
+                .grants
+                .get(&s)
+                .into_iter()
+                .flatten()
+                .map(|g| (g.namespace.clone(), g.rules.clone()))
+                .collect::<Vec<_>>()
+        });
         grants.filter(|(n, _)| n.is_empty() || n == namespace).flat_map(|(_, rules)| rules.to_vec()).collect()
     }
 
@@ -232,7 +250,11 @@ impl Authorizer for Arc<Rbac> {
                 }
             }
             let dangling = compiled.index.dangling.get(&subject).into_iter().flatten();
-            missing.extend(dangling.filter(|(n, _)| n.is_empty() || *n == attributes.namespace).map(|(_, why)| why.clone()));
+            missing.extend(
+                dangling
+                    .filter(|(n, _)| n.is_empty() || *n == attributes.namespace)
+                    .map(|(_, why)| why.clone()),
+            );
         }
         match missing.as_slice() {
             [] => Decision::NoOpinion(String::new()),
@@ -281,12 +303,16 @@ fn add_binding(
     let role_namespace = if is_cluster { String::new() } else { namespace.clone() };
     let rules = roles.get(&(is_cluster, role_namespace, role_name.to_owned()));
     let shown = if namespace.is_empty() { name.clone() } else { format!("{name}/{namespace}") };
-    for (subject, shown_subject) in binding["subjects"].as_array().into_iter().flatten().filter_map(|s| subject(s, &namespace)) {
+    for (subject, shown_subject) in
+        binding["subjects"].as_array().into_iter().flatten().filter_map(|s| subject(s, &namespace))
+    {
         match rules {
             Some(rules) => index.grants.entry(subject).or_default().push(Grant {
                 namespace: namespace.clone(),
                 rules: rules.clone(),
-                why: format!("RBAC: allowed by {kind} {shown:?} of {role_kind} {role_name:?} to {shown_subject}"),
+                why: format!(
+                    "RBAC: allowed by {kind} {shown:?} of {role_kind} {role_name:?} to {shown_subject}"
+                ),
             }),
             None => {
                 let what = format!("{}.{GROUP} {role_name:?} not found", role_kind.to_lowercase());
@@ -308,7 +334,8 @@ fn subject(subject: &Value, binding_namespace: &str) -> Option<(Subject, String)
         "User" => Some((Subject::User(name.to_owned()), format!("User {name:?}"))),
         "Group" => Some((Subject::Group(name.to_owned()), format!("Group {name:?}"))),
         "ServiceAccount" => {
-            let namespace = subject["namespace"].as_str().filter(|n| !n.is_empty()).unwrap_or(binding_namespace);
+            let namespace =
+                subject["namespace"].as_str().filter(|n| !n.is_empty()).unwrap_or(binding_namespace);
             let user = Subject::User(format!("system:serviceaccount:{namespace}:{name}"));
             Some((user, format!("ServiceAccount \"{name}/{namespace}\"")))
         }
@@ -326,7 +353,13 @@ mod tests {
 
     fn rule(verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]) -> Rule {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        Rule { verbs: owned(verbs), groups: owned(groups), resources: owned(resources), names: owned(names), urls: vec![] }
+        Rule {
+            verbs: owned(verbs),
+            groups: owned(groups),
+            resources: owned(resources),
+            names: owned(names),
+            urls: vec![],
+        }
     }
 
     fn wants(verb: &str, resource: &str, sub: &str, name: &str) -> Attributes {
@@ -363,9 +396,12 @@ mod tests {
 
     #[test]
     fn paths_match_whole_or_by_a_final_star() {
-        for (url, path, matches) in
-            [("/healthz", "/healthz", true), ("/healthz", "/healthz/ping", false), ("/api/*", "/api/v1", true), ("*", "/x", true)]
-        {
+        for (url, path, matches) in [
+            ("/healthz", "/healthz", true),
+            ("/healthz", "/healthz/ping", false),
+            ("/api/*", "/api/v1", true),
+            ("*", "/x", true),
+        ] {
             assert_eq!(url_matches(url, path), matches, "{url} {path}");
         }
     }
@@ -386,7 +422,9 @@ mod tests {
         let allowed = rbac.authorize(&wants("get", "pods", "", "a"));
         assert_eq!(
             allowed,
-            Decision::Allow(r#"RBAC: allowed by RoleBinding "devs/ns" of ClusterRole "view" to Group "dev""#.into())
+            Decision::Allow(
+                r#"RBAC: allowed by RoleBinding "devs/ns" of ClusterRole "view" to Group "dev""#.into()
+            )
         );
         let elsewhere = Attributes { namespace: "other".into(), ..wants("get", "pods", "", "a") };
         assert_eq!(rbac.authorize(&elsewhere), Decision::NoOpinion(String::new()));
@@ -397,8 +435,10 @@ mod tests {
     #[test]
     fn a_binding_to_a_missing_role_explains_the_refusal() {
         let rbac = Arc::new(Rbac::new(Arc::new(world())));
-        let robot =
-            Attributes { user: authenticated("system:serviceaccount:ns:r", &[]), ..wants("get", "pods", "", "a") };
+        let robot = Attributes {
+            user: authenticated("system:serviceaccount:ns:r", &[]),
+            ..wants("get", "pods", "", "a")
+        };
         assert_eq!(
             rbac.authorize(&robot),
             Decision::NoOpinion(r#"RBAC: role.rbac.authorization.k8s.io "gone" not found"#.into())

@@ -63,7 +63,8 @@ fn invalid(kind: &str, errors: Vec<FieldError>) -> Status {
 fn subject(kind: &str, body: &Value) -> Result<UserInfo, Status> {
     let spec = &body["spec"];
     let name = spec["user"].as_str().unwrap_or_default();
-    let groups: Vec<&str> = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let groups: Vec<&str> =
+        spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if name.is_empty() && groups.is_empty() {
         let why = "at least one of user or group must be specified";
         return Err(invalid(kind, vec![FieldError::invalid("spec.user", name, why)]));
@@ -78,11 +79,21 @@ fn check_local(namespace: &str, body: &Value) -> Result<(), Status> {
     let kind = "LocalSubjectAccessReview";
     if body["spec"]["nonResourceAttributes"].is_object() {
         let why = "disallowed on this kind of request";
-        return Err(invalid(kind, vec![FieldError::invalid("spec.nonResourceAttributes", body["spec"]["nonResourceAttributes"].clone(), why)]));
+        return Err(invalid(
+            kind,
+            vec![FieldError::invalid(
+                "spec.nonResourceAttributes",
+                body["spec"]["nonResourceAttributes"].clone(),
+                why,
+            )],
+        ));
     }
     if asked != namespace {
         let why = "must match metadata.namespace";
-        return Err(invalid(kind, vec![FieldError::invalid("spec.resourceAttributes.namespace", asked, why)]));
+        return Err(invalid(
+            kind,
+            vec![FieldError::invalid("spec.resourceAttributes.namespace", asked, why)],
+        ));
     }
     Ok(())
 }
@@ -115,16 +126,27 @@ fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, St
             name: text(resource, "name"),
             ..Attributes::default()
         }),
-        (false, true) => {
-            Ok(Attributes { user, verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() })
-        }
+        (false, true) => Ok(Attributes {
+            user,
+            verb: text(path, "verb"),
+            path: text(path, "path"),
+            ..Attributes::default()
+        }),
         (true, true) => Err(invalid(
             kind,
-            vec![FieldError::invalid("spec.nonResourceAttributes", path.clone(), "cannot be specified in combination with resourceAttributes")],
+            vec![FieldError::invalid(
+                "spec.nonResourceAttributes",
+                path.clone(),
+                "cannot be specified in combination with resourceAttributes",
+            )],
         )),
         (false, false) => Err(invalid(
             kind,
-            vec![FieldError::invalid("spec.resourceAttributes", Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified")],
+            vec![FieldError::invalid(
+                "spec.resourceAttributes",
+                Value::Null,
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            )],
         )),
     }
 }
@@ -137,7 +159,8 @@ fn rules(reviewers: &Reviewers<'_>, user: &UserInfo, body: &Value) -> Result<Val
         rules.insert(0, everything(false));
         rules.insert(0, everything(true));
     }
-    let (paths, resources): (Vec<Rule>, Vec<Rule>) = rules.into_iter().partition(|rule| !rule.urls.is_empty());
+    let (paths, resources): (Vec<Rule>, Vec<Rule>) =
+        rules.into_iter().partition(|rule| !rule.urls.is_empty());
     Ok(json!({
         "incomplete": false,
         "resourceRules": resources.iter().map(resource_rule).collect::<Vec<_>>(),
@@ -166,8 +189,13 @@ fn token(reviewers: &Reviewers<'_>, body: &Value) -> Result<Value, Status> {
     if text.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    let asked: Vec<String> =
-        body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let asked: Vec<String> = body["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let audiences = if asked.is_empty() { vec![ISSUER.to_owned()] } else { asked };
     let found = match text.split('.').count() {
         3 => reviewers.service_accounts.user_of(text, &audiences),
@@ -175,7 +203,10 @@ fn token(reviewers: &Reviewers<'_>, body: &Value) -> Result<Value, Status> {
     };
     Ok(match found {
         Ok(user) => json!({"authenticated": true, "user": user_value(&user), "audiences": audiences}),
-        Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
+        Err(why) if text.split('.').count() == 3 => {
+            json!({"user": {}, "error": format!("[invalid bearer token, {why}]")})
+        }
+        Err(_) => json!({"user": {}, "error": "invalid bearer token"}),
     })
 }
 

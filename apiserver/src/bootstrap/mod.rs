@@ -37,7 +37,8 @@ async fn all<F>(objects: Vec<Value>, create: &impl Fn(Value) -> F) -> Result<(),
 where
     F: Future<Output = Result<(), Status>>,
 {
-    let created = futures::stream::iter(objects).map(|object| ensure(object, create)).buffer_unordered(CONCURRENCY);
+    let created =
+        futures::stream::iter(objects).map(|object| ensure(object, create)).buffer_unordered(CONCURRENCY);
     created.try_collect::<()>().await
 }
 
@@ -58,9 +59,7 @@ fn namespaces() -> Vec<Value> {
 
 /// The controller makes these for every namespace; these two are there before it runs.
 fn service_accounts() -> Vec<Value> {
-    let account = |namespace| {
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}})
-    };
+    let account = |namespace| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
     ["default", "kube-system"].map(account).to_vec()
 }
 

@@ -13,7 +13,9 @@ pub(super) fn objects() -> Vec<Value> {
         match (line.starts_with(' '), words.as_slice(), objects.last_mut()) {
             (false, ["role", name, options @ ..], _) => objects.push(role(name, options)),
             (false, ["bind", name, options @ ..], _) => objects.push(binding(name, options)),
-            (true, words, Some(last)) if last.get("roleRef").is_some() => push(last, "subjects", subject(words)),
+            (true, words, Some(last)) if last.get("roleRef").is_some() => {
+                push(last, "subjects", subject(words))
+            }
             (true, words, Some(last)) => push(last, "rules", rule(words)),
             _ => {}
         }
@@ -23,7 +25,11 @@ pub(super) fn objects() -> Vec<Value> {
 }
 
 fn option<'a>(options: &'a [&str], name: &str) -> impl Iterator<Item = &'a str> {
-    options.iter().filter_map(move |o| o.split_once('=')).filter(move |(n, _)| *n == name).map(|(_, value)| value)
+    options
+        .iter()
+        .filter_map(move |o| o.split_once('='))
+        .filter(move |(n, _)| *n == name)
+        .map(|(_, value)| value)
 }
 
 fn namespace<'a>(options: &[&'a str]) -> Option<&'a str> {
@@ -71,7 +77,8 @@ fn rule(words: &[&str]) -> Value {
             json!({"nonResourceURLs": list(&urls["urls=".len()..]), "verbs": list(verbs)})
         }
         [verbs, groups, resources, options @ ..] => {
-            let mut rule = json!({"apiGroups": list(groups), "resources": list(resources), "verbs": list(verbs)});
+            let mut rule =
+                json!({"apiGroups": list(groups), "resources": list(resources), "verbs": list(verbs)});
             if let Some(names) = option(options, "names").next() {
                 rule["resourceNames"] = list(names);
             }
@@ -145,7 +152,10 @@ mod tests {
     fn every_line_of_the_table_is_understood() {
         for object in objects() {
             for part in ["rules", "subjects"] {
-                assert!(!object[part].as_array().is_some_and(|items| items.contains(&Value::Null)), "{object}");
+                assert!(
+                    !object[part].as_array().is_some_and(|items| items.contains(&Value::Null)),
+                    "{object}"
+                );
             }
         }
     }
@@ -155,7 +165,9 @@ mod tests {
         let all = objects();
         for binding in all.iter().filter(|o| o.get("roleRef").is_some()) {
             let reference = &binding["roleRef"];
-            let found = all.iter().any(|o| o["kind"] == reference["kind"] && o["metadata"]["name"] == reference["name"]);
+            let found = all
+                .iter()
+                .any(|o| o["kind"] == reference["kind"] && o["metadata"]["name"] == reference["name"]);
             assert!(found, "{reference}");
         }
     }
@@ -169,7 +181,8 @@ mod tests {
     #[test]
     fn anonymous_users_read_health_and_version_only() {
         let subjects = |o: &Value| o["subjects"].to_string();
-        let open: Vec<Value> = objects().into_iter().filter(|o| subjects(o).contains("system:unauthenticated")).collect();
+        let open: Vec<Value> =
+            objects().into_iter().filter(|o| subjects(o).contains("system:unauthenticated")).collect();
         assert_eq!(open.len(), 1);
         assert_eq!(open[0]["roleRef"]["name"], "system:public-info-viewer");
     }

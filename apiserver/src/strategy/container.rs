@@ -7,7 +7,9 @@ use api_types::quantity::Quantity;
 use api_types::status::FieldError;
 use serde_json::Value;
 
-use super::rules::{Errors, at_least, indexed, invalid_all, items, join, one_of, port_number, port_or_name, text};
+use super::rules::{
+    Errors, at_least, indexed, invalid_all, items, join, one_of, port_number, port_or_name, text,
+};
 
 /// All containers of a pod's spec.
 pub(super) fn validate_all(spec: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &mut Errors) {
@@ -52,7 +54,11 @@ fn validate_image(container: &Value, path: &str, errors: &mut Errors) {
     if image.is_empty() {
         errors.push(FieldError::required(format!("{path}.image"), ""));
     } else if image.trim() != image {
-        errors.push(FieldError::invalid(format!("{path}.image"), image, "must not have leading or trailing whitespace"));
+        errors.push(FieldError::invalid(
+            format!("{path}.image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
     one_of(container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
     one_of(container, path, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"], errors);
@@ -93,8 +99,17 @@ fn validate_ports(
 }
 
 const FIELDS: &[&str] = &[
-    "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
-    "spec.serviceAccountName", "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
 ];
 
 fn validate_env(container: &Value, path: &str, errors: &mut Errors) {
@@ -123,10 +138,15 @@ fn validate_value_from(variable: &Value, from: &Value, path: &str, errors: &mut 
     if let Some(field) = from["fieldRef"]["fieldPath"].as_str() {
         let base = field.split_once('[').map_or(field, |(base, _)| base);
         let subscripted = base != field;
-        let supported = FIELDS.contains(&base) && (matches!(base, "metadata.annotations" | "metadata.labels") == subscripted);
+        let supported = FIELDS.contains(&base)
+            && (matches!(base, "metadata.annotations" | "metadata.labels") == subscripted);
         if !supported {
             let path = format!("{path}.fieldRef.fieldPath");
-            errors.push(FieldError::invalid(path, field, "error converting fieldPath: field label not supported"));
+            errors.push(FieldError::invalid(
+                path,
+                field,
+                "error converting fieldPath: field label not supported",
+            ));
         }
     }
     for key_ref in ["secretKeyRef", "configMapKeyRef"] {
@@ -138,9 +158,18 @@ fn validate_value_from(variable: &Value, from: &Value, path: &str, errors: &mut 
         let base = resource.trim_start_matches("limits.").trim_start_matches("requests.");
         let known = matches!(base, "cpu" | "memory" | "ephemeral-storage") || base.starts_with("hugepages-");
         if !known || base == resource {
-            errors.push(FieldError::not_supported(format!("{path}.resourceFieldRef.resource"), resource, &[
-                "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory",
-            ]));
+            errors.push(FieldError::not_supported(
+                format!("{path}.resourceFieldRef.resource"),
+                resource,
+                &[
+                    "limits.cpu",
+                    "limits.ephemeral-storage",
+                    "limits.memory",
+                    "requests.cpu",
+                    "requests.ephemeral-storage",
+                    "requests.memory",
+                ],
+            ));
         }
     }
 }
@@ -189,7 +218,10 @@ fn validate_resources(container: &Value, path: &str, errors: &mut Errors) {
                 errors.push(FieldError::invalid(format!("{path}.requests"), shown(request), why));
             }
             (Some(_), None) if whole => {
-                errors.push(FieldError::required(format!("{path}.limits"), "Limit must be set for non overcommitable resources"));
+                errors.push(FieldError::required(
+                    format!("{path}.limits"),
+                    "Limit must be set for non overcommitable resources",
+                ));
             }
             _ => {}
         }
@@ -197,7 +229,8 @@ fn validate_resources(container: &Value, path: &str, errors: &mut Errors) {
 }
 
 fn validate_resource_name(name: &str, path: &str, errors: &mut Errors) {
-    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage" | "storage") || name.starts_with("hugepages-");
+    let standard =
+        matches!(name, "cpu" | "memory" | "ephemeral-storage" | "storage") || name.starts_with("hugepages-");
     if name.contains('/') {
         invalid_all(names::check_label_key(name), path, name, errors);
     } else if !standard {
@@ -223,7 +256,9 @@ fn validate_mounts(container: &Value, path: &str, volumes: &BTreeSet<&str>, erro
     for (path, mount) in indexed(container, path, "volumeMounts") {
         match text(mount, "name") {
             None => errors.push(FieldError::required(format!("{path}.name"), "")),
-            Some(name) if !volumes.contains(name) => errors.push(FieldError::not_found(format!("{path}.name"), name)),
+            Some(name) if !volumes.contains(name) => {
+                errors.push(FieldError::not_found(format!("{path}.name"), name))
+            }
             Some(_) => {}
         }
         match text(mount, "mountPath") {
@@ -233,7 +268,9 @@ fn validate_mounts(container: &Value, path: &str, volumes: &BTreeSet<&str>, erro
             }
             Some(_) => {}
         }
-        if let Some(sub) = text(mount, "subPath").filter(|s| s.starts_with('/') || s.split('/').any(|part| part == "..")) {
+        if let Some(sub) =
+            text(mount, "subPath").filter(|s| s.starts_with('/') || s.split('/').any(|part| part == ".."))
+        {
             let why = if sub.starts_with('/') { "must be a relative path" } else { "must not contain '..'" };
             errors.push(FieldError::invalid(format!("{path}.subPath"), sub, why));
         }
@@ -245,9 +282,16 @@ fn validate_lifecycle(container: &Value, path: &str, grace: i64, errors: &mut Er
         let action = &container["lifecycle"][hook];
         if action.is_object() {
             let path = format!("{path}.lifecycle.{hook}");
-            validate_action(action, &path, &["exec", "httpGet", "tcpSocket", "sleep"], "must specify a handler type", errors);
+            validate_action(
+                action,
+                &path,
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                "must specify a handler type",
+                errors,
+            );
             if let Some(seconds) = action["sleep"]["seconds"].as_i64().filter(|s| *s < 0 || *s > grace) {
-                let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                let why =
+                    format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
                 errors.push(FieldError::invalid(format!("{path}.sleep"), seconds, why));
             }
         }
@@ -258,14 +302,26 @@ fn validate_probe(probe: &Value, path: &str, name: &str, errors: &mut Errors) {
     if !probe.is_object() {
         return;
     }
-    validate_action(probe, path, &["exec", "httpGet", "tcpSocket", "grpc"], "must specify a handler type", errors);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    validate_action(
+        probe,
+        path,
+        &["exec", "httpGet", "tcpSocket", "grpc"],
+        "must specify a handler type",
+        errors,
+    );
+    for field in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         at_least(probe, path, field, 0, errors);
     }
     if name == "readinessProbe" {
         if !probe["terminationGracePeriodSeconds"].is_null() {
             let shown = probe["terminationGracePeriodSeconds"].clone();
-            errors.push(FieldError::invalid(format!("{path}.terminationGracePeriodSeconds"), shown, "must not be set for readinessProbes"));
+            errors.push(FieldError::invalid(
+                format!("{path}.terminationGracePeriodSeconds"),
+                shown,
+                "must not be set for readinessProbes",
+            ));
         }
     } else if let Some(threshold) = probe["successThreshold"].as_i64().filter(|t| *t != 1) {
         errors.push(FieldError::invalid(format!("{path}.successThreshold"), threshold, "must be 1"));

@@ -74,7 +74,9 @@ fn value(text: &str, field: &Field) -> Result<u32, String> {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    text.parse().map_err(|_| {
+        format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +92,9 @@ mod tests {
 
     #[test]
     fn others_are_refused_with_the_place() {
-        for schedule in ["every day", "61 * * * *", "* * * *", "*/0 * * * *", "5-1 * * * *", "@sometimes", "* * 0 * *"] {
+        for schedule in
+            ["every day", "61 * * * *", "* * * *", "*/0 * * * *", "5-1 * * * *", "@sometimes", "* * 0 * *"]
+        {
             assert!(check(schedule).is_err(), "{schedule}");
         }
     }

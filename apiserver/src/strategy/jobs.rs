@@ -31,7 +31,13 @@ impl Strategy for Jobs {
         }
         validate_job(&new["spec"], "spec", &mut errors);
         let is_indexed = new["spec"]["completionMode"] == "Indexed";
-        let fields = ["spec.selector", "spec.completionMode", "spec.podFailurePolicy", "spec.backoffLimitPerIndex", "spec.managedBy"];
+        let fields = [
+            "spec.selector",
+            "spec.completionMode",
+            "spec.podFailurePolicy",
+            "spec.backoffLimitPerIndex",
+            "spec.managedBy",
+        ];
         fields.iter().for_each(|field| immutable(new, old, field, &mut errors));
         let scaled = is_indexed && new["spec"]["completions"] == new["spec"]["parallelism"];
         if !scaled {
@@ -119,7 +125,15 @@ fn validate_job(spec: &Value, path: &str, errors: &mut Errors) {
     not_negative(
         spec,
         path,
-        &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex", "maxFailedIndexes"],
+        &[
+            "parallelism",
+            "completions",
+            "activeDeadlineSeconds",
+            "backoffLimit",
+            "ttlSecondsAfterFinished",
+            "backoffLimitPerIndex",
+            "maxFailedIndexes",
+        ],
         errors,
     );
     one_of(spec, path, "completionMode", &["Indexed", "NonIndexed"], errors);
@@ -130,14 +144,25 @@ fn validate_job(spec: &Value, path: &str, errors: &mut Errors) {
     }
     for field in ["backoffLimitPerIndex", "successPolicy"] {
         if !is_indexed && !spec[field].is_null() {
-            errors.push(FieldError::invalid(join(path, field), spec[field].clone(), "requires indexed completion mode"));
+            errors.push(FieldError::invalid(
+                join(path, field),
+                spec[field].clone(),
+                "requires indexed completion mode",
+            ));
         }
     }
     if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
-        errors.push(FieldError::required(join(path, "backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+        errors.push(FieldError::required(
+            join(path, "backoffLimitPerIndex"),
+            "when maxFailedIndexes is specified",
+        ));
     }
     if is_indexed && let Some(parallel) = spec["parallelism"].as_i64().filter(|p| *p > 100_000) {
-        errors.push(FieldError::invalid(join(path, "parallelism"), parallel, "must be less than or equal to 100000 when completion mode is Indexed"));
+        errors.push(FieldError::invalid(
+            join(path, "parallelism"),
+            parallel,
+            "must be less than or equal to 100000 when completion mode is Indexed",
+        ));
     }
     let pod = &spec["template"]["spec"];
     let pod_path = format!("{path}.template.spec");
@@ -163,7 +188,11 @@ impl Strategy for CronJobs {
             errors.push(FieldError::invalid("spec.jobTemplate.spec.selector", job["selector"].clone(), why));
         }
         if job["manualSelector"] == true {
-            errors.push(FieldError::not_supported("spec.jobTemplate.spec.manualSelector", true, &["nil", "false"]));
+            errors.push(FieldError::not_supported(
+                "spec.jobTemplate.spec.manualSelector",
+                true,
+                &["nil", "false"],
+            ));
         }
         let name = new["metadata"]["name"].as_str().unwrap_or_default();
         if name.len() > NAME_BYTES_MAX {
@@ -195,7 +224,11 @@ fn validate_schedule(spec: &Value, errors: &mut Errors) {
     if zone.is_empty() {
         errors.push(FieldError::invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string"));
     } else if zone.eq_ignore_ascii_case("local") {
-        errors.push(FieldError::invalid("spec.timeZone", zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
+        errors.push(FieldError::invalid(
+            "spec.timeZone",
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ));
     } else {
         if !zone.chars().all(plausible) {
             let why = "timeZone contains characters that no time zone's name has";
@@ -220,7 +253,10 @@ mod tests {
     fn a_job_selects_the_pods_of_its_uid() {
         let mut job = job();
         select_own_pods(&mut job);
-        assert_eq!(job["spec"]["selector"]["matchLabels"], json!({"batch.kubernetes.io/controller-uid": "u"}));
+        assert_eq!(
+            job["spec"]["selector"]["matchLabels"],
+            json!({"batch.kubernetes.io/controller-uid": "u"})
+        );
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
         assert!(validate_selection(&job).is_empty());
     }

@@ -10,10 +10,8 @@ use serde_json::Value;
 pub(crate) enum NameRule {
     /// Lower case letters, digits, `-` and `.`; most kinds.
     Subdomain,
-    /// Without dots: namespaces.
+    /// Without dots: namespaces, services, stateful sets.
     Label,
-    /// A label that begins with a letter: services.
-    Label1035,
     /// Anything that fits in a path: RBAC kinds.
     PathSegment,
 }
@@ -23,7 +21,6 @@ impl NameRule {
         match self {
             NameRule::Subdomain => names::check_dns_subdomain(name),
             NameRule::Label => names::check_dns_label(name),
-            NameRule::Label1035 => names::check_dns_1035_label(name),
             NameRule::PathSegment => names::check_path_segment(name),
         }
     }
@@ -69,7 +66,9 @@ fn check_namespace(kind: &Kind, metadata: &Value, errors: &mut Vec<FieldError>) 
             let wrong = names::check_dns_label(namespace).into_iter();
             errors.extend(wrong.map(|why| FieldError::invalid("metadata.namespace", namespace, why)));
         }
-        (false, false) => errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type")),
+        (false, false) => {
+            errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"))
+        }
         (false, true) => {}
     }
 }
@@ -77,9 +76,13 @@ fn check_namespace(kind: &Kind, metadata: &Value, errors: &mut Vec<FieldError>) 
 /// Keys and values of a label map at `path`.
 pub(crate) fn check_labels(path: &str, labels: &Value, errors: &mut Vec<FieldError>) {
     for (key, value) in labels.as_object().into_iter().flatten() {
-        errors.extend(names::check_label_key(key).into_iter().map(|why| FieldError::invalid(path, key.as_str(), why)));
+        errors.extend(
+            names::check_label_key(key).into_iter().map(|why| FieldError::invalid(path, key.as_str(), why)),
+        );
         let text = value.as_str().unwrap_or_default();
-        errors.extend(names::check_label_value(text).into_iter().map(|why| FieldError::invalid(path, text, why)));
+        errors.extend(
+            names::check_label_value(text).into_iter().map(|why| FieldError::invalid(path, text, why)),
+        );
     }
 }
 
@@ -102,9 +105,12 @@ fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
     let mut controllers = Vec::new();
     for (index, owner) in owners.as_array().into_iter().flatten().enumerate() {
         let path = format!("metadata.ownerReferences[{index}]");
-        for (field, message) in
-            [("apiVersion", "version must not be empty"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")]
-        {
+        for (field, message) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             if owner[field].as_str().unwrap_or_default().is_empty() {
                 errors.push(FieldError::invalid(format!("{path}.{field}"), owner[field].clone(), message));
             }
@@ -165,7 +171,8 @@ pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<Fiel
         }
     }
     if !old["metadata"]["deletionTimestamp"].is_null() {
-        let kept = |name: &&Value| old["metadata"]["finalizers"].as_array().is_some_and(|all| all.contains(name));
+        let kept =
+            |name: &&Value| old["metadata"]["finalizers"].as_array().is_some_and(|all| all.contains(name));
         let added: Vec<&Value> =
             new["metadata"]["finalizers"].as_array().into_iter().flatten().filter(|f| !kept(f)).collect();
         if !added.is_empty() {
@@ -186,7 +193,10 @@ mod tests {
 
     fn errors(metadata: Value) -> Vec<String> {
         let kind = api_types::kinds::find_resource("", "v1", "configmaps").unwrap();
-        validate(kind, NameRule::Subdomain, &json!({"metadata": metadata})).iter().map(|e| e.path.clone()).collect()
+        validate(kind, NameRule::Subdomain, &json!({"metadata": metadata}))
+            .iter()
+            .map(|e| e.path.clone())
+            .collect()
     }
 
     #[test]
@@ -198,8 +208,14 @@ mod tests {
     fn each_broken_part_is_named() {
         assert_eq!(errors(json!({"namespace": "n"})), ["metadata.name"]);
         assert_eq!(errors(json!({"name": "A", "namespace": "n"})), ["metadata.name"]);
-        assert_eq!(errors(json!({"name": "a", "namespace": "n", "labels": {"bad key": ""}})), ["metadata.labels"]);
-        assert_eq!(errors(json!({"name": "a", "namespace": "n", "finalizers": ["x"]})), ["metadata.finalizers[0]"]);
+        assert_eq!(
+            errors(json!({"name": "a", "namespace": "n", "labels": {"bad key": ""}})),
+            ["metadata.labels"]
+        );
+        assert_eq!(
+            errors(json!({"name": "a", "namespace": "n", "finalizers": ["x"]})),
+            ["metadata.finalizers[0]"]
+        );
         assert_eq!(
             errors(json!({"name": "a", "namespace": "n", "finalizers": ["orphan", "foregroundDeletion"]})),
             ["metadata.finalizers"]

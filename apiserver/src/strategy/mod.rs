@@ -4,39 +4,35 @@
 //! `prepare_for_update`, `default`, mutating admission, `assign`, the schema check, `validate_create` or
 //! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
 
-pub(crate) mod conversion;
-pub(crate) mod printers;
-pub(crate) mod isolate;
-pub(crate) mod metadata;
-mod workloads;
-mod small;
-mod services;
-mod rules;
-mod rbac;
-mod pods;
-mod pod_spec;
-mod nodes;
-mod namespaces;
-mod jobs;
-mod cron_schedule;
 mod container;
+pub(crate) mod conversion;
+mod cron_schedule;
+pub(crate) mod isolate;
+mod jobs;
+pub(crate) mod metadata;
+mod namespaces;
+mod nodes;
+mod pod_spec;
+mod pods;
+pub(crate) mod printers;
+mod rbac;
+mod rules;
+mod services;
+mod small;
+mod workloads;
 
 use api_types::kinds::Kind;
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
 use crate::service_ip::{Claim, ServiceAddresses};
-use crate::view::View;
 
 /// What a strategy may read besides the object.
 pub(crate) struct Context<'a> {
     pub(crate) kind: &'a Kind,
     /// Empty for the object itself.
     pub(crate) subresource: &'a str,
-    pub(crate) view: &'a dyn View,
     pub(crate) services: &'a ServiceAddresses,
-    /// Nothing of a dry run is stored: what `assign` claims is given back at once.
-    pub(crate) dry_run: bool,
 }
 
 /// How soon a write must be on disk.
@@ -72,7 +68,12 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     ///
     /// The caller keeps the claim until the write has succeeded and then calls [`Claim::keep`]; dropping it
     /// gives everything back.
-    fn assign(&self, _context: &Context<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<Claim, Status> {
+    fn assign(
+        &self,
+        _context: &Context<'_>,
+        _new: &mut Value,
+        _old: Option<&Value>,
+    ) -> Result<Claim, Status> {
         Ok(Claim::default())
     }
 

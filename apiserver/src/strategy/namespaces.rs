@@ -34,7 +34,9 @@ impl Strategy for Namespaces {
     }
 
     fn default(&self, new: &mut Value) {
-        let Some(name) = new["metadata"]["name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned) else { return };
+        let Some(name) = new["metadata"]["name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned) else {
+            return;
+        };
         if !new["metadata"]["labels"].is_object() {
             new["metadata"]["labels"] = json!({});
         }

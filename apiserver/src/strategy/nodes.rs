@@ -74,20 +74,17 @@ mod tests {
 
     use super::*;
     use crate::service_ip::{ServiceAddresses, ServiceCidr};
-    use crate::view::fixture::Fixture;
 
     fn haste(strategy: &dyn Strategy, subresource: &str, new: Value, old: Option<Value>) -> Haste {
         let kind = api_types::kinds::find_resource("", "v1", "nodes").unwrap();
-        let (view, services) = (Fixture::default(), ServiceAddresses::new(ServiceCidr::usual()));
-        let context = Context { kind, subresource, view: &view, services: &services, dry_run: false };
+        let services = ServiceAddresses::new(ServiceCidr::usual());
+        let context = Context { kind, subresource, services: &services };
         strategy.haste(&context, &new, old.as_ref())
     }
 
     #[test]
     fn only_heartbeats_are_lazy() {
-        let node = |time: &str, ready: &str| {
-            json!({"status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": time}]}})
-        };
+        let node = |time: &str, ready: &str| json!({"status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": time}]}});
         assert_eq!(haste(&Nodes, "status", node("2", "True"), Some(node("1", "True"))), Haste::Lazy);
         assert_eq!(haste(&Nodes, "status", node("2", "False"), Some(node("1", "True"))), Haste::Synced);
         assert_eq!(haste(&Nodes, "", node("2", "True"), Some(node("1", "True"))), Haste::Synced);

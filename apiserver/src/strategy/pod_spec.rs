@@ -17,9 +17,14 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     one_of(spec, path, "restartPolicy", &["Always", "Never", "OnFailure"], errors);
     one_of(spec, path, "dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], errors);
     not_negative(spec, path, &["terminationGracePeriodSeconds"], errors);
-    if let Some(deadline) = spec["activeDeadlineSeconds"].as_i64().filter(|d| !(1..=i64::from(i32::MAX)).contains(d)) {
+    if let Some(deadline) =
+        spec["activeDeadlineSeconds"].as_i64().filter(|d| !(1..=i64::from(i32::MAX)).contains(d))
+    {
         let why = "must be between 1 and 2147483647, inclusive";
         errors.push(FieldError::invalid(format!("{path}.activeDeadlineSeconds"), deadline, why));
+    }
+    if let Some(os) = spec["os"]["name"].as_str().filter(|os| !matches!(*os, "linux" | "windows")) {
+        errors.push(FieldError::not_supported(format!("{path}.os"), os, &["linux", "windows"]));
     }
     validate_references(spec, path, errors);
     validate_tolerations(spec, path, errors);
@@ -86,16 +91,25 @@ fn validate_volumes<'a>(spec: &'a Value, path: &str, errors: &mut Errors) -> BTr
 }
 
 fn validate_source(volume: &Value, path: &str, errors: &mut Errors) {
-    let sources: Vec<&String> = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|k| *k != "name").collect();
+    let sources: Vec<&String> =
+        volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|k| *k != "name").collect();
     match sources.as_slice() {
         [] => errors.push(FieldError::required(path, "must specify a volume type")),
         [_first, more @ ..] => {
             for source in more {
-                errors.push(FieldError::forbidden(format!("{path}.{source}"), "may not specify more than 1 volume type"));
+                errors.push(FieldError::forbidden(
+                    format!("{path}.{source}"),
+                    "may not specify more than 1 volume type",
+                ));
             }
         }
     }
-    for (source, field) in [("secret", "secretName"), ("configMap", "name"), ("persistentVolumeClaim", "claimName"), ("hostPath", "path")] {
+    for (source, field) in [
+        ("secret", "secretName"),
+        ("configMap", "name"),
+        ("persistentVolumeClaim", "claimName"),
+        ("hostPath", "path"),
+    ] {
         if volume[source].is_object() && text(&volume[source], field).is_none() {
             errors.push(FieldError::required(format!("{path}.{source}.{field}"), ""));
         }
@@ -103,7 +117,10 @@ fn validate_source(volume: &Value, path: &str, errors: &mut Errors) {
     if let Some(size) = volume["emptyDir"]["sizeLimit"].as_str()
         && Quantity::parse(size).is_ok_and(|q| q.is_negative())
     {
-        errors.push(FieldError::forbidden(format!("{path}.emptyDir.sizeLimit"), "SizeLimit field must be a valid resource quantity"));
+        errors.push(FieldError::forbidden(
+            format!("{path}.emptyDir.sizeLimit"),
+            "SizeLimit field must be a valid resource quantity",
+        ));
     }
 }
 
@@ -116,7 +133,8 @@ pub(super) fn validate_tolerations(spec: &Value, path: &str, errors: &mut Errors
             invalid_all(names::check_label_key(text("key")), &format!("{path}.key"), text("key"), errors);
         }
         if text("key").is_empty() && text("operator") != "Exists" {
-            let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let why =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(FieldError::invalid(format!("{path}.operator"), text("operator"), why));
         }
         if !toleration["tolerationSeconds"].is_null() && text("effect") != "NoExecute" {
@@ -124,13 +142,22 @@ pub(super) fn validate_tolerations(spec: &Value, path: &str, errors: &mut Errors
             errors.push(FieldError::invalid(format!("{path}.effect"), text("effect"), why));
         }
         match text("operator") {
-            "" | "Equal" => invalid_all(names::check_label_value(text("value")), &format!("{path}.operator"), text("value"), errors),
+            "" | "Equal" => invalid_all(
+                names::check_label_value(text("value")),
+                &format!("{path}.operator"),
+                text("value"),
+                errors,
+            ),
             "Exists" if text("value").is_empty() => {}
             "Exists" => {
                 let why = "value must be empty when `operator` is 'Exists'";
                 errors.push(FieldError::invalid(format!("{path}.operator"), toleration.clone(), why));
             }
-            other => errors.push(FieldError::not_supported(format!("{path}.operator"), other, &["Equal", "Exists"])),
+            other => errors.push(FieldError::not_supported(
+                format!("{path}.operator"),
+                other,
+                &["Equal", "Exists"],
+            )),
         }
         if !text("effect").is_empty() && !EFFECTS.contains(&text("effect")) {
             errors.push(FieldError::not_supported(format!("{path}.effect"), text("effect"), EFFECTS));
@@ -144,7 +171,10 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.con
 pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     for list in ["containers", "initContainers"] {
         if items(&new[list]).len() != items(&old[list]).len() {
-            errors.push(FieldError::forbidden(format!("spec.{list}"), "pod updates may not add or remove containers"));
+            errors.push(FieldError::forbidden(
+                format!("spec.{list}"),
+                "pod updates may not add or remove containers",
+            ));
             return;
         }
     }
@@ -184,11 +214,15 @@ fn mask(masked: &mut Value, old: &Value) {
     for field in ["activeDeadlineSeconds", "schedulingGates"] {
         keep(masked, old, field);
     }
-    let kept_all = items(&old["tolerations"]).iter().all(|t| items(&masked["tolerations"]).iter().any(|n| extends(n, t)));
+    let kept_all = items(&old["tolerations"])
+        .iter()
+        .all(|t| items(&masked["tolerations"]).iter().any(|n| extends(n, t)));
     if kept_all {
         keep(masked, old, "tolerations");
     }
-    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) && masked["terminationGracePeriodSeconds"] == 1 {
+    if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0)
+        && masked["terminationGracePeriodSeconds"] == 1
+    {
         keep(masked, old, "terminationGracePeriodSeconds");
     }
 }
@@ -209,9 +243,17 @@ fn check_deadline(new: &Value, old: &Value, errors: &mut Errors) {
     let path = "spec.activeDeadlineSeconds";
     match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
         (Some(new), Some(old)) if new > old => {
-            errors.push(FieldError::invalid(path, new, format!("must be less than or equal to previous value: {old}")));
+            errors.push(FieldError::invalid(
+                path,
+                new,
+                format!("must be less than or equal to previous value: {old}"),
+            ));
         }
-        (None, Some(_)) => errors.push(FieldError::invalid(path, Value::Null, "must not update from a positive integer to nil value")),
+        (None, Some(_)) => errors.push(FieldError::invalid(
+            path,
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        )),
         _ => {}
     }
 }
@@ -270,9 +312,18 @@ mod tests {
             (container(json!({})), vec![]),
             (container(json!({"name": "A_b"})), vec!["spec.containers[0].name"]),
             (container(json!({"image": " "})), vec!["spec.containers[0].image"]),
-            (container(json!({"volumeMounts": [{"name": "no", "mountPath": "/x"}]})), vec!["spec.containers[0].volumeMounts[0].name"]),
-            (container(json!({"ports": [{"containerPort": 70000}]})), vec!["spec.containers[0].ports[0].containerPort"]),
-            (container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})), vec!["spec.containers[0].resources.requests"]),
+            (
+                container(json!({"volumeMounts": [{"name": "no", "mountPath": "/x"}]})),
+                vec!["spec.containers[0].volumeMounts[0].name"],
+            ),
+            (
+                container(json!({"ports": [{"containerPort": 70000}]})),
+                vec!["spec.containers[0].ports[0].containerPort"],
+            ),
+            (
+                container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
+                vec!["spec.containers[0].resources.requests"],
+            ),
             (container(json!({"livenessProbe": {}})), vec!["spec.containers[0].livenessProbe"]),
             (json!({"containers": []}), vec!["spec.containers"]),
         ];

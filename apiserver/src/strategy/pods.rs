@@ -82,9 +82,7 @@ mod tests {
 
     #[test]
     fn grace_is_that_of_the_request_then_of_the_spec_and_none_where_nothing_runs() {
-        let pod = |node: &str, phase: &str| {
-            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 12}, "status": {"phase": phase}})
-        };
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 12}, "status": {"phase": phase}});
         let cases = [
             (pod("n", "Running"), None, 12),
             (pod("n", "Running"), Some(3), 3),

@@ -37,7 +37,10 @@ impl Strategy for ClusterRoles {
         if aggregation.is_object() {
             let path = "aggregationRule.clusterRoleSelectors";
             if items(&aggregation["clusterRoleSelectors"]).is_empty() {
-                errors.push(FieldError::required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil"));
+                errors.push(FieldError::required(
+                    path,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                ));
             }
             for (path, wanted) in indexed(aggregation, "aggregationRule", "clusterRoleSelectors") {
                 let before = errors.len();
@@ -62,7 +65,8 @@ impl Strategy for ClusterRoles {
 fn validate_rules(role: &Value, is_namespaced: bool, errors: &mut Errors) {
     for (path, rule) in indexed(role, "", "rules") {
         if items(&rule["verbs"]).is_empty() {
-            errors.push(FieldError::required(format!("{path}.verbs"), "verbs must contain at least one value"));
+            errors
+                .push(FieldError::required(format!("{path}.verbs"), "verbs must contain at least one value"));
         }
         let urls = items(&rule["nonResourceURLs"]);
         if !urls.is_empty() {
@@ -93,7 +97,8 @@ impl Strategy for Bindings {
     fn validate_create(&self, context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let reference = &new["roleRef"];
-        let kinds: &[&str] = if context.kind.is_namespaced() { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
+        let kinds: &[&str] =
+            if context.kind.is_namespaced() { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
         let text_of = |field: &str| reference[field].as_str().unwrap_or_default();
         if text_of("apiGroup") != GROUP {
             errors.push(FieldError::not_supported("roleRef.apiGroup", text_of("apiGroup"), &[GROUP]));
@@ -152,6 +157,10 @@ fn validate_subject(subject: &Value, path: &str, is_namespaced: bool, errors: &m
                 errors.push(FieldError::not_supported(format!("{path}.apiGroup"), group, &[GROUP]));
             }
         }
-        other => errors.push(FieldError::not_supported(format!("{path}.kind"), other, &["Group", "ServiceAccount", "User"])),
+        other => errors.push(FieldError::not_supported(
+            format!("{path}.kind"),
+            other,
+            &["Group", "ServiceAccount", "User"],
+        )),
     }
 }

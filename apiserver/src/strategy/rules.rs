@@ -17,7 +17,11 @@ pub(super) fn items(list: &Value) -> &[Value] {
 }
 
 /// Each item of the list `object.field` with its path.
-pub(super) fn indexed<'a>(object: &'a Value, path: &str, field: &str) -> impl Iterator<Item = (String, &'a Value)> {
+pub(super) fn indexed<'a>(
+    object: &'a Value,
+    path: &str,
+    field: &str,
+) -> impl Iterator<Item = (String, &'a Value)> {
     let path = join(path, field);
     items(&object[field]).iter().enumerate().map(move |(index, item)| (format!("{path}[{index}]"), item))
 }
@@ -104,7 +108,11 @@ pub(super) fn selector(selector: &Value, path: &str, errors: &mut Errors) {
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
             )),
             ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
-            _ => errors.push(FieldError::invalid(format!("{path}.operator"), operator, "not a valid selector operator")),
+            _ => errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                operator,
+                "not a valid selector operator",
+            )),
         }
         let key = term["key"].as_str().unwrap_or_default();
         invalid_all(names::check_label_key(key), &format!("{path}.key"), key, errors);

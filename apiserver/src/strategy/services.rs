@@ -24,6 +24,7 @@ impl Strategy for Services {
         isolate::for_update(context.kind, context.subresource, new, old);
         if context.subresource.is_empty() {
             keep_assigned(new, old);
+            drop_of_type(new, old);
         }
     }
 
@@ -104,8 +105,15 @@ fn keep_assigned(new: &mut Value, old: &Value) {
     let wants_ports = has_node_ports(&new["spec"]);
     let old_ports: Vec<Value> = items(&old["spec"]["ports"]).to_vec();
     for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let same = |o: &&Value| o["port"] == port["port"] && o["protocol"].as_str().unwrap_or("TCP") == port["protocol"].as_str().unwrap_or("TCP");
-        let before = old_ports.iter().find(same).map(|o| o["nodePort"].clone()).filter(|n| n.as_u64().is_some_and(|n| n != 0));
+        let same = |o: &&Value| {
+            o["port"] == port["port"]
+                && o["protocol"].as_str().unwrap_or("TCP") == port["protocol"].as_str().unwrap_or("TCP")
+        };
+        let before = old_ports
+            .iter()
+            .find(same)
+            .map(|o| o["nodePort"].clone())
+            .filter(|n| n.as_u64().is_some_and(|n| n != 0));
         let Some(before) = before else { continue };
         match wants_ports {
             true if port["nodePort"].as_u64().unwrap_or(0) == 0 => port["nodePort"] = before,
@@ -114,6 +122,26 @@ fn keep_assigned(new: &mut Value, old: &Value) {
                 port.as_object_mut().map(|p| p.shift_remove("nodePort"));
             }
             _ => {}
+        }
+    }
+}
+
+/// Fields of the former type go with it, if the client only repeats what it read.
+fn drop_of_type(new: &mut Value, old: &Value) {
+    if new["spec"]["type"] == old["spec"]["type"] {
+        return;
+    }
+    let keeps_external = has_node_ports(&new["spec"]) || !items(&new["spec"]["externalIPs"]).is_empty();
+    let is_balanced = new["spec"]["type"] == "LoadBalancer";
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for (field, keeps) in [
+        ("externalTrafficPolicy", keeps_external),
+        ("healthCheckNodePort", is_balanced),
+        ("allocateLoadBalancerNodePorts", is_balanced),
+        ("loadBalancerClass", is_balanced),
+    ] {
+        if !keeps && spec.get(field) == old["spec"].get(field) {
+            spec.shift_remove(field);
         }
     }
 }
@@ -127,6 +155,9 @@ fn drop_repeated(new: &mut Value, old: &Value) {
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
         spec.shift_remove(field);
+    }
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        port.as_object_mut().map(|port| port.shift_remove("nodePort"));
     }
 }
 
@@ -168,7 +199,11 @@ fn assign_address(
                 && let Err(why) = claim.address(address)
             {
                 let shown = json!([wanted]);
-                errors.push(FieldError::invalid("spec.clusterIPs", shown, format!("failed to allocate IP {wanted}: {why}")));
+                errors.push(FieldError::invalid(
+                    "spec.clusterIPs",
+                    shown,
+                    format!("failed to allocate IP {wanted}: {why}"),
+                ));
                 return;
             }
             wanted.to_owned()
@@ -198,12 +233,18 @@ fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors:
         return;
     }
     let mut held: BTreeSet<u16> = old.map(ports_of).unwrap_or_default().into_iter().collect();
-    for (index, port) in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+    for (index, port) in
+        new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+    {
         let wanted = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
         if wanted == 0 {
             match claim.any_port() {
                 Ok(given) => port["nodePort"] = json!(given),
-                Err(why) => errors.push(FieldError::invalid(format!("spec.ports[{index}].nodePort"), 0, why.to_string())),
+                Err(why) => errors.push(FieldError::invalid(
+                    format!("spec.ports[{index}].nodePort"),
+                    0,
+                    why.to_string(),
+                )),
             }
             continue;
         }
@@ -214,7 +255,11 @@ fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors:
                     held.insert(wanted);
                 }
                 Err(why) => {
-                    errors.push(FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why.to_string()));
+                    errors.push(FieldError::invalid(
+                        format!("spec.ports[{index}].nodePort"),
+                        wanted,
+                        why.to_string(),
+                    ));
                 }
             }
         }
@@ -263,7 +308,11 @@ fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
     let is_external = matches!(kind, "NodePort" | "LoadBalancer") || !items(&spec["externalIPs"]).is_empty();
     match (text(spec, "externalTrafficPolicy"), is_external) {
         (Some(policy), true) if !matches!(policy, "Cluster" | "Local") => {
-            errors.push(FieldError::not_supported("spec.externalTrafficPolicy", policy, &["Cluster", "Local"]));
+            errors.push(FieldError::not_supported(
+                "spec.externalTrafficPolicy",
+                policy,
+                &["Cluster", "Local"],
+            ));
         }
         (Some(policy), false) => {
             let why = "may only be set for externally-accessible services";
@@ -275,8 +324,13 @@ fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
         let why = format!("may not be set to 'None' for {kind} services");
         errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", why));
     }
-    for (index, range) in items(&spec["loadBalancerSourceRanges"]).iter().filter_map(Value::as_str).enumerate() {
-        let good = range.trim().split_once('/').is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok());
+    for (index, range) in
+        items(&spec["loadBalancerSourceRanges"]).iter().filter_map(Value::as_str).enumerate()
+    {
+        let good = range
+            .trim()
+            .split_once('/')
+            .is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok());
         if !good {
             let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
             errors.push(FieldError::invalid(format!("spec.LoadBalancerSourceRanges[{index}]"), range, why));
@@ -300,7 +354,7 @@ fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
 fn validate_addresses(spec: &Value, errors: &mut Errors) {
     let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
     for (index, address) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
-        if !is_address(address) && !(address == "None" && index == 0) {
+        if !(is_address(address) || address == "None" && index == 0) {
             let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
             errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), address, why));
         }
@@ -316,7 +370,8 @@ fn validate_addresses(spec: &Value, errors: &mut Errors) {
         let why = "must be empty, 'None', or a valid IP address";
         errors.push(FieldError::invalid("spec.clusterIPs[0]", one, why));
     }
-    if let (Some(first), Some(family)) = (items(&spec["clusterIPs"]).first().and_then(Value::as_str), items(&spec["ipFamilies"]).first())
+    if let (Some(first), Some(family)) =
+        (items(&spec["clusterIPs"]).first().and_then(Value::as_str), items(&spec["ipFamilies"]).first())
         && let Ok(address) = first.parse::<IpAddr>()
     {
         let wanted = family.as_str().unwrap_or_default();
@@ -327,15 +382,27 @@ fn validate_addresses(spec: &Value, errors: &mut Errors) {
     }
     for (index, family) in items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).enumerate() {
         if !matches!(family, "IPv4" | "IPv6") {
-            errors.push(FieldError::not_supported(format!("spec.ipFamilies[{index}]"), family, &["IPv4", "IPv6"]));
+            errors.push(FieldError::not_supported(
+                format!("spec.ipFamilies[{index}]"),
+                family,
+                &["IPv4", "IPv6"],
+            ));
         }
     }
     for (index, address) in items(&spec["externalIPs"]).iter().filter_map(Value::as_str).enumerate() {
         let path = format!("spec.externalIPs[{index}]");
         match address.parse::<IpAddr>() {
-            Err(_) => errors.push(FieldError::invalid(path, address, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")),
+            Err(_) => errors.push(FieldError::invalid(
+                path,
+                address,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            )),
             Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
-                errors.push(FieldError::invalid(path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+                errors.push(FieldError::invalid(
+                    path,
+                    address,
+                    "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                ));
             }
             Ok(_) => {}
         }
@@ -378,12 +445,10 @@ fn validate_ports(spec: &Value, kind: &str, errors: &mut Errors) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixture::Fixture;
 
     fn assign(services: &ServiceAddresses, spec: Value, old: Option<&Value>) -> Result<Value, Status> {
         let kind = api_types::kinds::find_resource("", "v1", "services").unwrap();
-        let view = Fixture::default();
-        let context = Context { kind, subresource: "", view: &view, services, dry_run: false };
+        let context = Context { kind, subresource: "", services };
         let mut new = json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec});
         if let Some(old) = old {
             Services.prepare_for_update(&context, &mut new, old);
@@ -403,7 +468,8 @@ mod tests {
         let address = first["spec"]["clusterIP"].as_str().unwrap();
         assert_eq!(first["spec"]["clusterIPs"], json!([address]));
         assert_eq!(first["spec"]["ipFamilies"], json!(["IPv4"]));
-        let updated = assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 81}]}), Some(&first)).unwrap();
+        let updated =
+            assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 81}]}), Some(&first)).unwrap();
         assert_eq!(updated["spec"]["clusterIP"], address);
         let taken = assign(&all, json!({"type": "ClusterIP", "clusterIP": address}), None).unwrap_err();
         assert_eq!(taken.code(), 422);
@@ -411,9 +477,11 @@ mod tests {
 
     #[test]
     fn a_headless_service_has_no_address_and_an_external_name_neither() {
-        let headless = assign(&services(), json!({"clusterIP": "None", "selector": {"a": "b"}}), None).unwrap();
+        let headless =
+            assign(&services(), json!({"clusterIP": "None", "selector": {"a": "b"}}), None).unwrap();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
-        let external = assign(&services(), json!({"type": "ExternalName", "externalName": "x.y"}), None).unwrap();
+        let external =
+            assign(&services(), json!({"type": "ExternalName", "externalName": "x.y"}), None).unwrap();
         assert!(external["spec"].get("clusterIP").is_none());
     }
 
@@ -424,7 +492,12 @@ mod tests {
         let port = first["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
         let again = assign(&all, json!({"type": "NodePort", "ports": [{"port": 80}]}), Some(&first)).unwrap();
         assert_eq!(again["spec"]["ports"][0]["nodePort"], port);
-        let plain = assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": port}]}), Some(&again)).unwrap();
+        let plain = assign(
+            &all,
+            json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": port}]}),
+            Some(&again),
+        )
+        .unwrap();
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
         let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
         assert!(assign(&all, other, None).is_ok());
@@ -437,7 +510,10 @@ mod tests {
             (json!({"type": "Nope", "ports": [{"port": 80}]}), vec!["spec.type"]),
             (json!({"type": "ClusterIP"}), vec!["spec.ports"]),
             (json!({"type": "ExternalName"}), vec!["spec.externalName"]),
-            (json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}), vec!["spec.ports[0].nodePort"]),
+            (
+                json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}),
+                vec!["spec.ports[0].nodePort"],
+            ),
             (json!({"type": "ClusterIP", "ports": [{"port": 0}]}), vec!["spec.ports[0].port"]),
             (json!({"ports": [{"port": 1, "name": "a"}, {"port": 2}]}), vec!["spec.ports[1].name"]),
         ];

@@ -4,8 +4,8 @@ use api_types::selectors::LabelSelector;
 use api_types::status::FieldError;
 use serde_json::Value;
 
-use super::rules::{Errors, immutable, items, not_negative, one_of, selector};
 use super::metadata::NameRule;
+use super::rules::{Errors, immutable, items, not_negative, one_of, selector};
 use super::{Context, Strategy, isolate, pod_spec};
 
 pub(super) struct Deployments;
@@ -17,6 +17,12 @@ pub(super) struct ReplicationControllers;
 impl Strategy for Deployments {
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
         isolate::for_update(context.kind, context.subresource, new, old);
+        if context.subresource == "status" {
+            new["metadata"]["labels"] = old["metadata"]["labels"].clone();
+            if old["metadata"]["labels"].is_null() {
+                new.get_mut("metadata").and_then(Value::as_object_mut).map(|m| m.shift_remove("labels"));
+            }
+        }
         // Rollouts are steered by annotations too, so that a change of them counts.
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         let annotations = |object: &Value| object["metadata"]["annotations"].clone();
@@ -33,7 +39,8 @@ impl Strategy for Deployments {
         let numbers = ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
         not_negative(spec, "spec", &numbers, &mut errors);
         one_of(&spec["strategy"], "spec.strategy", "type", &["Recreate", "RollingUpdate"], &mut errors);
-        let (deadline, ready) = (&spec["progressDeadlineSeconds"], spec["minReadySeconds"].as_i64().unwrap_or(0));
+        let (deadline, ready) =
+            (&spec["progressDeadlineSeconds"], spec["minReadySeconds"].as_i64().unwrap_or(0));
         if let Some(seconds) = deadline.as_i64().filter(|d| *d <= ready && *d >= 0) {
             let why = "must be greater than minReadySeconds";
             errors.push(FieldError::invalid("spec.progressDeadlineSeconds", seconds, why));
@@ -46,7 +53,11 @@ impl Strategy for Deployments {
         let is_zero = |value: &Value| value == 0 || value == "0%";
         if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
             let why = "may not be 0 when `maxSurge` is 0";
-            errors.push(FieldError::invalid("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"].clone(), why));
+            errors.push(FieldError::invalid(
+                "spec.strategy.rollingUpdate.maxUnavailable",
+                rolling["maxUnavailable"].clone(),
+                why,
+            ));
         }
         errors
     }
@@ -79,7 +90,13 @@ impl Strategy for DaemonSets {
         let spec = &new["spec"];
         validate_selected(spec, &mut errors);
         not_negative(spec, "spec", &["minReadySeconds", "revisionHistoryLimit"], &mut errors);
-        one_of(&spec["updateStrategy"], "spec.updateStrategy", "type", &["OnDelete", "RollingUpdate"], &mut errors);
+        one_of(
+            &spec["updateStrategy"],
+            "spec.updateStrategy",
+            "type",
+            &["OnDelete", "RollingUpdate"],
+            &mut errors,
+        );
         errors
     }
 
@@ -92,7 +109,12 @@ impl Strategy for DaemonSets {
 
 /// What of a stateful set may change.
 const STATEFUL_MUTABLE: &[&str] = &[
-    "replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy",
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
     "minReadySeconds",
 ];
 
@@ -110,7 +132,13 @@ impl Strategy for StatefulSets {
         validate_stateful_strategy(spec, &mut errors);
         let policy = &spec["persistentVolumeClaimRetentionPolicy"];
         for field in ["whenDeleted", "whenScaled"] {
-            one_of(policy, "spec.persistentVolumeClaimRetentionPolicy", field, &["Delete", "Retain"], &mut errors);
+            one_of(
+                policy,
+                "spec.persistentVolumeClaimRetentionPolicy",
+                field,
+                &["Delete", "Retain"],
+                &mut errors,
+            );
         }
         if let Some(name) = spec["serviceName"].as_str().filter(|n| !n.is_empty()) {
             let wrong = api_types::names::check_dns_subdomain(name);
@@ -139,7 +167,9 @@ impl Strategy for StatefulSets {
 }
 
 fn validate_stateful_strategy(spec: &Value, errors: &mut Errors) {
-    if let Some(policy) = spec["podManagementPolicy"].as_str().filter(|p| !matches!(*p, "OrderedReady" | "Parallel")) {
+    if let Some(policy) =
+        spec["podManagementPolicy"].as_str().filter(|p| !matches!(*p, "OrderedReady" | "Parallel"))
+    {
         let why = "must be 'OrderedReady' or 'Parallel'";
         errors.push(FieldError::invalid("spec.podManagementPolicy", policy, why));
     }
@@ -147,11 +177,20 @@ fn validate_stateful_strategy(spec: &Value, errors: &mut Errors) {
     match strategy["type"].as_str() {
         None | Some("") => {}
         Some("RollingUpdate") => {
-            not_negative(&strategy["rollingUpdate"], "spec.updateStrategy.rollingUpdate", &["partition"], errors);
+            not_negative(
+                &strategy["rollingUpdate"],
+                "spec.updateStrategy.rollingUpdate",
+                &["partition"],
+                errors,
+            );
         }
         Some("OnDelete") if strategy["rollingUpdate"].is_object() => {
             let why = "only allowed for updateStrategy 'RollingUpdate'";
-            errors.push(FieldError::invalid("spec.updateStrategy.rollingUpdate", strategy["rollingUpdate"].clone(), why));
+            errors.push(FieldError::invalid(
+                "spec.updateStrategy.rollingUpdate",
+                strategy["rollingUpdate"].clone(),
+                why,
+            ));
         }
         Some("OnDelete") => {}
         Some(_) => {
@@ -166,7 +205,7 @@ impl Strategy for ReplicationControllers {
         let mut errors = Errors::new();
         let spec = &new["spec"];
         not_negative(spec, "spec", &["replicas", "minReadySeconds"], &mut errors);
-        if !spec["selector"].as_object().is_some_and(|s| !s.is_empty()) {
+        if spec["selector"].as_object().is_none_or(serde_json::Map::is_empty) {
             errors.push(FieldError::required("spec.selector", ""));
         }
         if spec["template"].is_null() {
@@ -174,7 +213,8 @@ impl Strategy for ReplicationControllers {
             return errors;
         }
         let labels = &spec["template"]["metadata"]["labels"];
-        let matches = spec["selector"].as_object().into_iter().flatten().all(|(key, value)| labels[key] == *value);
+        let matches =
+            spec["selector"].as_object().into_iter().flatten().all(|(key, value)| labels[key] == *value);
         if !matches {
             errors.push(mismatch(labels));
         }
@@ -184,7 +224,11 @@ impl Strategy for ReplicationControllers {
 }
 
 fn mismatch(labels: &Value) -> FieldError {
-    FieldError::invalid("spec.template.metadata.labels", labels.clone(), "`selector` does not match template `labels`")
+    FieldError::invalid(
+        "spec.template.metadata.labels",
+        labels.clone(),
+        "`selector` does not match template `labels`",
+    )
 }
 
 /// A selector that says something and finds the pods of the template.
@@ -204,7 +248,8 @@ fn validate_selected(spec: &Value, errors: &mut Errors) {
         }
     }
     if errors.len() == before || !wanted.is_object() {
-        let found = LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str()));
+        let found =
+            LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str()));
         if !found || !wanted.is_object() {
             errors.push(mismatch(labels));
         }
@@ -232,7 +277,6 @@ mod tests {
 
     use super::*;
     use crate::service_ip::{ServiceAddresses, ServiceCidr};
-    use crate::view::fixture::Fixture;
 
     fn workload(selector: Value, labels: Value) -> Value {
         json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": {
@@ -241,8 +285,8 @@ mod tests {
 
     fn check(strategy: &dyn Strategy, new: &Value, old: Option<&Value>) -> Vec<String> {
         let kind = api_types::kinds::find_resource("apps", "v1", "deployments").unwrap();
-        let (view, services) = (Fixture::default(), ServiceAddresses::new(ServiceCidr::usual()));
-        let context = Context { kind, subresource: "", view: &view, services: &services, dry_run: false };
+        let services = ServiceAddresses::new(ServiceCidr::usual());
+        let context = Context { kind, subresource: "", services: &services };
         let errors = match old {
             None => strategy.validate_create(&context, new),
             Some(old) => strategy.validate_update(&context, new, old),

@@ -60,8 +60,13 @@ fn issue(tokens: &Tokens, view: &dyn View, account: &Value, mut body: Value) -> 
     let text = |path: &str| account.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name, uid) = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
     let seconds = seconds(&name, &body["spec"])?;
-    let audiences: Vec<String> =
-        body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let audiences: Vec<String> = body["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let is_ours = audiences.is_empty() || audiences.iter().any(|a| a == ISSUER);
     let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
     let now = tokens.clock().now();
@@ -87,8 +92,7 @@ fn issue(tokens: &Tokens, view: &dyn View, account: &Value, mut body: Value) -> 
     let token = tokens.sign(&claims).map_err(Status::internal)?;
     body["apiVersion"] = "authentication.k8s.io/v1".into();
     body["kind"] = "TokenRequest".into();
-    body["metadata"] =
-        json!({"name": name, "namespace": namespace, "creationTimestamp": now.to_rfc3339_opts(SecondsFormat::Secs, true)});
+    body["metadata"] = json!({"name": name, "namespace": namespace, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": now.to_rfc3339_opts(SecondsFormat::Secs, true)});
     body["spec"]["audiences"] = json!(audiences);
     body["spec"]["expirationSeconds"] = json!(seconds);
     if body["spec"].get("boundObjectRef").is_none() {
@@ -121,14 +125,20 @@ fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Re
         "Pod" => "pods",
         "Secret" => "secrets",
         "Node" => "nodes",
-        _ => return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to object {kind}"))),
+        _ => {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {account:?} to object {kind}"
+            )));
+        }
     };
     let row = kinds::find_resource("", "v1", plural).ok_or_else(Status::unknown_resource)?;
     let namespace = if plural == "nodes" { "" } else { bound.namespace.as_str() };
     let object = view.object(plural, namespace, name).ok_or_else(|| Status::not_found(row, name))?;
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
     if let Some(expected) = wanted["uid"].as_str().filter(|u| !u.is_empty() && *u != uid) {
-        let why = format!("the UID in the bound object reference ({expected}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({expected}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(row, name, why));
     }
     let reference = Some(Reference { name: name.to_owned(), uid: uid.to_owned() });
@@ -151,7 +161,8 @@ fn bind_pod(bound: &mut Bound, view: &dyn View, pod: &Value, account: &str) -> R
             "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
         )));
     }
-    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty() && !name.is_empty()) else {
+    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty() && !name.is_empty())
+    else {
         return Ok(());
     };
     if let Some(object) = view.object("nodes", "", node) {
