@@ -99,6 +99,7 @@ pub(crate) struct Parts {
 
 /// Schedules until `shutdown`; then lets the writes under way end.
 pub(crate) async fn run(config: &Config, profiles: Profiles, parts: Parts, shutdown: Shutdown) {
+    parts.ready.fail("the cluster is not listed yet");
     let tasks = Tasks::new(shutdown.clone());
     let bounds = config.bounds;
     let (changes, inbox) = mpsc::channel(bounds.changes_max);

@@ -123,6 +123,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if let Some(address) = config.health {
         health.serve(address, &side).await?;
     }
+    if config.election.is_some() {
+        // Who stands by is as ready as it can be.
+        ready.pass();
+    }
     let parts = daemon::Parts { client: client.clone(), decisions, figures, ready };
     let work = |stop: Shutdown| daemon::run(&config, profiles, parts, stop);
     let ended = match config.election.clone() {

@@ -158,8 +158,19 @@ impl PodInfo {
 
     /// Whether nothing that a decision depends on differs.
     pub(crate) fn decides_like(&self, other: &Self) -> bool {
-        let plain = |pod: &Self| Self { state: PodState::default(), ..pod.clone() };
-        plain(self) == plain(other)
+        self.decisive() == other.decisive()
+    }
+
+    /// All but the state.
+    fn decisive(&self) -> impl PartialEq + '_ {
+        let Self { namespace, name, uid, labels, scheduler, priority, never_preempts, .. } = self;
+        let Self { requests, assumed_cpu, assumed_memory, tolerations, nodes, others, .. } = self;
+        let Self { spread, ports, images, gates, terminating, node_name, state: _, .. } = self;
+        (
+            (namespace, name, uid, labels, scheduler, priority, never_preempts),
+            (requests, assumed_cpu, assumed_memory, tolerations, nodes, others),
+            (spread, ports, images, gates, terminating, node_name),
+        )
     }
 
     /// All terms whose counts a decision about this pod reads.
