@@ -27,6 +27,9 @@ struct Flags {
     /// Where objects, certificates and admin.kubeconfig are kept. Without it everything is lost at the end.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where certificates are kept [default: `pki` in the data directory]. Made at the first start.
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
     /// Keep objects in these etcd servers instead of the data directory; several API servers can share them.
     #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     etcd_servers: Vec<String>,
@@ -84,7 +87,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         listen: Some(flags.listen),
         certificate_names: flags.tls_san,
         service_cidr: flags.service_cidr,
-        pki_dir: flags.data_dir.map(|dir| dir.join("pki")),
+        pki_dir: flags.cert_dir.or_else(|| flags.data_dir.map(|dir| dir.join("pki"))),
         token_auth_file: flags.token_auth_file,
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),

@@ -18,7 +18,15 @@ const MAY_USE: &[(&str, &[&str], bool)] = &[
     ("kubectl-lite", &["api-types", "component-base"], true),
     (
         "coxswain",
-        &["api-types", "component-base", "apiserver", "controller-manager", "scheduler", "nodeagent", "kubectl-lite"],
+        &[
+            "api-types",
+            "component-base",
+            "apiserver",
+            "controller-manager",
+            "scheduler",
+            "nodeagent",
+            "kubectl-lite",
+        ],
         true,
     ),
     ("e2e", &["api-types", "component-base", "coxswain", "kubectl-lite"], true),
@@ -124,7 +132,16 @@ fn no_file_is_a_drawer_for_everything() {
 
 #[test]
 fn the_generic_path_names_no_kind() {
-    let kinds = ["\"Pod\"", "\"Deployment\"", "\"ReplicaSet\"", "\"Job\"", "\"Node\"", "\"Service\"", "\"pods\"", "\"nodes\""];
+    let kinds = [
+        "\"Pod\"",
+        "\"Deployment\"",
+        "\"ReplicaSet\"",
+        "\"Job\"",
+        "\"Node\"",
+        "\"Service\"",
+        "\"pods\"",
+        "\"nodes\"",
+    ];
     let source = root().join("apiserver/src");
     for part in ["rest", "store", "cache", "discovery"] {
         let mut files = Vec::new();
@@ -136,7 +153,9 @@ fn the_generic_path_names_no_kind() {
             files.push(single);
         }
         assert!(!files.is_empty(), "the API server has its {part}");
-        for file in files.iter().filter(|file| !file.ends_with("tests.rs") && !file.ends_with("conformance.rs")) {
+        for file in
+            files.iter().filter(|file| !file.ends_with("tests.rs") && !file.ends_with("conformance.rs"))
+        {
             let text = std::fs::read_to_string(file).expect("a readable file");
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for kind in kinds {
