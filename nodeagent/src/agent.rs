@@ -61,35 +61,29 @@ pub(crate) struct Agent {
 /// Runs a node agent until `shutdown`.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let tasks = Tasks::new(shutdown.child_token());
-    // Containers of the simulated runtime and open streams end after the workers, not with them.
+    // Containers of the simulated runtime end after the workers, not with them.
     let late = Tasks::new(Shutdown::new());
-    let result = run_until_shutdown(&config, &tasks, &late).await;
+    let runtime = runtime::open(&config, &late).await.context("cannot open the container runtime")?;
+    let result = run_until_shutdown(&config, runtime.clone(), &tasks).await;
     tasks.shutdown().cancel();
     tasks.join().await;
-    if let Ok(Some(agent)) = &result
-        && (config.stop_pods_on_exit || !agent.disk)
-    {
-        agent.stop_all_pods().await;
+    if config.stop_pods_on_exit {
+        stop_all_pods(runtime.as_ref(), &Folders { root: config.root_dir.clone() }).await;
     }
     late.shutdown().cancel();
     late.join().await;
-    result.map(drop)
+    result
 }
 
-async fn run_until_shutdown(
-    config: &Config,
-    tasks: &Tasks,
-    late: &Tasks,
-) -> anyhow::Result<Option<Arc<Agent>>> {
+async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> anyhow::Result<()> {
     component_base::client::install_crypto_provider();
     let client = config.client.connect().await.context("cannot reach the API server")?;
-    let runtime = runtime::open(config, late).await.context("cannot open the container runtime")?;
     let listener = server::listen(config).await?;
     let port = listener.port();
     let version = runtime.version().await.context("the container runtime does not answer")?;
     let registration = node::Registration::of(config, &version, port);
     let starting = node::register(&client, &registration, config.clock);
-    let Some(registered) = tasks.shutdown().run_until_cancelled(starting).await else { return Ok(None) };
+    let Some(registered) = tasks.shutdown().run_until_cancelled(starting).await else { return Ok(()) };
     let agent = Arc::new(Agent {
         recorder: Recorder::new(client.clone(), &config.node_name, config.clock, tasks),
         clock: config.clock,
@@ -116,8 +110,8 @@ async fn run_until_shutdown(
     tasks.spawn_until_shutdown("runtime-events", agent.clone().follow_runtime());
     server::serve(listener, agent.clone(), config.connections_max, tasks);
     info!(node = agent.node_name, port, runtime = version.name, "node agent is up");
-    agent.clone().follow_pods().await;
-    Ok(Some(agent))
+    agent.follow_pods().await;
+    Ok(())
 }
 
 fn pool(config: &Config, from_node: Option<String>) -> anyhow::Result<Pool> {
@@ -328,26 +322,32 @@ impl Agent {
         }
         Ok(())
     }
+}
 
-    async fn stop_all_pods(&self) {
-        let sandboxes = self.runtime.list_sandboxes(&SandboxFilter::default()).await.unwrap_or_default();
-        let stop = sandboxes.into_iter().map(|sandbox| async move {
-            let filter = runtime::ContainerFilter { sandbox: Some(sandbox.id.clone()), ..Default::default() };
-            let containers = self.runtime.list_containers(&filter).await.unwrap_or_default();
-            let running = containers.iter().map(|it| self.runtime.stop_container(&it.id, STOP_GRACE));
-            for ended in futures::future::join_all(running).await {
-                ended.unwrap_or_else(|error| warn!("stopping a container: {error}"));
-            }
-            self.remove_pod(&sandbox.uid, &[sandbox.id]).await.unwrap_or_else(|error| warn!("{error:#}"));
-        });
-        futures::stream::iter(stop).buffer_unordered(32).collect::<Vec<()>>().await;
-    }
+/// Ends every pod of this node, whoever started it, and removes what it had.
+async fn stop_all_pods(runtime: &dyn Runtime, folders: &Folders) {
+    let sandboxes = runtime.list_sandboxes(&SandboxFilter::default()).await.unwrap_or_default();
+    let stop = sandboxes.into_iter().map(|sandbox| async move {
+        let filter = runtime::ContainerFilter { sandbox: Some(sandbox.id.clone()), ..Default::default() };
+        let containers = runtime.list_containers(&filter).await.unwrap_or_default();
+        let running = containers.iter().map(|it| runtime.stop_container(&it.id, STOP_GRACE));
+        for ended in futures::future::join_all(running).await {
+            ended.unwrap_or_else(|error| warn!("stopping a container: {error}"));
+        }
+        let removed = runtime.remove_sandbox(&sandbox.id).await;
+        removed.unwrap_or_else(|error| warn!("removing a sandbox: {error}"));
+        let dir = folders.pod(&sandbox.uid);
+        if !sandbox.uid.is_empty() && dir.exists() {
+            let removed = crate::volume::remove_all(&dir);
+            removed.unwrap_or_else(|error| warn!("removing {}: {error}", dir.display()));
+        }
+    });
+    futures::stream::iter(stop).buffer_unordered(32).collect::<Vec<()>>().await;
 }
 
 fn uid_of(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 
-/// Keeps imports of the two-way mailbox in one place.
 pub(crate) type PodView = watch::Receiver<crate::pod::worker::View>;
 pub(crate) type Wake = Arc<Notify>;
