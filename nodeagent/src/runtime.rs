@@ -20,6 +20,7 @@ use self::oci::{OciConfig, OciRuntime};
 use crate::config::{Config, RuntimeKind};
 
 pub mod conformance;
+pub mod cri;
 pub mod oci;
 pub mod simulated;
 
@@ -484,7 +485,7 @@ pub(crate) async fn open(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Runti
             oci.hidden.extend(images.parent().map(Into::into));
             Ok(Arc::new(OciRuntime::open(oci, config.clock, tasks.clone()).await?))
         }
-        RuntimeKind::Cri { .. } => Err(RuntimeError::Unsupported { what: "speak CRI".to_owned() }),
+        RuntimeKind::Cri { endpoint } => Ok(Arc::new(cri::CriRuntime::connect(endpoint, config.clock, tasks)?)),
     }
 }
 

@@ -16,6 +16,8 @@ use nodeagent::runtime::{
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+mod cri;
+
 const IMAGE: &str = "localhost/busybox:test";
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -37,7 +39,7 @@ fn ready() -> bool {
 }
 
 /// A docker-save archive of one layer with busybox and its applets.
-fn busybox_archive(path: &Path, reference: &str) {
+fn busybox_archive(path: &Path, reference: &str, cmd: &[&str]) {
     let mut layer = tar::Builder::new(Vec::new());
     for folder in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
         let mut header = tar::Header::new_gnu();
@@ -60,7 +62,7 @@ fn busybox_archive(path: &Path, reference: &str) {
     let layer = layer.into_inner().unwrap();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux",
-        "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin", "FROM=image"] },
+        "config": { "Cmd": cmd, "Env": ["PATH=/bin", "FROM=image"] },
         "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
     });
     let manifest =
@@ -94,7 +96,7 @@ impl Node {
     async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("cxs").tempdir_in("/var/tmp").unwrap();
         let archive = folder.path().join("busybox.tar");
-        busybox_archive(&archive, IMAGE);
+        busybox_archive(&archive, IMAGE, &["/bin/sh"]);
         let shutdown = Shutdown::new();
         let runtime = open(folder.path(), &shutdown, |_| {}).await;
         assert_eq!(runtime.images().load(&archive).unwrap(), [IMAGE]);
