@@ -62,7 +62,7 @@ pub fn init(level: &Level, format: Format) {
 }
 
 fn quiet_libraries(level: &Level) -> EnvFilter {
-    let quiet = "hyper=warn,h2=warn,rustls=warn,tower=warn,kube_client=warn,kube_runtime=error,sled=warn";
+    let quiet = "hyper=warn,h2=warn,rustls=warn,tower=warn,kube_client=off,kube_runtime=error,sled=warn";
     EnvFilter::new(format!("{},{quiet}", level.0))
 }
 

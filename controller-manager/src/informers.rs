@@ -280,26 +280,54 @@ impl<K: Cached> Informer<K> {
     fn start(self: Arc<Self>, client: Client, scope: Scope, tasks: &Tasks) -> watch::Receiver<bool> {
         let synced = self.synced.subscribe();
         tasks.spawn_until_shutdown("informer", async move {
-            let mut config = watcher::Config::default();
-            if let Some(fields) = scope.fields {
-                config = config.fields(fields);
-            }
-            let trimmed = watcher(Api::<K>::all(client), config)
-                .modify(|object| object.meta_mut().managed_fields = None)
-                .default_backoff();
-            let mut events = std::pin::pin!(trimmed);
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => self.apply(event),
-                    Err(watcher::Error::WatchError(status)) if status.code == 410 => {
-                        debug!(kind = %K::kind(&()), "watch is too old; listing again");
-                    }
-                    Err(error) => warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
-                }
+            loop {
+                self.watch_until_unknown(client.clone(), &scope).await;
             }
         });
         synced
     }
+
+    /// Watches until the server says that it has not got as far as this cache: it was restored from an older
+    /// state, and everything must be listed again.
+    async fn watch_until_unknown(&self, client: Client, scope: &Scope) {
+        let config = match scope.fields {
+            Some(fields) => watcher::Config::default().fields(fields),
+            None => watcher::Config::default(),
+        };
+        let trimmed = watcher(Api::<K>::all(client), config)
+            .modify(|object| object.meta_mut().managed_fields = None)
+            .default_backoff();
+        let mut events = std::pin::pin!(trimmed);
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.apply(event),
+                Err(watcher::Error::WatchError(status)) if status.code == 410 => {
+                    debug!(kind = %K::kind(&()), "watch is too old; listing again");
+                }
+                Err(error) => {
+                    warn!(kind = %K::kind(&()), %error, "watch failed; trying again");
+                    if is_from_the_future(&error) {
+                        self.forget_revision();
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget_revision(&self) {
+        self.contents.write().revision = 0;
+    }
+}
+
+/// Whether the server refused a watch because its own state is older than the revision asked for.
+pub(crate) fn is_from_the_future(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        _ => return false,
+    };
+    status.message.contains("Too large resource version")
 }
 
 #[cfg(test)]

@@ -132,13 +132,18 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if let Some(address) = config.health {
         health.serve(address, &side).await?;
     }
+    // Who stands by is as ready as it can be.
+    let standing_by = ready.clone();
     let work = |stop: Shutdown| runtime::run(&config, client.clone(), config.clock, figures, ready, stop);
     let ended = match config.election.clone() {
         None => {
             work(shutdown.child_token()).await;
             Ok(())
         }
-        Some(election) => leader::lead(client.clone(), config.clock, election, shutdown, work).await,
+        Some(election) => {
+            standing_by.pass();
+            leader::lead(client.clone(), config.clock, election, shutdown, work).await
+        }
     };
     side.shutdown().cancel();
     side.join().await;

@@ -51,6 +51,7 @@ pub(crate) async fn run(
     ready: Readiness,
     shutdown: Shutdown,
 ) {
+    ready.fail("caches are being filled");
     let tasks = Tasks::new(shutdown.clone());
     let recorder = Recorder::new(client.clone(), "", clock, &tasks);
     let informers = Informers::default();

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::informers::is_from_the_future;
 use crate::key::ObjectKey;
 use crate::owners::{is_deleting, name_of, uid_of};
 use crate::ownership::{FOREGROUND, Graph, Node, ORPHAN};
@@ -172,7 +173,12 @@ fn start_watches(
         watched.insert(id.clone(), stop.clone());
         let (done, synced) = watch::channel(false);
         first.push(synced);
-        let watching = watch_kind(client.clone(), shared.clone(), resource.clone(), done);
+        let (client, shared, resource) = (client.clone(), shared.clone(), resource.clone());
+        let watching = async move {
+            loop {
+                watch_until_unknown(client.clone(), &shared, &resource, &done).await;
+            }
+        };
         tasks.spawn("garbage-collector-watch", async move {
             stop.run_until_cancelled(watching).await;
         });
@@ -181,11 +187,13 @@ fn start_watches(
     first
 }
 
-async fn watch_kind(
+/// Watches one kind until the server says that it has not got as far as this watch; then everything must be
+/// listed again.
+async fn watch_until_unknown(
     client: Client,
-    shared: Arc<Shared>,
-    resource: ServedResource,
-    done: watch::Sender<bool>,
+    shared: &Shared,
+    resource: &ServedResource,
+    done: &watch::Sender<bool>,
 ) {
     let id = resource.id();
     let is_definitions = resource.api.plural == "customresourcedefinitions";
@@ -210,6 +218,9 @@ async fn watch_kind(
                 warn!(resource = id, %error, "watch failed; trying again");
                 // A kind that cannot be listed must not keep all the others waiting.
                 done.send_replace(true);
+                if is_from_the_future(&error) {
+                    return;
+                }
                 continue;
             }
         }
