@@ -24,7 +24,10 @@ static READY: &[(&str, Check)] = &[
 ];
 
 /// The answer at a health path.
-pub(crate) fn answer(server: &Arc<Server>, info: &RequestInfo) -> Option<Result<http::Response<Body>, Status>> {
+pub(crate) fn answer(
+    server: &Arc<Server>,
+    info: &RequestInfo,
+) -> Option<Result<http::Response<Body>, Status>> {
     let mut segments = info.path.trim_matches('/').splitn(2, '/');
     let endpoint = segments.next()?;
     let checks = match endpoint {

@@ -45,7 +45,11 @@ impl RequestMetrics {
         let durations = Family::<DurationLabels, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.0005, 2.0, 16))
         });
-        registry.register("apiserver_request", "Requests by verb, resource and response code", requests.clone());
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and response code",
+            requests.clone(),
+        );
         registry.register(
             "apiserver_request_duration_seconds",
             "Time to the first byte of the response",
@@ -81,7 +85,8 @@ impl RequestMetrics {
         let encoded = encode(&mut text, &self.registry.lock());
         Some(encoded.map_err(Status::internal).map(|()| {
             let mut response = http::Response::new(Body::from(text));
-            let media = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+            let media =
+                HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
             response
         }))

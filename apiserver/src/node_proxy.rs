@@ -56,9 +56,14 @@ impl NodeDialer {
         Self { tls: TlsConnector::from(Arc::new(tls)), tasks }
     }
 
-    async fn dial(&self, host: &str, port: u16) -> Result<http1::SendRequest<Empty<bytes::Bytes>>, DialError> {
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<http1::SendRequest<Empty<bytes::Bytes>>, DialError> {
         let address = format!("{host}:{port}");
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| DialError::Address { address: address.clone() })?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| DialError::Address { address: address.clone() })?;
         let connect = async {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
@@ -116,8 +121,12 @@ fn container_name(call: &Call, pod: &Value) -> Result<String, Status> {
     let (init, ephemeral) = (names("initContainers"), names("ephemeralContainers"));
     let pod_name = &call.info.name;
     match call.info.query.get("container") {
-        Some(wanted) if [&main, &init, &ephemeral].iter().any(|l| l.iter().any(|n| n == wanted)) => Ok(wanted.to_owned()),
-        Some(wanted) => Err(Status::bad_request(format!("container {wanted} is not valid for pod {pod_name}"))),
+        Some(wanted) if [&main, &init, &ephemeral].iter().any(|l| l.iter().any(|n| n == wanted)) => {
+            Ok(wanted.to_owned())
+        }
+        Some(wanted) => {
+            Err(Status::bad_request(format!("container {wanted} is not valid for pod {pod_name}")))
+        }
         None if main.len() == 1 => Ok(main[0].clone()),
         None => {
             let mut message = format!(
@@ -145,7 +154,8 @@ async fn ask(mut call: Call, pod: &Value, path: &str, params: &[&str]) -> Answer
     let target = format!("{path}?{}", agent_query(&call, params));
     let mut request = http::Request::new(Empty::new());
     *request.method_mut() = if upgrade.is_some() { call.method.clone() } else { http::Method::GET };
-    *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("the parameters make no URL: {e}")))?;
+    *request.uri_mut() =
+        target.parse().map_err(|e| Status::bad_request(format!("the parameters make no URL: {e}")))?;
     *request.headers_mut() = forwarded(&call.headers, &host, port, upgrade.is_some());
     let mut sender = call.server.nodes.dial(&host, port).await.map_err(Status::internal)?;
     let response = sender.send_request(request).await;
@@ -199,7 +209,9 @@ fn address_of(call: &Call, node: &str) -> Result<(String, u16), Status> {
         found.and_then(|a| a["address"].as_str()).map(str::to_owned)
     };
     let host = of_type("InternalIP").or_else(|| of_type("Hostname"));
-    let host = host.ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: [] of node {node}")))?;
+    let host = host.ok_or_else(|| {
+        Status::internal(format!("no preferred addresses found; known addresses: [] of node {node}"))
+    })?;
     let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(10250);
     Ok((host, u16::try_from(port).unwrap_or(10250)))
 }
@@ -243,7 +255,8 @@ fn forwarded(headers: &HeaderMap, host: &str, port: u16, upgrades: bool) -> Head
     let mut out = HeaderMap::new();
     let dropped = |name: &HeaderName| {
         let hop = [header::CONNECTION, header::UPGRADE].contains(name) && !upgrades;
-        let private = [header::AUTHORIZATION, header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+        let private =
+            [header::AUTHORIZATION, header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
         hop || private.contains(name) || name.as_str().starts_with("impersonate-")
     };
     for (name, value) in headers.iter().filter(|(name, _)| !dropped(name)) {

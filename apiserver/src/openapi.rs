@@ -200,7 +200,8 @@ fn operation(row: &Kind, action: &str, verb: &str) -> Value {
 
 /// What a patch may be written in. Clients look here for whether a kind knows strategic merges.
 fn patch_content(row: &Kind) -> Value {
-    let mut forms = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    let mut forms =
+        vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
     if !row.definition.is_empty() {
         forms.push("application/strategic-merge-patch+json");
     }

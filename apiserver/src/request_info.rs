@@ -86,7 +86,12 @@ pub(crate) fn decode_percent(text: &str, plus_is_space: bool) -> String {
 /// Reads method, path and query.
 pub(crate) fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
     let query = Query::parse(query);
-    let mut info = RequestInfo { path: path.to_owned(), verb: method.as_str().to_lowercase(), query, ..Default::default() };
+    let mut info = RequestInfo {
+        path: path.to_owned(),
+        verb: method.as_str().to_lowercase(),
+        query,
+        ..Default::default()
+    };
     let segments: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).map(|s| decode_percent(s, false)).collect();
     let Some(mut rest) = split_group(&mut info, &segments) else { return info };
@@ -175,10 +180,6 @@ impl RequestInfo {
             .find_map(|t| t.strip_prefix("metadata.name=").map(|v| v.strip_prefix('=').unwrap_or(v)))
             .unwrap_or_default()
     }
-
-    pub(crate) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
 }
 
 #[cfg(test)]
@@ -191,7 +192,13 @@ mod tests {
         (info.verb, info.namespace, info.resource, info.name, info.subresource)
     }
 
-    fn row(verb: &str, ns: &str, resource: &str, name: &str, sub: &str) -> (String, String, String, String, String) {
+    fn row(
+        verb: &str,
+        ns: &str,
+        resource: &str,
+        name: &str,
+        sub: &str,
+    ) -> (String, String, String, String, String) {
         (verb.into(), ns.into(), resource.into(), name.into(), sub.into())
     }
 
@@ -200,14 +207,23 @@ mod tests {
         assert_eq!(of("GET", "/api/v1/namespaces/a/pods"), row("list", "a", "pods", "", ""));
         assert_eq!(of("GET", "/api/v1/pods?watch=1"), row("watch", "", "pods", "", ""));
         assert_eq!(of("GET", "/api/v1/pods?watch=false"), row("list", "", "pods", "", ""));
-        assert_eq!(of("DELETE", "/apis/apps/v1/namespaces/a/deployments"), row("deletecollection", "a", "deployments", "", ""));
-        assert_eq!(of("PUT", "/apis/apps/v1/namespaces/a/deployments/d/scale"), row("update", "a", "deployments", "d", "scale"));
+        assert_eq!(
+            of("DELETE", "/apis/apps/v1/namespaces/a/deployments"),
+            row("deletecollection", "a", "deployments", "", "")
+        );
+        assert_eq!(
+            of("PUT", "/apis/apps/v1/namespaces/a/deployments/d/scale"),
+            row("update", "a", "deployments", "d", "scale")
+        );
     }
 
     #[test]
     fn a_namespace_is_its_own_namespace() {
         assert_eq!(of("GET", "/api/v1/namespaces/a"), row("get", "a", "namespaces", "a", ""));
-        assert_eq!(of("PUT", "/api/v1/namespaces/a/finalize"), row("update", "a", "namespaces", "a", "finalize"));
+        assert_eq!(
+            of("PUT", "/api/v1/namespaces/a/finalize"),
+            row("update", "a", "namespaces", "a", "finalize")
+        );
         assert_eq!(of("GET", "/api/v1/namespaces"), row("list", "", "namespaces", "", ""));
     }
 

@@ -254,7 +254,6 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         kind,
         user,
         method: parts.method,
-        uri: parts.uri,
         headers: parts.headers,
         accept,
         body,

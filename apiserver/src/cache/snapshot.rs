@@ -59,14 +59,6 @@ impl Snapshot {
             .skip_while(move |stored| (&stored.key.namespace, &stored.key.name) == (&at.0, &at.1))
     }
 
-    /// How many there are; counts the namespace's objects one by one if it is of one namespace.
-    pub(crate) fn len(&self) -> usize {
-        match self.namespace {
-            None => self.objects.len(),
-            Some(_) => self.iter().count(),
-        }
-    }
-
     fn range_from(&self, namespace: Arc<str>, name: Arc<str>) -> impl Iterator<Item = &Arc<Stored>> {
         let only = self.namespace.as_deref();
         self.objects

@@ -20,7 +20,13 @@ pub(crate) struct Items {
 }
 
 /// One object in the form that was asked for; `include` is Table's `includeObject`.
-pub(crate) fn object_body(kind: &Kind, bytes: &Bytes, accept: &Accept, include: &str, now: DateTime<Utc>) -> Bytes {
+pub(crate) fn object_body(
+    kind: &Kind,
+    bytes: &Bytes,
+    accept: &Accept,
+    include: &str,
+    now: DateTime<Utc>,
+) -> Bytes {
     match accept.form {
         Form::Whole => bytes.clone(),
         Form::Metadata => encode(&partial(&parse(bytes), &accept.form_version)),
@@ -52,7 +58,13 @@ pub(crate) fn watch_object(
 }
 
 /// A list in the form that was asked for.
-pub(crate) fn list_body(kind: &Kind, items: &Items, accept: &Accept, include: &str, now: DateTime<Utc>) -> Bytes {
+pub(crate) fn list_body(
+    kind: &Kind,
+    items: &Items,
+    accept: &Accept,
+    include: &str,
+    now: DateTime<Utc>,
+) -> Bytes {
     let mut metadata = json!({ "resourceVersion": items.revision.to_string() });
     if let Some(token) = &items.continues {
         metadata["continue"] = json!(token);
@@ -63,14 +75,19 @@ pub(crate) fn list_body(kind: &Kind, items: &Items, accept: &Accept, include: &s
     match accept.form {
         Form::Whole => concatenate(kind, items, &metadata),
         Form::Metadata => {
-            let objects: Vec<_> = items.objects.iter().map(|b| partial(&parse(b), &accept.form_version)).collect();
+            let objects: Vec<_> =
+                items.objects.iter().map(|b| partial(&parse(b), &accept.form_version)).collect();
             let version = format!("meta.k8s.io/{}", accept.form_version);
             encode(&json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": objects,
             }))
         }
         Form::Table => {
-            let rows = items.objects.iter().map(|b| row(kind, &parse(b), include, &accept.form_version, now)).collect();
+            let rows = items
+                .objects
+                .iter()
+                .map(|b| row(kind, &parse(b), include, &accept.form_version, now))
+                .collect();
             encode(&table(kind, metadata, rows, true, &accept.form_version))
         }
     }

@@ -37,9 +37,8 @@ pub(super) fn check_identity(
             metadata.insert("namespace".into(), json!(namespace));
         }
         (true, given) if given != namespace => {
-            return Err(Status::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request"
-            )));
+            let why = "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(Status::bad_request(why));
         }
         (true, _) => {}
     }
@@ -182,20 +181,6 @@ pub(super) fn finalizers(object: &Value) -> Vec<&str> {
 
 pub(super) fn is_deleting(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()
-}
-
-/// Whether what an object wants changed: everything but metadata and status.
-pub(super) fn wants_differ(old: &Value, new: &Value) -> bool {
-    let wants = |object: &Value| -> Vec<(String, Value)> {
-        let fields = object.as_object().into_iter().flatten();
-        let mut kept: Vec<_> = fields
-            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        kept.sort_by(|a, b| a.0.cmp(&b.0));
-        kept
-    };
-    wants(old) != wants(new)
 }
 
 /// Whether two states are the same but for the times at which managers wrote.

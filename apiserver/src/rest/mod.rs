@@ -59,7 +59,6 @@ pub(crate) struct Call {
     pub(crate) kind: Arc<Kind>,
     pub(crate) user: UserInfo,
     pub(crate) method: http::Method,
-    pub(crate) uri: http::Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) accept: Accept,
     pub(crate) body: Bytes,

@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{Answer, Call, WriteOptions, convert, metadata, typed};
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, Review};
 use crate::cache::Stored;
 use crate::negotiate;
 use crate::store::{Body, Cause, Change, CommitError, Durability, Key, Precondition, Revision, Transaction};
@@ -228,17 +228,11 @@ impl Attempt<'_> {
         typed::default(&call.kind, &mut object);
         strategy.default(&mut object);
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        let mut review = call.review(operation, &name, old);
-        review.new = Some(&mut object);
-        admission::mutate(&mut review)?;
-        drop(review);
+        admission::mutate(&mut Review { new: Some(&mut object), ..call.review(operation, &name, old) })?;
         typed::default(&call.kind, &mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
-        let mut review = call.review(operation, &name, old);
-        review.new = Some(&mut object);
-        admission::validate(&review)?;
-        drop(review);
+        admission::validate(&Review { new: Some(&mut object), ..call.review(operation, &name, old) })?;
         let durability = match strategy.haste(&context, &object, old) {
             Haste::Synced => Durability::Synced,
             Haste::Lazy => Durability::Lazy,

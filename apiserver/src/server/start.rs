@@ -79,7 +79,8 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, StartE
 
 async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> Result<Running, StartError> {
     let tasks = Tasks::new(shutdown.clone());
-    let cidr: ServiceCidr = config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
+    let cidr: ServiceCidr =
+        config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
     let objects = Objects::open(config.backend.clone(), config.clock, &store_tasks).await?;
@@ -128,9 +129,10 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
 async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
     match address {
         None => Ok(None),
-        Some(address) => {
-            TcpListener::bind(address).await.map(Some).map_err(|source| StartError::Listen { address, source })
-        }
+        Some(address) => TcpListener::bind(address)
+            .await
+            .map(Some)
+            .map_err(|source| StartError::Listen { address, source }),
     }
 }
 
@@ -162,13 +164,15 @@ impl Running {
         if let Some(url) = self.url() {
             self.server.pki.write_admin_kubeconfig(&url)?;
         }
+        let loopback = self.loopback(UserInfo::new("system:apiserver", &["system:masters"]));
+        let first = self.server.services.cidr().first();
+        let ensured =
+            bootstrap::run(first, self.address, |object| create(&self.server, loopback.clone(), object));
+        ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
+        // Not before: the default Service asks for its address again, which must not count as taken by itself.
         for stored in self.server.objects.list("services", None).iter() {
             self.server.services.note(&stored.value());
         }
-        let loopback = self.loopback(UserInfo::new("system:apiserver", &["system:masters"]));
-        let first = self.server.services.cidr().first();
-        let ensured = bootstrap::run(first, self.address, |object| create(&self.server, loopback.clone(), object));
-        ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
         self.server.ready.store(true, Ordering::Release);
         Ok(())
     }
@@ -210,7 +214,10 @@ impl Running {
 async fn create(server: &Arc<Server>, loopback: Loopback, object: Value) -> Result<(), Status> {
     let (group, version) = kinds::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
     let table = server.registry.table();
-    let found = table.rows().iter().find(|k| k.group == group && k.version == version && object["kind"] == k.kind.as_str());
+    let found = table
+        .rows()
+        .iter()
+        .find(|k| k.group == group && k.version == version && object["kind"] == k.kind.as_str());
     let kind = found.ok_or_else(Status::unknown_resource)?;
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let path = match object["metadata"]["namespace"].as_str() {

@@ -212,7 +212,7 @@ impl Start {
         let log = Log::open(self.files.clone(), self.dir.join("log"), first, limits.segment_bytes)?;
         let archive = log.archive();
         if let Some(checkpoint) = checkpoint {
-            match self.from_state(checkpoint, &archive) {
+            match self.open_state(checkpoint, &archive) {
                 Ok((base, entries)) => {
                     return Ok((log, self.replay(base, entries, &archive, checkpoint.generation, snapshot)?));
                 }
@@ -224,7 +224,7 @@ impl Start {
                 }
             }
         }
-        let base = self.from_snapshot(snapshot, &archive)?;
+        let base = self.read_snapshot(snapshot, &archive)?;
         let generation = state::generations(&self.dir).into_iter().max().unwrap_or(0) + 1;
         let entries = self.entries(&archive, base.revision)?;
         Ok((log, self.replay(base, entries, &archive, generation, snapshot)?))
@@ -240,7 +240,7 @@ impl Start {
     }
 
     /// sled at its checkpoint, if it opens and is what it was, and the log's entries.
-    fn from_state(
+    fn open_state(
         &self,
         checkpoint: Checkpoint,
         archive: &log::Archive,
@@ -264,7 +264,7 @@ impl Start {
     }
 
     /// The newest snapshot that is whole; without one, nothing, if the log goes back to the beginning.
-    fn from_snapshot(&self, newest: Revision, archive: &log::Archive) -> Result<Base, OpenError> {
+    fn read_snapshot(&self, newest: Revision, archive: &log::Archive) -> Result<Base, OpenError> {
         let dir = self.dir.join("snapshot");
         if newest > 0 {
             let records = snapshot::read(&*self.files, &dir, newest).map_err(self.io("snapshot"))?;

@@ -14,8 +14,10 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
+type Pairs = &'static [(&'static str, &'static str)];
+
 /// Field pairs by storage prefix: the stored name, and that of the other group.
-static RENAMED: &[(&str, &str, &[(&str, &str)])] = &[("events", "events.k8s.io", EVENT_FIELDS)];
+static RENAMED: &[(&str, &str, Pairs)] = &[("events", "events.k8s.io", EVENT_FIELDS)];
 
 /// Rewrites `object` from one row's form to the other's. Type names are the caller's.
 pub(crate) fn convert(from: &Kind, to: &Kind, object: &mut Value) {
@@ -36,7 +38,8 @@ pub(crate) fn convert(from: &Kind, to: &Kind, object: &mut Value) {
 /// The stored path of a field that a selector names in `kind`'s own words.
 pub(crate) fn stored_field<'a>(kind: &Kind, path: &'a str) -> std::borrow::Cow<'a, str> {
     let (head, tail) = path.split_once('.').map_or((path, None), |(h, t)| (h, Some(t)));
-    let renamed = RENAMED.iter().filter(|(storage, group, _)| kind.storage == *storage && kind.group == *group);
+    let renamed =
+        RENAMED.iter().filter(|(storage, group, _)| kind.storage == *storage && kind.group == *group);
     let found = renamed.flat_map(|(_, _, pairs)| pairs.iter()).find(|(_, shown)| *shown == head);
     match (found, tail) {
         (None, _) => path.into(),

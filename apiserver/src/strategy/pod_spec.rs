@@ -178,6 +178,7 @@ pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
             return;
         }
     }
+    let before = errors.len();
     check_deadline(new, old, errors);
     check_gates(new, old, errors);
     let is_gated = !items(&old["schedulingGates"]).is_empty();
@@ -190,7 +191,7 @@ pub(super) fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
             keep(&mut masked, old, "affinity");
         }
     }
-    if masked != *old && errors.is_empty() {
+    if masked != *old && errors.len() == before {
         errors.push(FieldError::forbidden("spec", MAY_CHANGE));
     }
 }

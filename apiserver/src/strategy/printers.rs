@@ -152,7 +152,10 @@ fn or_none(text: &str) -> Value {
 /// A plain map of labels as `a=b,c=d`.
 fn labels(map: &Value) -> String {
     let pairs = map.as_object().into_iter().flatten();
-    pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+    pairs
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A LabelSelector as text.
@@ -193,8 +196,10 @@ mod tests {
     pub(super) fn check(print: Cells, object: &Value, expected: &[&str]) {
         let made = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").expect("a time").to_utc();
         let printed = print(&Printed { object, now: made + TimeDelta::minutes(5) });
-        let texts: Vec<String> =
-            printed.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect();
+        let texts: Vec<String> = printed
+            .iter()
+            .map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))
+            .collect();
         assert_eq!(texts, expected);
     }
 }

@@ -27,13 +27,20 @@ fn bind(call: Call) -> BoxFuture<'static, Answer> {
             return Err(Status::invalid_kind("", "Binding", &call.info.name, vec![error]));
         }
         if body["target"]["kind"].as_str().is_some_and(|k| !k.is_empty() && k != "Node") {
-            let error = FieldError::not_supported("target.kind", body["target"]["kind"].clone(), &["Node", "<empty>"]);
+            let error = FieldError::not_supported(
+                "target.kind",
+                body["target"]["kind"].clone(),
+                &["Node", "<empty>"],
+            );
             return Err(Status::invalid_kind("", "Binding", &call.info.name, vec![error]));
         }
         write_object(&call, &options, |pod| assign(&call, pod, &body, &node)).await?;
-        call.plain(StatusCode::CREATED, &json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
-        }))
+        call.plain(
+            StatusCode::CREATED,
+            &json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+            }),
+        )
     }
     .boxed()
 }
@@ -45,7 +52,9 @@ fn assign(call: &Call, pod: &Value, body: &Value, node: &str) -> Result<Value, S
         && pod["metadata"]["uid"].as_str() != Some(uid)
     {
         let actual = pod["metadata"]["uid"].as_str().unwrap_or_default();
-        return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"));
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
+        ));
     }
     if pod["metadata"]["deletionTimestamp"].is_string() {
         return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));

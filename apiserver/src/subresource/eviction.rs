@@ -30,9 +30,12 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
             take_budget(&call, &pod, options.dry_run).await?;
         }
         remove(&call, &call.info.name, &options).await?;
-        call.plain(StatusCode::CREATED, &json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
-        }))
+        call.plain(
+            StatusCode::CREATED,
+            &json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+            }),
+        )
     }
     .boxed()
 }
@@ -55,11 +58,17 @@ async fn take_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Stat
         let budget = match budgets.as_slice() {
             [] => return Ok(()),
             [one] => one,
-            _ => return Err(Status::unexplained(500, "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+            _ => {
+                return Err(Status::unexplained(
+                    500,
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                ));
+            }
         };
         let value = budget.value();
         let always = value["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
-        let healthy_enough = value["status"]["currentHealthy"].as_i64() >= value["status"]["desiredHealthy"].as_i64()
+        let healthy_enough = value["status"]["currentHealthy"].as_i64()
+            >= value["status"]["desiredHealthy"].as_i64()
             && value["status"]["desiredHealthy"].as_i64().is_some_and(|d| d > 0);
         if !is_ready(pod) && (always || healthy_enough) {
             return Ok(());
@@ -91,7 +100,9 @@ fn disrupted(call: &Call, budget: &Value) -> Result<Value, Status> {
         let has = budget["status"]["currentHealthy"].as_i64().unwrap_or_default();
         let message = match stale {
             true => format!("The disruption budget {name} is still being processed by the server."),
-            false => format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently"),
+            false => {
+                format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently")
+            }
         };
         let cause = Cause { reason: "DisruptionBudget".into(), message, field: String::new() };
         let details = Details { causes: vec![cause], ..Details::default() };

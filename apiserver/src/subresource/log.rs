@@ -15,5 +15,19 @@ impl Subresource for Log {
 }
 
 fn answer(call: Call) -> BoxFuture<'static, Answer> {
-    node_proxy::container(call, "containerLogs", &["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"]).boxed()
+    node_proxy::container(
+        call,
+        "containerLogs",
+        &[
+            "follow",
+            "previous",
+            "timestamps",
+            "sinceSeconds",
+            "sinceTime",
+            "tailLines",
+            "limitBytes",
+            "stream",
+        ],
+    )
+    .boxed()
 }

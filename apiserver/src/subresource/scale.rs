@@ -86,6 +86,9 @@ mod tests {
         assert_eq!(scale["status"], json!({ "replicas": 2, "selector": "a=b" }));
         let next = Scale.write(kind, &object, json!({ "spec": { "replicas": 5 } })).unwrap();
         assert_eq!(next["spec"]["replicas"], 5);
-        assert_eq!(Scale.write(kind, &object, json!({ "spec": { "replicas": -1 } })).unwrap_err().code(), 422);
+        assert_eq!(
+            Scale.write(kind, &object, json!({ "spec": { "replicas": -1 } })).unwrap_err().code(),
+            422
+        );
     }
 }

@@ -33,7 +33,13 @@ impl Client {
         self.running.take().unwrap().stopped().await;
     }
 
-    pub(crate) async fn send(&self, method: &str, path: &str, media: &str, body: Body) -> http::Response<Body> {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        body: Body,
+    ) -> http::Response<Body> {
         let request = http::Request::builder()
             .method(method)
             .uri(path)

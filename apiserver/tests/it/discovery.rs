@@ -10,12 +10,14 @@ async fn every_group_version_has_a_document_whose_paths_say_that_the_server_vali
     let client = Client::start().await;
     let root = client.get("/openapi/v3").await.1;
     for kind in kinds::builtin().iter().filter(|k| !k.storage.is_empty()) {
-        let name = if kind.group.is_empty() { "api/v1".to_owned() } else { format!("apis/{}", kind.api_version()) };
+        let name =
+            if kind.group.is_empty() { "api/v1".to_owned() } else { format!("apis/{}", kind.api_version()) };
         let url = root["paths"][&name]["serverRelativeURL"].as_str().unwrap_or_else(|| panic!("{name}"));
         let document = client.get(url).await.1;
         let named = json!({ "group": kind.group, "version": kind.version, "kind": kind.kind });
         let paths = document["paths"].as_object().unwrap();
-        let patch = paths.values().map(|p| &p["patch"]).find(|o| o["x-kubernetes-group-version-kind"] == named);
+        let patch =
+            paths.values().map(|p| &p["patch"]).find(|o| o["x-kubernetes-group-version-kind"] == named);
         let validates = |o: &serde_json::Value| o["parameters"].to_string().contains("fieldValidation");
         assert!(patch.is_some_and(validates), "{name} {}", kind.kind);
         let schema = &document["components"]["schemas"][&kind.definition];

@@ -26,7 +26,8 @@ impl Kubectl {
     async fn run(&self, args: &[&str]) -> String {
         let output = tokio::time::timeout(Duration::from_secs(30), self.command(args).output()).await;
         let output = output.unwrap_or_else(|_| panic!("kubectl {args:?} did not end")).unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "kubectl {args:?}: {said}");
         said
     }
@@ -39,7 +40,8 @@ impl Kubectl {
 }
 
 fn is_installed() -> bool {
-    std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| Path::new(&d).join("kubectl").exists()))
+    std::env::var_os("PATH")
+        .is_some_and(|p| std::env::split_paths(&p).any(|d| Path::new(&d).join("kubectl").exists()))
 }
 
 const MANIFEST: &str = "
@@ -70,7 +72,8 @@ async fn kubectl_works_as_against_any_cluster() {
     let shutdown = Shutdown::new();
     let config = Config { pki_dir: Some(data.path().join("pki")), ..Config::listening_locally(0) };
     let running = apiserver::start(config, shutdown.clone()).await.unwrap();
-    let kubectl = Kubectl { config: data.path().join("admin.kubeconfig"), home: tempfile::tempdir().unwrap() };
+    let kubectl =
+        Kubectl { config: data.path().join("admin.kubeconfig"), home: tempfile::tempdir().unwrap() };
     reads(&kubectl).await;
     writes(&kubectl).await;
     generators(&kubectl).await;
@@ -105,7 +108,12 @@ async fn writes(kubectl: &Kubectl) {
     kubectl.run(&["rollout", "restart", "deployment/web"]).await;
     kubectl.run(&["patch", "deploy", "web", "-p", r#"{"spec":{"paused":true}}"#]).await;
     assert!(kubectl.run(&["describe", "deploy", "web"]).await.contains("3 desired"));
-    assert!(kubectl.run(&["delete", "deploy", "web", "--cascade=orphan", "--wait=false"]).await.contains("deleted"));
+    assert!(
+        kubectl
+            .run(&["delete", "deploy", "web", "--cascade=orphan", "--wait=false"])
+            .await
+            .contains("deleted")
+    );
 }
 
 /// These send protobuf.

@@ -1,5 +1,7 @@
 //! The API server from outside: its layers through a loopback, and the real kubectl over its socket.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod client;
 mod discovery;
 mod kubectl;

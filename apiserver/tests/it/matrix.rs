@@ -54,7 +54,11 @@ async fn check(client: &Client, kind: &kinds::Kind) -> Result<(), String> {
     let applied = expect("apply", 200, applied)?;
     same("applied", &applied["metadata"]["labels"]["applied"], &json!("yes"))?;
     tables(client, kind, &item).await?;
-    expect("dry run", 200, client.call("DELETE", &format!("{item}?dryRun=All"), "application/json", &Value::Null).await)?;
+    expect(
+        "dry run",
+        200,
+        client.call("DELETE", &format!("{item}?dryRun=All"), "application/json", &Value::Null).await,
+    )?;
     expect("still there", 200, client.get(&item).await)?;
     let path = format!("{item}?gracePeriodSeconds=0");
     expect("delete", 200, client.delete(&path).await)?;
@@ -90,7 +94,11 @@ async fn tables(client: &Client, kind: &kinds::Kind, item: &str) -> Result<(), S
 }
 
 fn expect(what: &str, code: u16, (found, body): (u16, Value)) -> Result<Value, String> {
-    if found == code { Ok(body) } else { Err(format!("{what}: {found} instead of {code}: {}", body["message"])) }
+    if found == code {
+        Ok(body)
+    } else {
+        Err(format!("{what}: {found} instead of {code}: {}", body["message"]))
+    }
 }
 
 fn same(what: &str, a: &Value, b: &Value) -> Result<(), String> {

@@ -22,7 +22,9 @@ fn parts(kind: &str) -> Value {
     match kind {
         "Pod" => json!({ "spec": pod_template()["spec"] }),
         "PodTemplate" => json!({ "template": pod_template() }),
-        "ReplicationController" => json!({ "spec": { "selector": { "app": "x" }, "template": pod_template() } }),
+        "ReplicationController" => {
+            json!({ "spec": { "selector": { "app": "x" }, "template": pod_template() } })
+        }
         "Service" => json!({ "spec": { "ports": [{ "port": 80 }] } }),
         "PersistentVolume" => json!({ "spec": {
             "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/tmp/x" },
@@ -30,8 +32,12 @@ fn parts(kind: &str) -> Value {
         "PersistentVolumeClaim" => json!({ "spec": {
             "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } },
         }}),
-        "Deployment" | "ReplicaSet" | "DaemonSet" => json!({ "spec": { "selector": selector, "template": pod_template() } }),
-        "StatefulSet" => json!({ "spec": { "serviceName": "s", "selector": selector, "template": pod_template() } }),
+        "Deployment" | "ReplicaSet" | "DaemonSet" => {
+            json!({ "spec": { "selector": selector, "template": pod_template() } })
+        }
+        "StatefulSet" => {
+            json!({ "spec": { "serviceName": "s", "selector": selector, "template": pod_template() } })
+        }
         "ControllerRevision" => json!({ "revision": 1, "data": { "a": "b" } }),
         "HorizontalPodAutoscaler" => json!({ "spec": {
             "maxReplicas": 3, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" },
@@ -41,7 +47,9 @@ fn parts(kind: &str) -> Value {
         "Lease" => json!({ "spec": { "holderIdentity": "me", "leaseDurationSeconds": 10 } }),
         "EndpointSlice" => json!({ "addressType": "IPv4", "endpoints": [], "ports": [] }),
         "IngressClass" => json!({ "spec": { "controller": "example.com/c" } }),
-        "Ingress" => json!({ "spec": { "defaultBackend": { "service": { "name": "s", "port": { "number": 80 } } } } }),
+        "Ingress" => {
+            json!({ "spec": { "defaultBackend": { "service": { "name": "s", "port": { "number": 80 } } } } })
+        }
         "NetworkPolicy" => json!({ "spec": { "podSelector": {} } }),
         "RuntimeClass" => json!({ "handler": "h" }),
         "PodDisruptionBudget" => json!({ "spec": { "minAvailable": 1, "selector": selector } }),
@@ -57,7 +65,8 @@ fn parts(kind: &str) -> Value {
 
 /// An object of `kind`, in the namespace `default` if it lives in one.
 pub(crate) fn object(kind: &Kind, name: &str) -> Value {
-    let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name } });
+    let mut object =
+        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name } });
     let parts = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Event") => json!({
             "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "r", "message": "m",
@@ -79,5 +88,9 @@ pub(crate) fn collection(kind: &Kind) -> String {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),
     };
-    if kind.is_namespaced() { format!("{root}/namespaces/default/{}", kind.plural) } else { format!("{root}/{}", kind.plural) }
+    if kind.is_namespaced() {
+        format!("{root}/namespaces/default/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    }
 }

@@ -20,11 +20,15 @@ async fn a_watch_begins_with_all_of_601_objects_and_the_mark_of_their_end() {
     for index in 0..601 {
         assert_eq!(client.post(MAPS, &map(&format!("m{index:03}"))).await.0, 201);
     }
-    let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let query =
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     let mut events = client.watch(&format!("{MAPS}?{query}")).await;
     for index in 0..601 {
         let event = events.next().await.unwrap();
-        assert_eq!((event["type"].as_str().unwrap(), name_of(&event)), ("ADDED", format!("m{index:03}").as_str()));
+        assert_eq!(
+            (event["type"].as_str().unwrap(), name_of(&event)),
+            ("ADDED", format!("m{index:03}").as_str())
+        );
     }
     let mark = events.next().await.unwrap();
     assert_eq!(mark["type"], "BOOKMARK");
@@ -79,7 +83,8 @@ async fn pages_show_one_revision_whatever_is_written_between_them() {
     client.post(MAPS, &map("m4a")).await;
     let token = first["metadata"]["continue"].as_str().unwrap();
     let rest = client.get(&format!("{MAPS}?limit=100&continue={token}")).await.1;
-    let names: Vec<_> = rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        rest["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["m4", "m5", "m6", "m7", "m8", "m9"]);
     assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     client.stop().await;

@@ -32,7 +32,8 @@ async fn a_syntax_error_names_line_and_column_and_writes_nothing() {
     let client = Client::start().await;
     let response = client.send("POST", MAPS, "application/json", Body::from("{\n \"kind\": }")).await;
     assert_eq!(response.status().as_u16(), 400);
-    let response = client.send("POST", MAPS, "application/json", Body::from("x".repeat(4 * 1024 * 1024))).await;
+    let response =
+        client.send("POST", MAPS, "application/json", Body::from("x".repeat(4 * 1024 * 1024))).await;
     assert_eq!(response.status().as_u16(), 413);
     client.stop().await;
 }

@@ -65,17 +65,39 @@ fn roles(printed: &Printed<'_>) -> String {
 pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
     // events.k8s.io names the same facts otherwise.
     let first_of = |pointers: &[&str]| {
-        pointers.iter().map(|pointer| printed.text(pointer)).find(|text| !text.is_empty()).unwrap_or_default().to_owned()
+        pointers
+            .iter()
+            .map(|pointer| printed.text(pointer))
+            .find(|text| !text.is_empty())
+            .unwrap_or_default()
+            .to_owned()
     };
     let since = |text: String| json!(printed.since(&text));
-    let first = first_of(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
-    let last = first_of(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
+    let first = first_of(&[
+        "/firstTimestamp",
+        "/deprecatedFirstTimestamp",
+        "/eventTime",
+        "/metadata/creationTimestamp",
+    ]);
+    let last = first_of(&[
+        "/series/lastObservedTime",
+        "/lastTimestamp",
+        "/deprecatedLastTimestamp",
+        "/eventTime",
+        "/metadata/creationTimestamp",
+    ]);
     let kind = first_of(&["/involvedObject/kind", "/regarding/kind"]).to_lowercase();
     let name = first_of(&["/involvedObject/name", "/regarding/name"]);
     let host = first_of(&["/source/host", "/deprecatedSource/host"]);
-    let component = first_of(&["/source/component", "/deprecatedSource/component", "/reportingComponent", "/reportingController"]);
+    let component = first_of(&[
+        "/source/component",
+        "/deprecatedSource/component",
+        "/reportingComponent",
+        "/reportingController",
+    ]);
     let source = if host.is_empty() { component } else { format!("{component}, {host}") };
-    let count = ["/series/count", "/count", "/deprecatedCount"].iter().map(|p| printed.count(p)).find(|n| *n > 0);
+    let count =
+        ["/series/count", "/count", "/deprecatedCount"].iter().map(|p| printed.count(p)).find(|n| *n > 0);
     vec![
         since(last),
         json!(printed.text("/type")),
@@ -85,7 +107,7 @@ pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
         json!(source),
         json!(first_of(&["/message", "/note"]).trim()),
         since(first),
-        json!(count.unwrap_or(1).to_string()),
+        json!(count.unwrap_or(1)),
         printed.name(),
     ]
 }
@@ -123,7 +145,14 @@ pub(super) fn role_binding(printed: &Printed<'_>) -> Vec<Value> {
         json!(names.join(", "))
     };
     let role = format!("{}/{}", printed.text("/roleRef/kind"), printed.text("/roleRef/name"));
-    vec![printed.name(), json!(role), printed.age(), subjects("User"), subjects("Group"), subjects("ServiceAccount")]
+    vec![
+        printed.name(),
+        json!(role),
+        printed.age(),
+        subjects("User"),
+        subjects("Group"),
+        subjects("ServiceAccount"),
+    ]
 }
 
 #[cfg(test)]
@@ -137,8 +166,18 @@ mod tests {
             "labels": {"node-role.kubernetes.io/worker": ""}}, "spec": {"unschedulable": true},
             "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1.36.0"},
             "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}});
-        let expected = ["n1", "Ready,SchedulingDisabled", "worker", "5m", "v1.36.0", "10.0.0.1", "<none>",
-            "<unknown>", "<unknown>", "<unknown>"];
+        let expected = [
+            "n1",
+            "Ready,SchedulingDisabled",
+            "worker",
+            "5m",
+            "v1.36.0",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "<unknown>",
+            "<unknown>",
+        ];
         check(node, &object, &expected);
     }
 
@@ -147,7 +186,8 @@ mod tests {
         let core = json!({"metadata": {"name": "e", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Normal",
             "reason": "Started", "message": "Started it", "count": 2, "involvedObject": {"kind": "Pod", "name": "web"},
             "source": {"component": "kubelet", "host": "n1"}, "lastTimestamp": "2026-01-01T00:04:00Z"});
-        let expected = ["60s", "Normal", "Started", "pod/web", "", "kubelet, n1", "Started it", "5m", "2", "e"];
+        let expected =
+            ["60s", "Normal", "Started", "pod/web", "", "kubelet, n1", "Started it", "5m", "2", "e"];
         check(event, &core, &expected);
         let newer = json!({"metadata": {"name": "e", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Normal",
             "reason": "Started", "note": "Started it", "deprecatedCount": 2, "regarding": {"kind": "Pod", "name": "web"},

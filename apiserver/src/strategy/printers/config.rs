@@ -7,7 +7,7 @@ use super::Printed;
 fn entries(printed: &Printed<'_>, pointers: &[&str]) -> Value {
     let count: usize =
         pointers.iter().map(|pointer| printed.at(pointer).as_object().map_or(0, serde_json::Map::len)).sum();
-    json!(count.to_string())
+    json!(count)
 }
 
 pub(super) fn config_map(printed: &Printed<'_>) -> Vec<Value> {
@@ -27,7 +27,8 @@ pub(super) fn resource_quota(printed: &Printed<'_>) -> Vec<Value> {
     let hard = printed.at("/status/hard");
     for (name, amount) in hard.as_object().into_iter().flatten() {
         let used = printed.at("/status/used");
-        let text = format!("{name}: {}/{}", used[name].as_str().unwrap_or("0"), amount.as_str().unwrap_or_default());
+        let text =
+            format!("{name}: {}/{}", used[name].as_str().unwrap_or("0"), amount.as_str().unwrap_or_default());
         if name.starts_with("limits.") { limits.push(text) } else { requests.push(text) }
     }
     vec![printed.name(), json!(requests.join(", ")), json!(limits.join(", ")), printed.age()]

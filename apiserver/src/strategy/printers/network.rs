@@ -27,7 +27,9 @@ fn external_address(printed: &Printed<'_>) -> String {
     match printed.text("/spec/type") {
         "ExternalName" => printed.text("/spec/externalName").to_owned(),
         "LoadBalancer" if balanced.is_empty() && external.is_empty() => "<pending>".to_owned(),
-        "LoadBalancer" => [balanced, external].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(","),
+        "LoadBalancer" => {
+            [balanced, external].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(",")
+        }
         _ if external.is_empty() => "<none>".to_owned(),
         _ => external,
     }
@@ -99,8 +101,11 @@ pub(super) fn endpoint_slice(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn ingress(printed: &Printed<'_>) -> Vec<Value> {
-    let hosts: Vec<String> =
-        printed.list("/spec/rules").iter().filter_map(|rule| rule["host"].as_str().map(str::to_owned)).collect();
+    let hosts: Vec<String> = printed
+        .list("/spec/rules")
+        .iter()
+        .filter_map(|rule| rule["host"].as_str().map(str::to_owned))
+        .collect();
     let hosts = if hosts.is_empty() { "*".to_owned() } else { first_three(&hosts) };
     let addresses = join(
         printed
@@ -120,7 +125,8 @@ pub(super) fn ingress(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn ingress_class(printed: &Printed<'_>) -> Vec<Value> {
-    let parameters = match (printed.text("/spec/parameters/kind"), printed.text("/spec/parameters/apiGroup")) {
+    let parameters = match (printed.text("/spec/parameters/kind"), printed.text("/spec/parameters/apiGroup"))
+    {
         ("", _) => "<none>".to_owned(),
         (kind, "") => format!("{kind}/{}", printed.text("/spec/parameters/name")),
         (kind, group) => format!("{kind}.{group}/{}", printed.text("/spec/parameters/name")),
@@ -142,7 +148,11 @@ mod tests {
         let object = json!({"metadata": {"name": "web", "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "selector": {"app": "web"},
             "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}});
-        check(service, &object, &["web", "NodePort", "10.96.0.9", "<none>", "80:30080/TCP,53/UDP", "5m", "app=web"]);
+        check(
+            service,
+            &object,
+            &["web", "NodePort", "10.96.0.9", "<none>", "80:30080/TCP,53/UDP", "5m", "app=web"],
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::{Printed, labels, or_none};
 
 pub(super) fn pod(printed: &Printed<'_>) -> Vec<Value> {
     let ready = printed.list("/status/containerStatuses").iter().filter(|c| c["ready"] == true).count();
-    let sidecars = printed.list("/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").count();
+    let sidecars =
+        printed.list("/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").count();
     let ready_sidecars = sidecar_statuses(printed).filter(|status| status["ready"] == true).count();
     let total = printed.list("/spec/containers").len() + sidecars;
     vec![
@@ -150,14 +151,32 @@ mod tests {
         let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason}}});
         let cases = [
             (json!({"status": {"phase": "Pending"}}), "Pending"),
-            (json!({"status": {"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}}), "CrashLoopBackOff"),
-            (json!({"status": {"phase": "Running"}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), "Terminating"),
-            (json!({"status": {"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}}), "Completed"),
-            (json!({"status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}}), "ExitCode:3"),
+            (
+                json!({"status": {"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}}),
+                "CrashLoopBackOff",
+            ),
+            (
+                json!({"status": {"phase": "Running"}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+                "Terminating",
+            ),
+            (
+                json!({"status": {"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}}),
+                "Completed",
+            ),
+            (
+                json!({"status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}}),
+                "ExitCode:3",
+            ),
             (json!({"status": {"phase": "Failed", "reason": "Evicted"}}), "Evicted"),
-            (json!({"spec": {"initContainers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Pending",
-                "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0}}}, {"name": "b", "state": {"running": {}}}]}}), "Init:1/2"),
-            (json!({"status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}}), "SchedulingGated"),
+            (
+                json!({"spec": {"initContainers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Pending",
+                "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0}}}, {"name": "b", "state": {"running": {}}}]}}),
+                "Init:1/2",
+            ),
+            (
+                json!({"status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}}),
+                "SchedulingGated",
+            ),
         ];
         for (object, expected) in cases {
             assert_eq!(status_of(object.clone()), expected, "{object}");

@@ -60,12 +60,14 @@ pub(super) fn daemon_set(printed: &Printed<'_>) -> Vec<Value> {
 
 pub(super) fn controller_revision(printed: &Printed<'_>) -> Vec<Value> {
     let owners = printed.list("/metadata/ownerReferences");
-    let controller = owners.iter().find(|owner| owner["controller"] == true).map_or_else(String::new, |owner| {
-        let text = |key: &str| owner[key].as_str().unwrap_or_default();
-        let group = text("apiVersion").split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
-        format!("{}{group}/{}", text("kind").to_lowercase(), text("name"))
-    });
-    vec![printed.name(), or_none(&controller), json!(printed.count("/revision").to_string()), printed.age()]
+    let controller =
+        owners.iter().find(|owner| owner["controller"] == true).map_or_else(String::new, |owner| {
+            let text = |key: &str| owner[key].as_str().unwrap_or_default();
+            let group =
+                text("apiVersion").split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
+            format!("{}{group}/{}", text("kind").to_lowercase(), text("name"))
+        });
+    vec![printed.name(), or_none(&controller), json!(printed.count("/revision")), printed.age()]
 }
 
 pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
@@ -84,14 +86,18 @@ pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
-    let target = format!("{}/{}", printed.text("/spec/scaleTargetRef/kind"), printed.text("/spec/scaleTargetRef/name"));
+    let target = format!(
+        "{}/{}",
+        printed.text("/spec/scaleTargetRef/kind"),
+        printed.text("/spec/scaleTargetRef/name")
+    );
     vec![
         printed.name(),
         json!(target),
         json!(metrics(printed)),
         printed.object.pointer("/spec/minReplicas").map_or(json!("<unset>"), |min| json!(min.to_string())),
-        json!(printed.count("/spec/maxReplicas").to_string()),
-        json!(printed.count("/status/currentReplicas").to_string()),
+        json!(printed.count("/spec/maxReplicas")),
+        json!(printed.count("/status/currentReplicas")),
         printed.age(),
     ]
 }
