@@ -13,7 +13,10 @@ fn wrong_manifests_name_the_fault_and_change_nothing() {
     let cases = [
         ("kind: A\nspec:\n  a: [1\nb: 2\n", "line 4 column 2"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, dat: {}}", "dat"),
-        ("{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}, spec: {replicas: many}}", "spec.replicas"),
+        (
+            "{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}, spec: {replicas: many}}",
+            "spec.replicas",
+        ),
         ("{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {}}", "spec.containers"),
         ("{apiVersion: apps/v1, kind: Deploymnt, metadata: {name: x}}", "near: Deployment (apps/v1)"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {name: Not_A_Name}}", "metadata.name"),
@@ -33,7 +36,11 @@ fn a_stale_update_conflicts() {
     let stale = kubectl.run(&["get", "cm", "c", "-o", "yaml"]);
     kubectl.run(&["patch", "cm", "c", "-p", "{\"data\":{\"a\":\"2\"}}"]);
     let said = kubectl.try_input(&["replace", "-f", "-"], &stale);
-    assert!(said.err.contains("(Conflict)") && said.err.contains("the object has been modified"), "{}", said.err);
+    assert!(
+        said.err.contains("(Conflict)") && said.err.contains("the object has been modified"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]

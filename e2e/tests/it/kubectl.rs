@@ -65,7 +65,9 @@ fn kubectl_works_unchanged() {
     kubectl.run(&["rollout", "status", "deploy/web", "--timeout", "60s"]);
 
     kubectl.run(&["label", "deploy/web", "tier=front"]);
-    assert!(kubectl.run(&["get", "deploy", "-l", "tier=front", "-o", "name"]).contains("deployment.apps/web"));
+    assert!(
+        kubectl.run(&["get", "deploy", "-l", "tier=front", "-o", "name"]).contains("deployment.apps/web")
+    );
     let mut edit = kubectl.command(&["edit", "deploy/web"]);
     let edited = edit.env("EDITOR", "sed -i s/tier:.front/tier:\\ back/").output().expect("kubectl runs");
     assert!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
@@ -106,7 +108,8 @@ fn kubectl_creates_what_its_generators_make() {
         kubectl.run(&["auth", "can-i", "get", "pods", "--as=system:serviceaccount:default:robot"]).trim(),
         "yes"
     );
-    let denied = kubectl.try_run(&["auth", "can-i", "delete", "pods", "--as=system:serviceaccount:default:robot"]);
+    let denied =
+        kubectl.try_run(&["auth", "can-i", "delete", "pods", "--as=system:serviceaccount:default:robot"]);
     assert_eq!(denied.out.trim(), "no");
     kubectl.run(&["delete", "namespace", "shop", "--timeout", "60s"]);
 }

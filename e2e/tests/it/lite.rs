@@ -11,7 +11,10 @@ fn kubectl_lite_does_its_verbs() {
 
     assert!(lite.run(&["version"]).contains("Server Version: v1.36"));
     assert!(lite.run(&["api-resources"]).contains("deployments"));
-    assert_eq!(lite.run(&["create", "deployment", "web", "--image", "example.test/web", "--replicas", "2"]), "deployment.apps/web created\n");
+    assert_eq!(
+        lite.run(&["create", "deployment", "web", "--image", "example.test/web", "--replicas", "2"]),
+        "deployment.apps/web created\n"
+    );
     lite.run(&["rollout", "status", "deploy/web", "--timeout", "60s"]);
     lite.run(&["wait", "deploy/web", "--for", "condition=Available", "--timeout", "60s"]);
     assert_eq!(lite.run(&["get", "pods", "-l", "app=web"]).matches("Running").count(), 2);
@@ -31,5 +34,8 @@ fn kubectl_lite_does_its_verbs() {
     assert_eq!(lite.run(&["delete", "deploy/web", "pod/one"]).lines().count(), 2);
 
     let unknown = lite.try_run(&["get", "podz"]);
-    assert_eq!((unknown.code, unknown.err.as_str()), (Some(1), "error: the server doesn't have a resource type \"podz\"; did you mean \"pods\"?\n"));
+    assert_eq!(
+        (unknown.code, unknown.err.as_str()),
+        (Some(1), "error: the server doesn't have a resource type \"podz\"; did you mean \"pods\"?\n")
+    );
 }

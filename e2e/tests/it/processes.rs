@@ -85,6 +85,10 @@ fn separate_processes_form_the_same_cluster_and_survive_being_killed() {
     apiserver.crash();
     let _apiserver = apart.apiserver();
     kubectl.until(&["get", "--raw", "/readyz"], "ok", LIMIT);
-    kubectl.until(&["get", "deploy", "web", "-o", "jsonpath={.status.readyReplicas}"], "5", Duration::from_secs(90));
+    kubectl.until(
+        &["get", "deploy", "web", "-o", "jsonpath={.status.readyReplicas}"],
+        "5",
+        Duration::from_secs(90),
+    );
     assert_eq!(kubectl.run(&["get", "pods", "-o", "name"]).lines().count(), 5, "no pod too many");
 }
