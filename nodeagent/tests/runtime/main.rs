@@ -1,5 +1,7 @@
 //! The embedded runtime with real processes. Needs root and `/bin/busybox` (Debian: busybox-static).
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod cri;
+mod registry;
 
 const IMAGE: &str = "localhost/busybox:test";
 const LIMIT: Duration = Duration::from_secs(60);

@@ -204,7 +204,7 @@ impl OciRuntime {
         let fd = started.shim.is_alive().then(|| pidfd(started.shim.pid)).flatten();
         let (runtime, id) = (Arc::clone(self), id.to_owned());
         self.tasks.spawn_until_shutdown("container exit", async move {
-            if let Some(fd) = fd.and_then(|fd| register(fd)) {
+            if let Some(fd) = fd.and_then(register) {
                 // An error means that there is nothing to wait for.
                 drop(fd.readable().await);
             }
@@ -228,10 +228,9 @@ impl OciRuntime {
 
     fn note_exit(&self, id: &str, exit: Exit) {
         let file = self.container_folder(id).join(EXIT_FILE);
-        if !file.exists() {
-            if let Err(error) = write_json_atomically(&file, &exit) {
-                tracing::warn!(container = id, "cannot note the exit: {error}");
-            }
+        let written = if file.exists() { Ok(()) } else { write_json_atomically(&file, &exit) };
+        if let Err(error) = written {
+            tracing::warn!(container = id, "cannot note the exit: {error}");
         }
         let noted = self.entry_mut(id, |entry| drop(entry.exit.send_replace(Some(exit))));
         if noted.is_ok() {

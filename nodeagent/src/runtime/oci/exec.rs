@@ -72,10 +72,10 @@ impl OciRuntime {
         }
         description["args"] = serde_json::json!(command);
         description["terminal"] = serde_json::json!(tty);
-        if let Some(variables) = description["env"].as_array_mut().filter(|_| tty) {
-            if !variables.iter().any(|it| it.as_str().is_some_and(|it| it.starts_with("TERM="))) {
-                variables.push("TERM=xterm".into());
-            }
+        let names_terminal = |it: &serde_json::Value| it.as_str().is_some_and(|it| it.starts_with("TERM="));
+        let variables = description["env"].as_array_mut().filter(|_| tty);
+        if let Some(variables) = variables.filter(|variables| !variables.iter().any(names_terminal)) {
+            variables.push("TERM=xterm".into());
         }
         let name = super::new_id();
         let process = folder.join(format!("exec-{name}.process"));
