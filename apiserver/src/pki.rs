@@ -234,7 +234,8 @@ fn issue(issuer: &Issuer<'static, KeyPair>, clock: &Clock, leaf: &Leaf<'_>) -> R
     let mut params = named(leaf.name, leaf.groups, clock.now(), LEAF_DAYS);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    if !leaf.hosts.is_empty() {
+    // A node serves its logs and streams with the certificate by which it asks.
+    if !leaf.hosts.is_empty() || leaf.groups.contains(&"system:nodes") {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }
     params.subject_alt_names = leaf.hosts.iter().filter_map(|host| san(host)).collect();

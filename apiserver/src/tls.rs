@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::pki::{Credential, Pki};
 
@@ -42,13 +44,74 @@ pub(crate) fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
 /// To node agents: their certificate must be of the cluster's authority, ours says who is asking.
 pub(crate) fn node_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsError> {
     let (chain, key) = parse(pki.kubelet_client())?;
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let chain_only = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(pki)?), provider.clone())
+        .build()
+        .map_err(TlsError::Verifier)?;
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Rustls)?
-        .with_root_certificates(roots(pki)?)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(NodeVerifier(chain_only)))
         .with_client_auth_cert(chain, key)
         .map_err(TlsError::Rustls)?;
     Ok(Arc::new(config))
+}
+
+/// Accepts a node agent's certificate if the cluster's authority issued it, to whatever address it answers:
+/// nodes come and go with addresses that nobody knew when the certificate was made. A certificate without
+/// the name that was dialled must therefore be a node's own.
+#[derive(Debug)]
+struct NodeVerifier(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for NodeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+                if is_of_node(end_entity) =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+fn is_of_node(certificate: &CertificateDer<'_>) -> bool {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    let names = certificate.subject().iter_common_name();
+    names.filter_map(|name| name.as_str().ok()).any(|name| name.starts_with("system:node:"))
 }
 
 fn roots(pki: &Pki) -> Result<RootCertStore, TlsError> {
@@ -78,5 +141,25 @@ mod tests {
             Pki::ensure(None, component_base::clock::Clock::system(), &["localhost".to_owned()]).unwrap();
         assert_eq!(server_config(&pki).unwrap().alpn_protocols[0], b"h2");
         node_client_config(&pki).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_nodes_own_certificate_is_good_at_any_address_and_nobody_elses_is() {
+        component_base::client::install_crypto_provider();
+        let pki =
+            Pki::ensure(None, component_base::clock::Clock::system(), &["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = Arc::new(roots(&pki).unwrap());
+        let verifier =
+            NodeVerifier(WebPkiServerVerifier::builder_with_provider(roots, provider).build().unwrap());
+        let is_good = |credential: &Credential| {
+            let (chain, _) = parse(credential).unwrap();
+            let name = ServerName::try_from("10.1.2.3").unwrap();
+            verifier.verify_server_cert(&chain[0], &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        assert!(is_good(&pki.issue_client("system:node:n1", &["system:nodes"]).unwrap()));
+        assert!(!is_good(pki.serving()));
+        let other = Pki::ensure(None, component_base::clock::Clock::system(), &[]).unwrap();
+        assert!(!is_good(&other.issue_client("system:node:n1", &["system:nodes"]).unwrap()));
     }
 }
