@@ -6,7 +6,6 @@ use std::time::Duration;
 use component_base::Shutdown;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
-use component_base::leader::Election;
 use component_base::logs;
 use controller_manager::Config;
 use k8s_openapi::api::core::v1::Pod;
@@ -66,12 +65,12 @@ impl Cluster {
 
     /// Starts the controller manager of this cluster.
     pub(crate) fn start_manager(&mut self) {
-        self.manager = Some(self.run_manager(None));
+        self.manager = Some(self.run_manager(self.config()));
     }
 
     /// Starts a controller manager as a process would: on a runtime of its own.
-    pub(crate) fn run_manager(&self, election: Option<Election>) -> Manager {
-        let (shutdown, config) = (Shutdown::new(), Config { election, ..self.config() });
+    pub(crate) fn run_manager(&self, config: Config) -> Manager {
+        let shutdown = Shutdown::new();
         let stop = shutdown.clone();
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,6 +1,7 @@
 //! Several controller managers at once: one works.
 
 use component_base::leader::Election;
+use controller_manager::Config;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ServiceAccount;
 
@@ -14,15 +15,18 @@ async fn holder(cluster: &Cluster) -> Option<String> {
 #[tokio::test]
 async fn a_leader_that_stops_hands_over_at_once() {
     let mut cluster = Cluster::without_manager().await;
-    let elected =
-        |name: &str| Election { identity: name.to_owned(), ..Election::new("kube-controller-manager") };
-    let first = cluster.run_manager(Some(elected("first")));
+    let config = cluster.config();
+    let elected = |name: &str| {
+        let election = Election { identity: name.to_owned(), ..Election::new("kube-controller-manager") };
+        Config { election: Some(election), ..config.clone() }
+    };
+    let first = cluster.run_manager(elected("first"));
     let is = |name: &'static str| {
         let cluster = &cluster;
         move || async move { (holder(cluster).await.as_deref() == Some(name)).then_some(()) }
     };
     cluster.until_idle("the first as leader", is("first")).await;
-    let second = cluster.run_manager(Some(elected("second")));
+    let second = cluster.run_manager(elected("second"));
     first.stop().await;
     let handed_over = tokio::time::Instant::now();
     cluster.until_idle("the second as leader", is("second")).await;

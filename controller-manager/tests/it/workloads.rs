@@ -1,5 +1,8 @@
 //! StatefulSets, DaemonSets, Services, budgets and nodes.
 
+use std::time::Duration;
+
+use controller_manager::Config;
 use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -145,6 +148,36 @@ async fn a_node_that_is_ready_loses_its_taint() {
         .until_idle("the taint of a cordoned node", || async {
             let taints = api.get("n1").await.unwrap().spec.and_then(|spec| spec.taints)?;
             taints.iter().any(|taint| taint.key == "node.kubernetes.io/unschedulable").then_some(())
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_node_is_unreachable_and_loses_pods_that_do_not_tolerate_it() {
+    let mut cluster = Cluster::without_manager().await;
+    let impatient = Duration::from_millis(300);
+    let manager = cluster.run_manager(Config { node_monitor_grace_period: impatient, ..cluster.config() });
+    cluster.keep(manager);
+    add_node(&cluster, "n1").await;
+    let mut pod = template("web", "v1");
+    pod["metadata"]["name"] = json!("a");
+    pod["spec"]["nodeName"] = json!("n1");
+    let tolerate = |name: &str| json!({"key": name, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0});
+    pod["spec"]["tolerations"] =
+        json!([tolerate("node.kubernetes.io/unreachable"), tolerate("node.kubernetes.io/not-ready")]);
+    cluster.create::<Pod>(pod).await;
+    let api: Api<Node> = Api::all(cluster.client.clone());
+    cluster
+        .until_idle("the taint of a silent node", || async {
+            let taints = api.get("n1").await.unwrap().spec.and_then(|spec| spec.taints)?;
+            taints.iter().any(|taint| taint.key == "node.kubernetes.io/unreachable").then_some(())
+        })
+        .await;
+    cluster
+        .until_idle("the pod going", || async {
+            let pod = cluster.api::<Pod>("default").get_opt("a").await.unwrap();
+            pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(())
         })
         .await;
     cluster.stop().await;
