@@ -184,8 +184,13 @@ impl Runtime for std::sync::Arc<CriRuntime> {
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
         self.stop_sandbox(sandbox).await?;
-        self.sandboxes.lock().remove(sandbox);
-        self.remove("RemovePodSandbox", identifier(sandbox)).await
+        self.remove("RemovePodSandbox", identifier(sandbox)).await?;
+        let known = self.sandboxes.lock().remove(sandbox);
+        if let Some(linux) = known.and_then(|config| config.linux) {
+            // containerd makes the pod's cgroup and leaves it to its caller.
+            super::oci::cgroup::Cgroup::at(&linux.cgroup_parent).remove();
+        }
+        Ok(())
     }
 
     async fn list_sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {

@@ -129,5 +129,8 @@ async fn containerd_runs_containers_over_cri() {
     runtime.remove_sandbox(&sandbox).await.unwrap();
     assert!(runtime.list_sandboxes(&filter).await.unwrap().is_empty());
     assert!(runtime.container_status(&long).await.unwrap_err().is_not_found());
+    let left = Path::new("/sys/fs/cgroup/memory/cxstest-cri").exists()
+        || Path::new("/sys/fs/cgroup/cxstest-cri").exists();
+    assert!(!left, "the pod's cgroup is gone");
     shutdown.cancel();
 }
