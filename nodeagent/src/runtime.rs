@@ -485,7 +485,9 @@ pub(crate) async fn open(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Runti
             oci.hidden.extend(images.parent().map(Into::into));
             Ok(Arc::new(OciRuntime::open(oci, config.clock, tasks.clone()).await?))
         }
-        RuntimeKind::Cri { endpoint } => Ok(Arc::new(cri::CriRuntime::connect(endpoint, config.clock, tasks)?)),
+        RuntimeKind::Cri { endpoint } => {
+            Ok(Arc::new(cri::CriRuntime::connect(endpoint, config.clock, tasks)?))
+        }
     }
 }
 

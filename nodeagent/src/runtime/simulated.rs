@@ -26,6 +26,8 @@ use super::{
 /// Annotations of a pod that say how its containers behave. `CONTAINER.` may stand before the last part,
 /// as in `simulation.coxswain.dev/app.exit-code`.
 pub const ANNOTATION_PREFIX: &str = "simulation.coxswain.dev/";
+/// The pods of a Job carry it: what they run is work that ends.
+const JOB_LABEL: &str = "batch.kubernetes.io/job-name";
 /// Log lines kept of one container; older ones are dropped.
 const LOG_LINES_MAX: usize = 10_000;
 
@@ -58,8 +60,9 @@ pub enum Stage {
 }
 
 /// The stages that annotations ask for: `run-for` (`5s`, `2m`, `100ms`), `exit-code`, `reason`, `log`.
-/// Without `run-for` and `exit-code` a container runs until it is stopped.
-pub fn stages(container: &str, annotations: &BTreeMap<String, String>) -> Vec<Stage> {
+/// Without `run-for` and `exit-code` a container runs until it is stopped, or, when it `is_work` of a Job,
+/// ends well at once.
+pub fn stages(container: &str, annotations: &BTreeMap<String, String>, is_work: bool) -> Vec<Stage> {
     let get = |key: &str| {
         let own = format!("{ANNOTATION_PREFIX}{container}.{key}");
         annotations.get(&own).or_else(|| annotations.get(&format!("{ANNOTATION_PREFIX}{key}")))
@@ -68,7 +71,7 @@ pub fn stages(container: &str, annotations: &BTreeMap<String, String>) -> Vec<St
     let mut stages: Vec<Stage> = started.lines().map(|line| Stage::Log(line.to_owned())).collect();
     let run_for = get("run-for").and_then(|text| parse_duration(text));
     let code = get("exit-code").and_then(|text| text.parse().ok());
-    if run_for.is_none() && code.is_none() {
+    if run_for.is_none() && code.is_none() && !is_work {
         return stages;
     }
     stages.extend(run_for.map(Stage::Wait));
@@ -296,7 +299,8 @@ impl Runtime for SimulatedRuntime {
                 let state = "not ready".to_owned();
                 return Err(RuntimeError::WrongState { what: "sandbox", id: sandbox.to_owned(), state });
             }
-            let stages = stages(&config.name, &home.config.annotations);
+            let is_work = home.config.labels.contains_key(JOB_LABEL);
+            let stages = stages(&config.name, &home.config.annotations, is_work);
             let image_id = match state.images.get(&config.image) {
                 Some(image) => image.id.clone(),
                 None => return Err(RuntimeError::ImageNotPresent { image: config.image.clone() }),
@@ -545,7 +549,7 @@ mod tests {
 
     #[test]
     fn without_annotations_a_container_runs_until_stopped() {
-        assert_eq!(stages("app", &BTreeMap::new()), [Stage::Log("app started".to_owned())]);
+        assert_eq!(stages("app", &BTreeMap::new(), false), [Stage::Log("app started".to_owned())]);
     }
 
     #[test]
@@ -556,7 +560,7 @@ mod tests {
             Stage::Wait(Duration::from_secs(120)),
             Stage::Exit { code: 3, reason: String::new() },
         ];
-        assert_eq!(stages("app", &given), expected);
+        assert_eq!(stages("app", &given, false), expected);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! One node agent with the simulated runtime and an API server in the process: from objects to objects.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod world;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
