@@ -188,6 +188,6 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         // A terminal that has gone away needs no restoring.
-        drop(termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0));
+        termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0).ok();
     }
 }
