@@ -41,6 +41,10 @@ impl Apart {
         command.args(["--kubeconfig", &self.kubeconfig(name), "--hostname-override", name]);
         command.args(["--container-runtime-endpoint", "simulated", "--port", "0", "--root-dir"]);
         command.arg(self.folder.path().join(name));
+        let file = |name: String| self.pki().join(name);
+        command.arg("--tls-cert-file").arg(file(format!("{name}.crt")));
+        command.arg("--tls-private-key-file").arg(file(format!("{name}.key")));
+        command.arg("--client-ca-file").arg(file("ca.crt".to_owned()));
         Daemon::start(name, &mut command)
     }
 }
@@ -78,6 +82,7 @@ fn separate_processes_form_the_same_cluster_and_survive_being_killed() {
     kubectl.run(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout", "60s"]);
     kubectl.run(&["create", "deployment", "web", "--image=example.test/web", "--replicas=3"]);
     kubectl.run(&["rollout", "status", "deploy/web", "--timeout", "60s"]);
+    assert!(!kubectl.run(&["logs", "deploy/web"]).is_empty(), "the API server reaches the node agents");
 
     manager.crash();
     kubectl.run(&["scale", "deploy/web", "--replicas", "5"]);
