@@ -30,6 +30,12 @@ pub mod labels {
     pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
     pub const POD_UID: &str = "io.kubernetes.pod.uid";
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    /// What the container is in its pod: one of the three roles below.
+    pub const CONTAINER_ROLE: &str = "coxswain.dev/container-role";
+    pub const ROLE_MAIN: &str = "main";
+    pub const ROLE_INIT: &str = "init";
+    /// An init container that is always restarted: it runs beside the main ones.
+    pub const ROLE_SIDECAR: &str = "sidecar";
 }
 
 /// What went wrong in a runtime. `Display` is one line for an event; the chain has the rest.

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext, VolumeMount};
 
+use super::plan;
 use super::qos::{self, Qos};
 use crate::env;
 use crate::network;
@@ -148,6 +149,7 @@ pub(crate) fn container_config(
     };
     let mut labels = pod_labels(pod);
     labels.insert(labels::CONTAINER_NAME.to_owned(), container.name.clone());
+    labels.insert(labels::CONTAINER_ROLE.to_owned(), role(spec, container).to_owned());
     let security = security(spec, container);
     check_non_root(spec, container, &security, prepared.image_user)?;
     let mut mounts = prepared.extra_mounts;
@@ -173,6 +175,14 @@ pub(crate) fn container_config(
         labels,
         annotations: BTreeMap::new(),
     })
+}
+
+fn role(spec: &PodSpec, container: &Container) -> &'static str {
+    match plan::init_containers(spec).iter().any(|it| it.name == container.name) {
+        true if plan::is_sidecar(container) => labels::ROLE_SIDECAR,
+        true => labels::ROLE_INIT,
+        false => labels::ROLE_MAIN,
+    }
 }
 
 fn volume_mount(
@@ -268,6 +278,16 @@ mod tests {
     #[test]
     fn arguments_are_expanded() {
         assert_eq!(config(json!({"name": "c", "args": ["$(A)", "$(B)"]}), "").unwrap().args, ["1", "$(B)"]);
+    }
+
+    #[test]
+    fn runtime_is_told_what_a_container_is() {
+        let inits = json!([{"name": "a"}, {"name": "b", "restartPolicy": "Always"}]);
+        let spec = json!({"initContainers": inits, "containers": [{"name": "c"}]});
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let all = plan::init_containers(&spec).iter().chain(&spec.containers);
+        let roles: Vec<&str> = all.map(|it| role(&spec, it)).collect();
+        assert_eq!(roles, [labels::ROLE_INIT, labels::ROLE_SIDECAR, labels::ROLE_MAIN]);
     }
 
     #[test]

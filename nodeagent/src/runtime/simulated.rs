@@ -60,8 +60,8 @@ pub enum Stage {
 }
 
 /// The stages that annotations ask for: `run-for` (`5s`, `2m`, `100ms`), `exit-code`, `reason`, `log`.
-/// Without `run-for` and `exit-code` a container runs until it is stopped, or, when it `is_work` of a Job,
-/// ends well at once.
+/// Without `run-for` and `exit-code` a container runs until it is stopped, or, when it `is_work` (an init
+/// container, or one of a Job), ends well at once.
 pub fn stages(container: &str, annotations: &BTreeMap<String, String>, is_work: bool) -> Vec<Stage> {
     let get = |key: &str| {
         let own = format!("{ANNOTATION_PREFIX}{container}.{key}");
@@ -299,7 +299,11 @@ impl Runtime for SimulatedRuntime {
                 let state = "not ready".to_owned();
                 return Err(RuntimeError::WrongState { what: "sandbox", id: sandbox.to_owned(), state });
             }
-            let is_work = home.config.labels.contains_key(JOB_LABEL);
+            let is_work = match config.labels.get(super::labels::CONTAINER_ROLE).map(String::as_str) {
+                Some(super::labels::ROLE_INIT) => true,
+                Some(super::labels::ROLE_SIDECAR) => false,
+                _ => home.config.labels.contains_key(JOB_LABEL),
+            };
             let stages = stages(&config.name, &home.config.annotations, is_work);
             let image_id = match state.images.get(&config.image) {
                 Some(image) => image.id.clone(),

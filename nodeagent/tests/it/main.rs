@@ -111,6 +111,27 @@ async fn init_containers_run_before_the_others() {
 }
 
 #[tokio::test]
+async fn init_containers_end_by_themselves_and_sidecars_stay() {
+    let world = World::start().await;
+    let spec = json!({
+        "initContainers": [
+            {"name": "prepare", "image": "init:1"},
+            {"name": "beside", "image": "proxy:1", "restartPolicy": "Always"},
+            {"name": "check", "image": "init:1"},
+        ],
+        "containers": [{"name": "app", "image": "app:1"}],
+    });
+    world.create("plain-inits", json!({}), spec).await;
+    let pod = world.wait("plain-inits", "ready", |pod| condition(pod, "Ready")).await;
+    let inits = pod.status.unwrap().init_container_statuses.unwrap();
+    let codes: Vec<Option<i32>> =
+        inits.iter().map(|it| Some(it.state.as_ref()?.terminated.as_ref()?.exit_code)).collect();
+    assert_eq!(codes, [Some(0), None, Some(0)]);
+    assert!(inits[1].ready && inits[1].restart_count == 0, "{:?}", inits[1]);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn pod_waits_for_its_config_map() {
     let world = World::start().await;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "a"}}}]);
