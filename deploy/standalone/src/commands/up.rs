@@ -69,7 +69,7 @@ impl Subcommand for Up {
             () = shutdown.cancelled() => Ok(()),
         };
         if ended.is_ok() && !shutdown.is_cancelled() {
-            print_next_steps(&cluster);
+            print_next_steps(&cluster, &manifests);
             shutdown.cancelled().await;
         }
         println!("Stopping: pods end first, objects are kept.");
@@ -139,14 +139,20 @@ async fn follow(
     })
 }
 
-fn print_next_steps(cluster: &Cluster) {
+fn print_next_steps(cluster: &Cluster, manifests: &[kubectl_lite::Manifest]) {
     let Some(kubeconfig) = cluster.kubeconfig() else { return };
+    let deployment = manifests.iter().find(|manifest| manifest.object["kind"] == "Deployment");
+    let (create, name) = match deployment.and_then(|found| found.object["metadata"]["name"].as_str()) {
+        Some(name) => ("", name),
+        None => ("  kubectl create deployment web --image=node.local/rootfs -- sleep infinity\n", "web"),
+    };
     println!("\nAll is ready. The kubeconfig is {}", kubeconfig.display());
     println!("Try next:\n");
     println!("  export KUBECONFIG={}", kubeconfig.display());
+    print!("{create}");
     println!("  kubectl get pods -o wide");
-    println!("  kubectl logs deploy/web");
-    println!("  kubectl exec -it deploy/web -- sh");
-    println!("  kubectl scale deploy/web --replicas 5");
+    println!("  kubectl logs deploy/{name}");
+    println!("  kubectl exec -it deploy/{name} -- sh");
+    println!("  kubectl scale deploy/{name} --replicas 5");
     println!("\nCtrl-C stops the cluster; `coxswain up` again finds every object where it was.");
 }
