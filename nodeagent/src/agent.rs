@@ -107,6 +107,10 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
         node::renew_lease(agent.client.clone(), registration.clone(), agent.clock),
     );
     tasks.spawn_until_shutdown("node-status", node::report_status(agent.clone(), registration));
+    if matches!(config.runtime, RuntimeKind::Oci { .. }) {
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("routes", node::routes::follow(agent.client.clone(), shutdown, config.stop_pods_on_exit));
+    }
     tasks.spawn_until_shutdown("runtime-events", agent.clone().follow_runtime());
     server::serve(listener, agent.clone(), config.connections_max, tasks);
     info!(node = agent.node_name, port, runtime = version.name, "node agent is up");

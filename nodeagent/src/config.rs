@@ -10,6 +10,7 @@ use component_base::clock::Clock;
 use component_base::flags::DaemonFlags;
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::node::address::{FindAddressError, towards_server};
 use crate::runtime::simulated::Simulation;
 
 /// Which runtime runs the containers.
@@ -57,6 +58,8 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// The network of this node's pods; `None`: `spec.podCIDR` of its Node.
     pub pod_cidr: Option<String>,
+    /// All pods of the cluster: traffic to them keeps its address.
+    pub cluster_cidr: Option<String>,
     /// The address that the API server reaches this node's server at, and `InternalIP` of the Node.
     pub address: IpAddr,
     /// Port of the server; 0: a free one.
@@ -90,6 +93,7 @@ impl Config {
             simulation: None,
             root_dir: PathBuf::from("/var/lib/coxswain-node"),
             pod_cidr: None,
+            cluster_cidr: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             tls: None,
@@ -132,9 +136,10 @@ pub struct Flags {
     /// Name of the Node [default: this machine's host name].
     #[arg(long, value_name = "NAME")]
     hostname_override: Option<String>,
-    /// Address of this node, for the API server and for pods on the host network.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    node_ip: IpAddr,
+    /// Address of this node, for the API server, for pods on the host network and for other nodes' routes
+    /// [default: the one this machine talks to the API server from].
+    #[arg(long, value_name = "ADDRESS")]
+    node_ip: Option<IpAddr>,
     /// Port of the server for logs, exec, attach and port-forward.
     #[arg(long, default_value_t = 10250)]
     port: u16,
@@ -144,6 +149,9 @@ pub struct Flags {
     /// Addresses of this node's pods, as 10.244.1.0/24 [default: spec.podCIDR of the Node].
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<String>,
+    /// Addresses of all pods, as 10.244.0.0/16: between them pods keep their addresses, on other nodes, too.
+    #[arg(long, value_name = "CIDR")]
+    cluster_cidr: Option<String>,
     /// `embedded`, `simulated`, or the socket of a CRI runtime as unix:///run/containerd/containerd.sock.
     #[arg(long, value_name = "ENDPOINT", default_value = "embedded")]
     container_runtime_endpoint: String,
@@ -186,7 +194,12 @@ impl Flags {
         self.daemon.log.init();
     }
 
-    pub fn config(self, clock: Clock) -> Config {
+    /// The configuration that the flags describe.
+    pub fn config(self, clock: Clock) -> Result<Config, FindAddressError> {
+        let address = match self.node_ip {
+            Some(address) => address,
+            None => towards_server(&self.daemon.kubeconfig)?,
+        };
         let node_name = self.hostname_override.unwrap_or_else(crate::node::machine::host_name);
         let runtime = match self.container_runtime_endpoint.as_str() {
             "embedded" => RuntimeKind::Oci {
@@ -198,11 +211,12 @@ impl Flags {
             endpoint => RuntimeKind::Cri { endpoint: endpoint.to_owned() },
         };
         let files = self.tls_cert_file.zip(self.tls_private_key_file);
-        Config {
+        Ok(Config {
             runtime,
             root_dir: self.root_dir,
             pod_cidr: self.pod_cidr,
-            address: self.node_ip,
+            cluster_cidr: self.cluster_cidr,
+            address,
             port: self.port,
             tls: files.map(|(cert, key)| Serving { certificate: Pem::File(cert), key: Pem::File(key) }),
             client_ca: self.client_ca_file.map(Pem::File),
@@ -213,7 +227,7 @@ impl Flags {
             cluster_domain: self.cluster_domain,
             stop_pods_on_exit: self.stop_pods_on_exit,
             ..Config::new(node_name, self.daemon.client(), clock)
-        }
+        })
     }
 }
 

@@ -20,3 +20,4 @@ mod volume;
 
 pub use agent::run;
 pub use config::{Config, Flags, Pem, RuntimeKind, Serving};
+pub use node::address::FindAddressError;

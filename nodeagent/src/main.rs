@@ -22,6 +22,6 @@ fn start() -> anyhow::Result<()> {
     flags.init_logs();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = component_base::signals::shutdown_on_signals()?;
-        nodeagent::run(flags.config(Clock::system()), shutdown).await
+        nodeagent::run(flags.config(Clock::system())?, shutdown).await
     })
 }

@@ -25,7 +25,9 @@ use crate::agent::Agent;
 use crate::config::{Config, RuntimeKind};
 use crate::runtime::{RuntimeStatus, RuntimeVersion};
 
+pub(crate) mod address;
 pub(crate) mod machine;
+pub(crate) mod routes;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;

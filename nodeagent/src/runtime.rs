@@ -486,6 +486,7 @@ pub(crate) async fn open(config: &Config, tasks: &Tasks) -> Result<Arc<dyn Runti
             let mut oci = OciConfig::new(root);
             oci.archives = images.clone();
             oci.node_rootfs = *node_rootfs;
+            oci.cluster_cidr.clone_from(&config.cluster_cidr);
             // Pods that see the node's root must not see what the cluster keeps: keys above all.
             oci.hidden.push(config.root_dir.clone());
             oci.hidden.extend(images.parent().map(Into::into));
