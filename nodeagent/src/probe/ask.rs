@@ -133,9 +133,14 @@ async fn http_get(target: &Target<'_>, action: &HTTPGetAction) -> Result<(), Str
             code => Err(format!("HTTP probe failed with statuscode: {code}")),
         }
     };
+    tokio::pin!(ask);
     tokio::select! {
-        answer = ask => answer,
-        ended = connection => Err(ended.err().map_or_else(|| "connection closed".to_owned(), |error| error.to_string())),
+        answer = &mut ask => answer,
+        // A server that closes at once has still answered: what there is to read waits in `ask`.
+        ended = connection => match ended {
+            Ok(()) => ask.await,
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 
@@ -170,5 +175,57 @@ async fn grpc(target: &Target<'_>, action: &GRPCAction) -> Result<(), String> {
     match answer.into_inner().status {
         SERVING => Ok(()),
         other => Err(format!("service unhealthy (responded with {other})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Asks a server that reads, says `answer` and closes.
+    async fn ask_server(answer: &'static str) -> Result<(), String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let count = stream.read(&mut request).await.unwrap();
+            assert!(String::from_utf8_lossy(&request[..count]).starts_with("GET /healthz HTTP/1.1"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let clock = component_base::clock::Clock::system();
+        let tasks = component_base::supervise::Tasks::new(component_base::Shutdown::new());
+        let simulation = crate::runtime::simulated::Simulation::immediate(clock);
+        let runtime = crate::runtime::simulated::SimulatedRuntime::new(simulation, tasks);
+        let spec = Container::default();
+        let ip = Some(IpAddr::from([127, 0, 0, 1]));
+        let target = Target { runtime: &runtime, container_id: "c", spec: &spec, ip };
+        let action = HTTPGetAction {
+            path: Some("/healthz".to_owned()),
+            port: IntOrString::Int(port),
+            ..HTTPGetAction::default()
+        };
+        let probe = Probe { http_get: Some(action), ..Probe::default() };
+        tokio::join!(super::probe(&target, &probe), server).0
+    }
+
+    #[tokio::test]
+    async fn server_that_answers_and_closes_is_well() {
+        for answer in [
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.0 302 Found\r\n\r\nuntil the end",
+            "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        ] {
+            assert_eq!(ask_server(answer).await, Ok(()), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn answer_of_an_ill_server_and_no_answer_are_failures() {
+        let ill = ask_server("HTTP/1.0 503 Nope\r\n\r\n").await;
+        assert_eq!(ill, Err("HTTP probe failed with statuscode: 503".to_owned()));
+        assert!(ask_server("").await.is_err());
     }
 }
