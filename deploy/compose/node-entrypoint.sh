@@ -1,7 +1,9 @@
 #!/bin/sh
-# A node inside a container: cgroups must be writable, and the data directory is a volume.
+# A node inside a container: the engine mounts cgroups read-only, and the pods of this node need some.
 set -eu
 for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
-    [ -d "$hierarchy" ] && mount -o remount,bind,rw "$hierarchy" 2>/dev/null || true
+    if mountpoint -q "$hierarchy" 2>/dev/null; then
+        mount -o remount,bind,rw "$hierarchy" || echo "$hierarchy stays read-only" >&2
+    fi
 done
 exec nodeagent "$@"

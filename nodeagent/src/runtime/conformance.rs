@@ -28,6 +28,8 @@ pub struct Suite {
     pub log_dir: PathBuf,
     /// Commands are annotations, and logs are in memory.
     pub simulated: bool,
+    /// The end of stdin reaches a command; containerd 1's streams cannot say it.
+    pub stdin_ends: bool,
 }
 
 impl Suite {
@@ -126,7 +128,9 @@ impl Suite {
         let (stdout, mut shown) = tokio::io::duplex(1024);
         let streams =
             Streams { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(stdout)), ..Streams::default() };
-        let request = ExecRequest { command: words(&["cat"]), tty: false };
+        let until_line = ["sh", "-c", "read line; echo $line"];
+        let command = if self.stdin_ends { words(&["cat"]) } else { words(&until_line) };
+        let request = ExecRequest { command, tty: false };
         let talk = async {
             typed.write_all(b"through\n").await?;
             typed.shutdown().await?;

@@ -2,8 +2,8 @@
 //!
 //! `message` has the messages, `convert` turns them into the model and back. Addresses, bridges and layers
 //! are that runtime's own business. containerd 1.6 has no event stream, so containers are listed every second
-//! and the differences are the events. Deliberately not here yet: exec with streams, attach and port-forward,
-//! which CRI serves over a second connection; commands whose output is collected work.
+//! and the differences are the events. Exec and attach run over a second
+//! connection, see `stream`. Deliberately not here yet: port-forward.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ use message::{Empty, Identifier};
 
 mod convert;
 mod message;
+mod stream;
 
 const RUNTIME_SERVICE: &str = "runtime.v1.RuntimeService";
 const IMAGE_SERVICE: &str = "runtime.v1.ImageService";
@@ -289,8 +290,17 @@ impl Runtime for std::sync::Arc<CriRuntime> {
         Ok(convert::stats(answer.stats.unwrap_or_default(), self.clock.now()))
     }
 
-    async fn exec(&self, _container: &str, _request: &ExecRequest, _streams: Streams) -> Result<i32> {
-        Err(RuntimeError::Unsupported { what: "exec with streams over CRI".to_owned() })
+    async fn exec(&self, container: &str, request: &ExecRequest, streams: Streams) -> Result<i32> {
+        let request = message::ExecStreamsRequest {
+            container_id: container.to_owned(),
+            cmd: request.command.clone(),
+            tty: request.tty,
+            stdin: streams.stdin.is_some(),
+            stdout: streams.stdout.is_some(),
+            stderr: streams.stderr.is_some() && !request.tty,
+        };
+        let answer: message::StreamsResponse = self.runtime("Exec", request).await?;
+        stream::converse(&answer.url, streams).await
     }
 
     async fn exec_sync(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecOutput> {
@@ -307,8 +317,16 @@ impl Runtime for std::sync::Arc<CriRuntime> {
         Ok(ExecOutput { stdout: answer.stdout, stderr: answer.stderr, exit_code: answer.exit_code })
     }
 
-    async fn attach(&self, _container: &str, _streams: Streams) -> Result<()> {
-        Err(RuntimeError::Unsupported { what: "attach over CRI".to_owned() })
+    async fn attach(&self, container: &str, streams: Streams) -> Result<()> {
+        let request = message::AttachRequest {
+            container_id: container.to_owned(),
+            stdin: streams.stdin.is_some(),
+            tty: streams.resize.is_some(),
+            stdout: streams.stdout.is_some(),
+            stderr: streams.stderr.is_some() && streams.resize.is_none(),
+        };
+        let answer: message::StreamsResponse = self.runtime("Attach", request).await?;
+        stream::converse(&answer.url, streams).await.map(drop)
     }
 
     async fn port_forward(&self, _sandbox: &str, _port: u16, _stream: BoxStream) -> Result<()> {

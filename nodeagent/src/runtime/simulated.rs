@@ -577,6 +577,7 @@ mod tests {
             missing_image: "does-not-exist".to_owned(),
             log_dir: std::path::PathBuf::from("/nonexistent"),
             simulated: true,
+            stdin_ends: true,
         };
         suite.run(&runtime).await.unwrap();
         tasks.shutdown().cancel();

@@ -426,6 +426,43 @@ pub(super) struct ExecSyncResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct ExecStreamsRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) cmd: Vec<String>,
+    #[prost(bool, tag = "3")]
+    pub(super) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(super) stdin: bool,
+    #[prost(bool, tag = "5")]
+    pub(super) stdout: bool,
+    #[prost(bool, tag = "6")]
+    pub(super) stderr: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    #[prost(bool, tag = "2")]
+    pub(super) stdin: bool,
+    #[prost(bool, tag = "3")]
+    pub(super) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(super) stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub(super) stderr: bool,
+}
+
+/// Where the streams of an exec or attach are.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StreamsResponse {
+    #[prost(string, tag = "1")]
+    pub(super) url: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct UInt64Value {
     #[prost(uint64, tag = "1")]
     pub(super) value: u64,
