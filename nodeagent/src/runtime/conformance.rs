@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::simulated::ANNOTATION_PREFIX;
 use super::{
-    Container, ContainerConfig, ContainerFilter, ContainerState, ExecRequest, Runtime, RuntimeError,
-    SandboxConfig, SandboxFilter, SandboxState, Streams, labels,
+    Container, ContainerConfig, ContainerFilter, ContainerState, ExecRequest, NetworkMode, Runtime,
+    RuntimeError, SandboxConfig, SandboxFilter, SandboxState, Streams, labels,
 };
 
 /// How long anything in the suite may take.
@@ -30,6 +30,8 @@ pub struct Suite {
     pub simulated: bool,
     /// The end of stdin reaches a command; containerd 1's streams cannot say it.
     pub stdin_ends: bool,
+    /// What sandboxes are made with: a runtime that leaves networks to CNI may have none here.
+    pub network: NetworkMode,
 }
 
 impl Suite {
@@ -37,7 +39,10 @@ impl Suite {
     pub async fn run(&self, runtime: &dyn Runtime) -> Result<()> {
         self.unknown_things_are_not_found(runtime).await.context("unknown things are not found")?;
         self.missing_image_carries_the_answer(runtime).await.context("missing image carries the answer")?;
-        let image = runtime.pull_image(&self.image, None).await.context("pull")?;
+        let image = match runtime.image_status(&self.image).await? {
+            Some(image) => image,
+            None => runtime.pull_image(&self.image, None).await.context("pull")?,
+        };
         ensure!(runtime.image_status(&self.image).await?.is_some(), "a pulled image is present");
         ensure!(runtime.list_images().await?.iter().any(|it| it.id == image.id), "a pulled image is listed");
         self.sandbox_lives_and_goes(runtime).await.context("a sandbox lives and goes")?;
@@ -170,7 +175,8 @@ impl Suite {
             namespace: "conformance".to_owned(),
             name: name.to_owned(),
             uid: uid.clone(),
-            hostname: name.to_owned(),
+            hostname: if self.network == NetworkMode::Host { String::new() } else { name.to_owned() },
+            network: self.network.clone(),
             labels: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             annotations: behaviour
                 .iter()

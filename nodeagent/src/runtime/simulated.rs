@@ -578,6 +578,7 @@ mod tests {
             log_dir: std::path::PathBuf::from("/nonexistent"),
             simulated: true,
             stdin_ends: true,
+            network: NetworkMode::Isolated,
         };
         suite.run(&runtime).await.unwrap();
         tasks.shutdown().cancel();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use component_base::Shutdown;
 use component_base::clock::Clock;
 use component_base::supervise::Tasks;
+use nodeagent::runtime::conformance::Suite;
 use nodeagent::runtime::cri::CriRuntime;
 use nodeagent::runtime::{
     ContainerConfig, ContainerState, NetworkMode, Runtime, SandboxConfig, SandboxFilter, SandboxState,
@@ -132,5 +133,14 @@ async fn containerd_runs_containers_over_cri() {
     let left = Path::new("/sys/fs/cgroup/memory/cxstest-cri").exists()
         || Path::new("/sys/fs/cgroup/cxstest-cri").exists();
     assert!(!left, "the pod's cgroup is gone");
+    let suite = Suite {
+        image: IMAGE.into(),
+        missing_image: "localhost:1/nobody/has:this".into(),
+        log_dir: containerd.folder.path().join("logs"),
+        simulated: false,
+        stdin_ends: false,
+        network: NetworkMode::Host,
+    };
+    suite.run(&runtime).await.unwrap();
     shutdown.cancel();
 }

@@ -242,6 +242,8 @@ async fn the_suite_passes() {
         missing_image: "localhost:1/nobody/has:this".into(),
         log_dir: node.folder.path().join("logs"),
         simulated: false,
+        stdin_ends: true,
+        network: NetworkMode::Isolated,
     };
     suite.run(&node.runtime).await.unwrap();
     node.stop().await;

@@ -159,9 +159,9 @@ pub(super) struct SandboxStatus {
     pub(super) created_at: i64,
     #[prost(message, optional, tag = "5")]
     pub(super) network: Option<NetworkStatus>,
-    #[prost(map = "string, string", tag = "6")]
-    pub(super) labels: Map,
     #[prost(map = "string, string", tag = "7")]
+    pub(super) labels: Map,
+    #[prost(map = "string, string", tag = "8")]
     pub(super) annotations: Map,
 }
 
