@@ -1,11 +1,13 @@
 //! Objects and lists in the form that was asked for.
 //!
-//! Whole objects are the stored bytes, sent as they are; a list is their concatenation. Only the other
-//! forms, and rows that show another version of what is stored, parse.
+//! Whole objects are the stored bytes, sent as they are; a list is their concatenation. Metadata alone is a
+//! slice of them. Only tables, and rows that show another version of what is stored, parse.
 
 use api_types::kinds::Kind;
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Accept, Form, encode};
@@ -29,7 +31,7 @@ pub(crate) fn object_body(
 ) -> Bytes {
     match accept.form {
         Form::Whole => bytes.clone(),
-        Form::Metadata => encode(&partial(&parse(bytes), &accept.form_version)),
+        Form::Metadata => partial_bytes(bytes, &accept.form_version),
         Form::Table => {
             let object = parse(bytes);
             let revision = object["metadata"]["resourceVersion"].clone();
@@ -73,14 +75,16 @@ pub(crate) fn list_body(
         metadata["remainingItemCount"] = json!(count);
     }
     match accept.form {
-        Form::Whole => concatenate(kind, items, &metadata),
+        Form::Whole => {
+            let cut = if kind.definition.is_empty() { String::new() } else { type_prefix(kind) };
+            let head = list_head(&kind.list_kind, &kind.api_version(), &metadata);
+            concatenate(&head, &cut, &items.objects)
+        }
         Form::Metadata => {
-            let objects: Vec<_> =
-                items.objects.iter().map(|b| partial(&parse(b), &accept.form_version)).collect();
+            let objects =
+                items.objects.iter().map(|b| partial_bytes(b, &accept.form_version)).collect::<Vec<_>>();
             let version = format!("meta.k8s.io/{}", accept.form_version);
-            encode(&json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": metadata, "items": objects,
-            }))
+            concatenate(&list_head("PartialObjectMetadataList", &version, &metadata), "", &objects)
         }
         Form::Table => {
             let rows = items
@@ -93,19 +97,22 @@ pub(crate) fn list_body(
     }
 }
 
-/// Joins stored bytes. Items of built-in kinds carry no `kind` and `apiVersion`, as in Kubernetes: stored
-/// objects begin with both, so leaving them out is a slice.
-fn concatenate(kind: &Kind, items: &Items, metadata: &Value) -> Bytes {
-    let head = format!(
+/// How a list begins, up to its items.
+fn list_head(kind: &str, version: &str, metadata: &Value) -> String {
+    format!(
         "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
-        json!(kind.list_kind),
-        json!(kind.api_version())
-    );
-    let cut = if kind.definition.is_empty() { String::new() } else { type_prefix(kind) };
-    let size = head.len() + 2 + items.objects.iter().map(|b| b.len() + 1).sum::<usize>();
+        json!(kind),
+        json!(version)
+    )
+}
+
+/// Joins encoded objects, each without `cut` at its beginning. Items of built-in kinds carry no `kind` and
+/// `apiVersion`, as in Kubernetes: stored objects begin with both, so leaving them out is a slice.
+fn concatenate(head: &str, cut: &str, objects: &[Bytes]) -> Bytes {
+    let size = head.len() + 2 + objects.iter().map(|b| b.len() + 1).sum::<usize>();
     let mut out = BytesMut::with_capacity(size);
     out.put_slice(head.as_bytes());
-    for (index, bytes) in items.objects.iter().enumerate() {
+    for (index, bytes) in objects.iter().enumerate() {
         if index > 0 {
             out.put_u8(b',');
         }
@@ -128,6 +135,23 @@ fn type_prefix(kind: &Kind) -> String {
 
 fn parse(bytes: &Bytes) -> Value {
     serde_json::from_slice(bytes).unwrap_or(Value::Null)
+}
+
+/// The metadata of an encoded object, cut out of it.
+#[derive(Deserialize)]
+struct Described<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+/// As [`partial`], from bytes to bytes.
+fn partial_bytes(bytes: &Bytes, version: &str) -> Bytes {
+    let described: Result<Described<'_>, _> = serde_json::from_slice(bytes);
+    let metadata = described.as_ref().map_or("{}", |object| object.metadata.get());
+    let version = json!(format!("meta.k8s.io/{version}"));
+    Bytes::from(format!(
+        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":{version},\"metadata\":{metadata}}}"
+    ))
 }
 
 fn partial(object: &Value, version: &str) -> Value {

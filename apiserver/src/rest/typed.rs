@@ -18,7 +18,8 @@ pub(super) fn read(
     decoded: Decoded,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    accept(kind, decoded, validation).map_err(|why| Status::undecodable(kind, why))
+    let warnings = inspect(kind, &decoded, validation).map_err(|why| Status::undecodable(kind, why))?;
+    Ok((normalized(kind, decoded.value), warnings))
 }
 
 /// As `read`, for what a patch has made of an object: it is the patch that is wrong.
@@ -27,9 +28,11 @@ pub(super) fn read_patched(
     decoded: Decoded,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let shown = decoded.value.to_string();
-    accept(kind, decoded, validation)
-        .map_err(|why| Status::invalid_kind("", "", "", vec![FieldError::invalid("patch", shown, why)]))
+    let warnings = inspect(kind, &decoded, validation).map_err(|why| {
+        let error = FieldError::invalid("patch", decoded.value.to_string(), why);
+        Status::invalid_kind("", "", "", vec![error])
+    })?;
+    Ok((normalized(kind, decoded.value), warnings))
 }
 
 /// A configuration to apply is taken as it is: what is wrong in it, applying it finds. Only what was written
@@ -40,38 +43,33 @@ pub(super) fn read_config(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
     let problems: Vec<String> = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}")).collect();
-    say(decoded.value, problems, validation).map_err(|why| Status::undecodable(kind, why))
+    let warnings = say(problems, validation).map_err(|why| Status::undecodable(kind, why))?;
+    Ok((decoded.value, warnings))
 }
 
-fn accept(
-    kind: &Kind,
-    decoded: Decoded,
-    validation: FieldValidation,
-) -> Result<(Value, Vec<String>), String> {
-    let mut value = decoded.value;
-    let schema = of(kind);
-    let findings = schema.check(&value);
+/// What is to be said about a body, or why it is refused.
+fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Result<Vec<String>, String> {
+    let findings = of(kind).check(&decoded.value);
     if let Some(error) = findings.type_errors.first() {
         return Err(error.to_string());
     }
     let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}"));
     let duplicate = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}"));
-    let problems: Vec<String> = duplicate.chain(unknown).collect();
-    schema.normalize(&mut value);
-    say(value, problems, validation)
+    say(duplicate.chain(unknown).collect(), validation)
 }
 
-fn say(
-    value: Value,
-    problems: Vec<String>,
-    validation: FieldValidation,
-) -> Result<(Value, Vec<String>), String> {
+fn normalized(kind: &Kind, mut value: Value) -> Value {
+    of(kind).normalize(&mut value);
+    value
+}
+
+fn say(problems: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, String> {
     match validation {
         FieldValidation::Strict if !problems.is_empty() => {
             Err(format!("strict decoding error: {}", problems.join(", ")))
         }
-        FieldValidation::Warn => Ok((value, problems)),
-        _ => Ok((value, Vec::new())),
+        FieldValidation::Warn => Ok(problems),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -225,7 +225,6 @@ impl Attempt<'_> {
             None => strategy.prepare_for_create(&context, &mut object),
             Some(old) => strategy.prepare_for_update(&context, &mut object, old),
         }
-        typed::default(&call.kind, &mut object);
         strategy.default(&mut object);
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
         admission::mutate(&mut Review { new: Some(&mut object), ..call.review(operation, &name, old) })?;
