@@ -146,7 +146,9 @@ fn holds(object: &Value, awaited: &Awaited) -> bool {
         }
         Awaited::Value { pointer, text } => match (object.pointer(pointer), text) {
             (Some(Value::String(found)), Some(text)) => found == text,
-            (Some(found), Some(text)) => serde_json::from_str::<Value>(text).is_ok_and(|wanted| wanted == *found),
+            (Some(found), Some(text)) => {
+                serde_json::from_str::<Value>(text).is_ok_and(|wanted| wanted == *found)
+            }
             (found, None) => found.is_some(),
             (None, Some(_)) => false,
         },
