@@ -3,6 +3,7 @@
 mod bad_input;
 mod containers;
 mod kubectl;
+mod lab;
 mod lite;
 mod processes;
 mod restart;
