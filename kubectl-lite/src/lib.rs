@@ -19,6 +19,7 @@ use clap::Command;
 
 pub use error::Error;
 pub use manifests::{Manifest, read_manifests};
+pub use resources::near_kinds;
 
 /// Where a command writes. Tests pass buffers of their own.
 pub struct Io {

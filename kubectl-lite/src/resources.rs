@@ -121,21 +121,7 @@ impl Resources {
     }
 
     fn near_kinds(&self, kind: &str) -> String {
-        let mut near: Vec<(usize, String)> = self
-            .0
-            .iter()
-            .map(|r| {
-                (
-                    distance(&r.kind.to_lowercase(), &kind.to_lowercase()),
-                    format!("{} ({})", r.kind, r.api_version()),
-                )
-            })
-            .filter(|(distance, _)| *distance <= 2)
-            .collect();
-        near.sort();
-        near.dedup();
-        let names: Vec<_> = near.into_iter().take(3).map(|(_, name)| name).collect();
-        if names.is_empty() { String::new() } else { format!("; near: {}", names.join(", ")) }
+        near_kinds(kind, self.0.iter().map(|resource| (resource.kind.clone(), resource.api_version())))
     }
 
     fn suggestion(&self, wanted: &str) -> String {
@@ -180,6 +166,20 @@ fn read_group(group: &Value, all: &mut Vec<Resource>) {
             });
         }
     }
+}
+
+/// `; near: Deployment (apps/v1), …`: the kinds of `served` (kind, apiVersion) that somebody may have meant, or
+/// nothing when none is near.
+pub fn near_kinds(kind: &str, served: impl Iterator<Item = (String, String)>) -> String {
+    let wanted = kind.to_lowercase();
+    let mut near: Vec<(usize, String)> = served
+        .map(|(kind, version)| (distance(&kind.to_lowercase(), &wanted), format!("{kind} ({version})")))
+        .filter(|(distance, _)| *distance <= 2)
+        .collect();
+    near.sort();
+    near.dedup();
+    let names: Vec<_> = near.into_iter().take(3).map(|(_, name)| name).collect();
+    if names.is_empty() { String::new() } else { format!("; near: {}", names.join(", ")) }
 }
 
 /// Edits between two words (Levenshtein).

@@ -46,9 +46,10 @@ impl Progress {
 
     /// Applies each manifest (server-side apply) and waits until all are ready.
     pub(crate) async fn apply(&mut self, manifests: &[Manifest]) -> anyhow::Result<()> {
-        let mut places = Vec::new();
-        for manifest in manifests {
-            let place = self.place(manifest)?;
+        // Every kind is known before the first write, so that a slip in one manifest changes nothing.
+        let places =
+            manifests.iter().map(|manifest| self.place(manifest)).collect::<anyhow::Result<Vec<_>>>()?;
+        for (manifest, place) in manifests.iter().zip(&places) {
             let path = format!("{}/{}?fieldManager=coxswain&force=true", place.collection, place.name);
             let request = Request::patch(path)
                 .header("content-type", "application/apply-patch+yaml")
@@ -58,7 +59,6 @@ impl Progress {
                 .await
                 .with_context(|| format!("{} ({}) was refused", place.label, manifest.source))?;
             println!("  {:<32} applied", place.label);
-            places.push(place);
         }
         self.follow(places).await
     }
@@ -68,7 +68,9 @@ impl Progress {
             manifest.type_meta().map_err(|error| anyhow::anyhow!("{}", error.for_humans()))?;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let Some(row) = api_types::kinds::find_kind(group, version, kind) else {
-            bail!("{}: no matches for kind \"{kind}\" in version \"{api_version}\"", manifest.source);
+            let served = api_types::kinds::builtin().iter().map(|row| (row.kind.clone(), row.api_version()));
+            let near = kubectl_lite::near_kinds(kind, served);
+            bail!("{}: no matches for kind \"{kind}\" in version \"{api_version}\"{near}", manifest.source);
         };
         let text = |pointer: &str| manifest.object.pointer(pointer).and_then(Value::as_str);
         let name = text("/metadata/name")

@@ -4,6 +4,7 @@ mod bad_input;
 mod containers;
 mod kubectl;
 mod lab;
+mod library;
 mod lite;
 mod processes;
 mod restart;
