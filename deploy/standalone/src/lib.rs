@@ -17,5 +17,6 @@ mod cluster;
 pub mod commands;
 mod host;
 mod progress;
+mod terminal;
 
 pub use cluster::{Cluster, NodeRuntime, Options, Storage};

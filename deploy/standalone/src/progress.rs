@@ -8,6 +8,8 @@ use http::Request;
 use kubectl_lite::Manifest;
 use serde_json::Value;
 
+use crate::terminal::say;
+
 /// Applies manifests and follows what becomes of them.
 pub(crate) struct Progress {
     client: kube::Client,
@@ -58,7 +60,7 @@ impl Progress {
                 .request::<Value>(request)
                 .await
                 .with_context(|| format!("{} ({}) was refused", place.label, manifest.source))?;
-            println!("  {:<32} applied", place.label);
+            say(format_args!("  {:<32} applied", place.label));
         }
         self.follow(places).await
     }
@@ -114,11 +116,11 @@ impl Progress {
         let Some(before) = self.waiting.get_mut(label) else { return };
         match state(object) {
             State::Ready(text) => {
-                println!("  {label:<32} {text}");
+                say(format_args!("  {label:<32} {text}"));
                 self.waiting.remove(label);
             }
             State::Waiting(text) if *before != text => {
-                println!("  {label:<32} {text}");
+                say(format_args!("  {label:<32} {text}"));
                 *before = text;
             }
             State::Waiting(_) => {}

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use component_base::clock::Clock;
 
 use super::Subcommand;
+use crate::terminal::say;
 
 /// # Does
 /// Makes the cluster's certificate authority and certificates in a directory, or reads those that are there,
@@ -59,7 +60,7 @@ impl Subcommand for Certificates {
             let groups = if group.is_empty() { &[][..] } else { &[group][..] };
             pki.write_kubeconfig(&path, server, &user, groups)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            println!("{}", path.display());
+            say(format_args!("{}", path.display()));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -9,6 +9,7 @@ use nodeagent::image::ImageStore;
 
 use super::Subcommand;
 use crate::host::default_data_dir;
+use crate::terminal::say;
 
 /// # Does
 /// Copies an OCI or docker archive into the data directory's `images/` folder, from which every node's
@@ -41,7 +42,7 @@ impl Subcommand for Image {
         std::fs::copy(&file, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
         std::fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))?;
         for name in names {
-            println!("Loaded image: {name}");
+            say(format_args!("Loaded image: {name}"));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -12,6 +12,7 @@ use super::Subcommand;
 use crate::cluster::{Cluster, NodeRuntime, Options, Storage};
 use crate::host;
 use crate::progress::Progress;
+use crate::terminal::say;
 
 /// # Does
 /// Starts the control plane and nodes, applies manifests, shows how each object comes up, prints how to
@@ -63,7 +64,7 @@ impl Subcommand for Up {
         let started = tokio::time::Instant::now();
         let cluster = Cluster::start(options).await?;
         let address = cluster.address().context("the API server listens nowhere")?;
-        println!("Cluster ready at https://{address} in {:.2} s", started.elapsed().as_secs_f64());
+        say(format_args!("Cluster ready at https://{address} in {:.2} s", started.elapsed().as_secs_f64()));
         let ended = tokio::select! {
             ended = follow(&cluster, &manifests, matches) => ended,
             () = shutdown.cancelled() => Ok(()),
@@ -72,7 +73,7 @@ impl Subcommand for Up {
             print_next_steps(&cluster, &manifests);
             shutdown.cancelled().await;
         }
-        println!("Stopping: pods end first, objects are kept.");
+        say("Stopping: pods end first, objects are kept.");
         cluster.stop().await;
         ended.map(|()| ExitCode::SUCCESS)
     }
@@ -102,7 +103,7 @@ fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
         (Some("simulated"), _) => NodeRuntime::Simulated,
         (Some(_), Some(why)) => anyhow::bail!("--runtime oci is not possible: {why}"),
         (None, Some(why)) => {
-            println!("Containers are simulated: {why}.");
+            say(format_args!("Containers are simulated: {why}."));
             NodeRuntime::Simulated
         }
         (_, None) => NodeRuntime::Oci,
@@ -144,15 +145,17 @@ fn print_next_steps(cluster: &Cluster, manifests: &[kubectl_lite::Manifest]) {
     let deployment = manifests.iter().find(|manifest| manifest.object["kind"] == "Deployment");
     let (create, name) = match deployment.and_then(|found| found.object["metadata"]["name"].as_str()) {
         Some(name) => ("", name),
-        None => ("  kubectl create deployment web --image=node.local/rootfs -- sleep infinity\n", "web"),
+        None => ("  kubectl create deployment web --image=node.local/rootfs -- sleep infinity", "web"),
     };
-    println!("\nAll is ready. The kubeconfig is {}", kubeconfig.display());
-    println!("Try next:\n");
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    print!("{create}");
-    println!("  kubectl get pods -o wide");
-    println!("  kubectl logs deploy/{name}");
-    println!("  kubectl exec -it deploy/{name} -- sh");
-    println!("  kubectl scale deploy/{name} --replicas 5");
-    println!("\nCtrl-C stops the cluster; `coxswain up` again finds every object where it was.");
+    say(format_args!("\nAll is ready. The kubeconfig is {}", kubeconfig.display()));
+    say("Try next:\n");
+    say(format_args!("  export KUBECONFIG={}", kubeconfig.display()));
+    if !create.is_empty() {
+        say(create);
+    }
+    say("  kubectl get pods -o wide");
+    say(format_args!("  kubectl logs deploy/{name}"));
+    say(format_args!("  kubectl exec -it deploy/{name} -- sh"));
+    say(format_args!("  kubectl scale deploy/{name} --replicas 5"));
+    say("\nCtrl-C stops the cluster; `coxswain up` again finds every object where it was.");
 }
