@@ -13,12 +13,9 @@ use crate::server::Server;
 /// Named checks, in the order in which `?verbose` lists them; `None` passes.
 type Check = fn(&Server) -> Option<&'static str>;
 
-static LIVE: &[(&str, Check)] = &[("ping", |_| None), ("log", |_| None)];
+static LIVE: &[(&str, Check)] = &[("ping", |_| None)];
 static READY: &[(&str, Check)] = &[
     ("ping", |_| None),
-    ("log", |_| None),
-    ("etcd", |_| None),
-    ("informer-sync", |_| None),
     ("poststarthook/rbac/bootstrap-roles", |s| (!s.ready.load(Ordering::Acquire)).then_some("not finished")),
     ("shutdown", |s| s.shutdown.is_cancelled().then_some("process is shutting down")),
 ];

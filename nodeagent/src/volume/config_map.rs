@@ -1,13 +1,11 @@
 //! The entries of a ConfigMap as files.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, Volume};
-use kube::Api;
+use k8s_openapi::api::core::v1::{ConfigMap, Volume};
 
-use super::payload::{self, File};
+use super::payload::{self, File, Wanted};
 use super::{Context, VolumeError, VolumeType};
 
 pub(super) struct ConfigMapVolume;
@@ -39,38 +37,15 @@ impl VolumeType for ConfigMapVolume {
     }
 }
 
-/// Which entries of which object, for `configMap` and `secret` alone and in `projected`.
-pub(super) struct Wanted<'a> {
-    pub(super) name: &'a str,
-    pub(super) items: Option<&'a Vec<KeyToPath>>,
-    pub(super) mode: Option<i32>,
-    pub(super) optional: bool,
-}
-
 pub(super) async fn files(
     context: &Context<'_>,
     volume: &str,
     wanted: Wanted<'_>,
 ) -> Result<Vec<File>, VolumeError> {
-    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), context.namespace());
-    let found = api
-        .get_opt(wanted.name)
-        .await
-        .map_err(|source| VolumeError::Api { volume: volume.to_owned(), source: Box::new(source) })?;
-    let missing = |key: &str| {
-        let error =
-            VolumeError::MissingKey { volume: volume.to_owned(), kind: "configmap", key: key.to_owned() };
-        (!wanted.optional).then_some(error)
-    };
-    let Some(map) = found else {
-        if wanted.optional {
-            return Ok(Vec::new());
-        }
-        let (namespace, name) = (context.namespace().to_owned(), wanted.name.to_owned());
-        return Err(VolumeError::Missing { volume: volume.to_owned(), kind: "configmap", namespace, name });
-    };
-    let texts = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
-    let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
-    let data: BTreeMap<String, Vec<u8>> = texts.chain(binary).collect();
-    payload::select(data, wanted.items, wanted.mode, missing)
+    payload::fetch(context, volume, "configmap", wanted, |map: ConfigMap| {
+        let texts = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+        let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+        texts.chain(binary).collect()
+    })
+    .await
 }

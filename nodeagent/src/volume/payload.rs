@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::KeyToPath;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
 
 use super::{Context, VolumeError};
 
@@ -23,8 +26,49 @@ pub(super) fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
     own.or(default).and_then(|it| u32::try_from(it).ok()).unwrap_or(0o644)
 }
 
+/// Which entries of which object, for `configMap` and `secret` alone and in `projected`.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) items: Option<&'a Vec<KeyToPath>>,
+    pub(super) mode: Option<i32>,
+    pub(super) optional: bool,
+}
+
+/// Reads the wanted object of `kind` and makes files of its `entries`; an optional one that is not there has none.
+pub(super) async fn fetch<K>(
+    context: &Context<'_>,
+    volume: &str,
+    kind: &'static str,
+    wanted: Wanted<'_>,
+    entries: impl FnOnce(K) -> BTreeMap<String, Vec<u8>>,
+) -> Result<Vec<File>, VolumeError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), context.namespace());
+    let found = api
+        .get_opt(wanted.name)
+        .await
+        .map_err(|source| VolumeError::Api { volume: volume.to_owned(), source: Box::new(source) })?;
+    let missing = |key: &str| {
+        let error = VolumeError::MissingKey { volume: volume.to_owned(), kind, key: key.to_owned() };
+        (!wanted.optional).then_some(error)
+    };
+    match found {
+        Some(object) => select(entries(object), wanted.items, wanted.mode, missing),
+        None if wanted.optional => Ok(Vec::new()),
+        None => {
+            let (namespace, name) = (context.namespace().to_owned(), wanted.name.to_owned());
+            Err(VolumeError::Missing { volume: volume.to_owned(), kind, namespace, name })
+        }
+    }
+}
+
 /// Chooses keys by `items`; without items every key is a file.
-pub(super) fn select(
+fn select(
     data: BTreeMap<String, Vec<u8>>,
     items: Option<&Vec<KeyToPath>>,
     default_mode: Option<i32>,

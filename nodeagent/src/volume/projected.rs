@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Volume, VolumeProjection};
 
-use super::config_map::Wanted;
-use super::payload::{self, File};
+use super::payload::{self, File, Wanted};
 use super::{Context, VolumeError, VolumeType, config_map, downward_api, secret, service_account_token};
 
 pub(super) struct Projected;

@@ -1,14 +1,11 @@
 //! The entries of a Secret as files.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Secret, Volume};
-use kube::Api;
 
-use super::config_map::Wanted;
-use super::payload::{self, File};
+use super::payload::{self, File, Wanted};
 use super::{Context, VolumeError, VolumeType};
 
 pub(super) struct SecretVolume;
@@ -42,24 +39,8 @@ pub(super) async fn files(
     volume: &str,
     wanted: Wanted<'_>,
 ) -> Result<Vec<File>, VolumeError> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), context.namespace());
-    let found = api
-        .get_opt(wanted.name)
-        .await
-        .map_err(|source| VolumeError::Api { volume: volume.to_owned(), source: Box::new(source) })?;
-    let missing = |key: &str| {
-        let error =
-            VolumeError::MissingKey { volume: volume.to_owned(), kind: "secret", key: key.to_owned() };
-        (!wanted.optional).then_some(error)
-    };
-    let Some(secret) = found else {
-        if wanted.optional {
-            return Ok(Vec::new());
-        }
-        let (namespace, name) = (context.namespace().to_owned(), wanted.name.to_owned());
-        return Err(VolumeError::Missing { volume: volume.to_owned(), kind: "secret", namespace, name });
-    };
-    let data: BTreeMap<String, Vec<u8>> =
-        secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
-    payload::select(data, wanted.items, wanted.mode, missing)
+    payload::fetch(context, volume, "secret", wanted, |secret: Secret| {
+        secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+    })
+    .await
 }
