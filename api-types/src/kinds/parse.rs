@@ -94,10 +94,17 @@ fn row(group: &str, version: &str, line: &str) -> Option<Kind> {
 /// Kubernetes names a definition after the Go package, whose name is the group's first label.
 fn definition(group: &str, version: &str, kind: &str) -> String {
     let package = match group.split('.').next() {
-        None | Some("") => "core",
-        Some(first) => first,
+        None | Some("") => "api.core",
+        // Two groups have servers, and so repositories, of their own.
+        Some(first @ "apiregistration") => {
+            return format!("io.k8s.kube-aggregator.pkg.apis.{first}.{version}.{kind}");
+        }
+        Some(first @ "apiextensions") => {
+            return format!("io.k8s.apiextensions-apiserver.pkg.apis.{first}.{version}.{kind}");
+        }
+        Some(first) => &format!("api.{first}"),
     };
-    format!("io.k8s.api.{package}.{version}.{kind}")
+    format!("io.k8s.{package}.{version}.{kind}")
 }
 
 fn detail(row: &mut Kind, word: &str, rest: &str) -> Option<()> {
