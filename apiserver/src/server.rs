@@ -40,7 +40,7 @@ use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, health, openapi};
+use crate::{UserInfo, admission, health, openapi};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -50,6 +50,7 @@ pub(crate) struct Server {
     pub(crate) services: Arc<ServiceAddresses>,
     pub(crate) authenticators: Authenticators,
     pub(crate) authorizers: Authorizers,
+    pub(crate) admission: admission::State,
     pub(crate) service_accounts: ServiceAccount,
     pub(crate) tokens: Tokens,
     pub(crate) pki: Arc<crate::Pki>,
@@ -258,6 +259,7 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         accept,
         body,
         audit_id,
+        notes: Arc::default(),
         upgrade,
     })
     .await

@@ -1,7 +1,9 @@
 //! What may enter: a table of plugins, first those that change an object, then those that only refuse.
 //!
 //! The generic path calls [`mutate`] after the strategy's defaults and [`validate`] after validation. A
-//! plugin sees the object as it will be stored and the cluster through [`View`]; it does no I/O.
+//! plugin sees the object as it will be stored and the cluster through [`Review::view`]. Most plugins decide
+//! at once ([`Plugin`]); the few that have to ask or to wait are an [`AsyncPlugin`], and only those cost an
+//! allocation, and only for a review that concerns them.
 
 pub(crate) mod default_toleration_seconds;
 pub(crate) mod limit_ranger;
@@ -9,63 +11,22 @@ pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
 pub(crate) mod rbac_escalation;
+mod review;
 pub(crate) mod service_account;
 pub(crate) mod taint_nodes_by_condition;
 
-use api_types::kinds::Kind;
+use std::future::Future;
+
 use api_types::status::Status;
-use serde_json::Value;
+use futures::future::BoxFuture;
 
-use crate::UserInfo;
-use crate::authz::Authorizers;
-use crate::view::View;
-
-/// What is done to the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Create,
-    Update,
-    Delete,
-}
-
-/// One write on its way to the store.
-pub(crate) struct Review<'a> {
-    pub(crate) operation: Operation,
-    pub(crate) kind: &'a Kind,
-    /// Empty for the object itself.
-    pub(crate) subresource: &'a str,
-    pub(crate) namespace: &'a str,
-    /// Empty when the server is to generate it.
-    pub(crate) name: &'a str,
-    pub(crate) user: &'a UserInfo,
-    /// The stored object for updates and deletions.
-    pub(crate) old: Option<&'a Value>,
-    /// The object as it will be stored; the body of a subresource create (Binding, Eviction, TokenRequest).
-    pub(crate) new: Option<&'a mut Value>,
-    pub(crate) view: &'a dyn View,
-    pub(crate) authorizers: &'a Authorizers,
-}
-
-impl Review<'_> {
-    /// Whether this is a write of the object itself (no subresource) of the storing row `storage`.
-    pub(crate) fn is_of(&self, storage: &str) -> bool {
-        self.kind.storage == storage && self.subresource.is_empty()
-    }
-
-    pub(crate) fn creates(&self, storage: &str) -> bool {
-        self.operation == Operation::Create && self.is_of(storage)
-    }
-
-    /// A 403 about the object under review.
-    pub(crate) fn forbidden(&self, why: &str) -> Status {
-        Status::forbidden(self.kind, self.name, why)
-    }
-}
+pub(crate) use review::{Alongside, AuditAnnotations, Notes, Operation, Options, Review, State};
 
 /// One admission plugin, named as in Kubernetes.
 ///
 /// `admit` may change `review.new`; it runs before validation, so what it leaves is validated. `validate`
 /// must not change anything. Both must give the same answer for the same review: a dry run calls them too.
+/// What they have to say besides yes and no goes into `review.notes`.
 pub(crate) trait Plugin: Send + Sync + 'static {
     const NAME: &'static str;
 
@@ -78,19 +39,65 @@ pub(crate) trait Plugin: Send + Sync + 'static {
     }
 }
 
+/// A plugin that asks somebody else or waits for its turn. The rules of [`Plugin`] hold.
+pub(crate) trait AsyncPlugin: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// Whether the plugin has anything to do with the review; asked before both halves, so it is cheap.
+    fn concerns(review: &Review<'_>) -> bool;
+
+    fn admit(_review: &mut Review<'_>) -> impl Future<Output = Result<(), Status>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    fn validate(_review: &Review<'_>) -> impl Future<Output = Result<(), Status>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+type Outcome<'r> = BoxFuture<'r, Result<(), Status>>;
+
 /// A plugin's row.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    admit: fn(&mut Review<'_>) -> Result<(), Status>,
-    validate: fn(&Review<'_>) -> Result<(), Status>,
+    step: Step,
+}
+
+enum Step {
+    AtOnce {
+        admit: fn(&mut Review<'_>) -> Result<(), Status>,
+        validate: fn(&Review<'_>) -> Result<(), Status>,
+    },
+    Awaited {
+        concerns: fn(&Review<'_>) -> bool,
+        admit: for<'r, 'a> fn(&'r mut Review<'a>) -> Outcome<'r>,
+        validate: for<'r, 'a> fn(&'r Review<'a>) -> Outcome<'r>,
+    },
 }
 
 const fn def<P: Plugin>() -> Row {
-    Row { name: P::NAME, admit: P::admit, validate: P::validate }
+    Row { name: P::NAME, step: Step::AtOnce { admit: P::admit, validate: P::validate } }
 }
 
-/// All plugins, in the order in which they run.
+#[expect(dead_code, reason = "the first plugin that waits uses it")]
+const fn def_async<P: AsyncPlugin>() -> Row {
+    let step =
+        Step::Awaited { concerns: P::concerns, admit: admit_boxed::<P>, validate: validate_boxed::<P> };
+    Row { name: P::NAME, step }
+}
+
+fn admit_boxed<'r, P: AsyncPlugin>(review: &'r mut Review<'_>) -> Outcome<'r> {
+    Box::pin(P::admit(review))
+}
+
+fn validate_boxed<'r, P: AsyncPlugin>(review: &'r Review<'_>) -> Outcome<'r> {
+    Box::pin(P::validate(review))
+}
+
+/// All plugins, in the order in which they run: that of Kubernetes' `AllOrderedPlugins`. What RBAC refuses is
+/// refused there by its storage, before any plugin validates.
 pub(crate) static PLUGINS: &[Row] = &[
+    def::<rbac_escalation::RbacEscalation>(),
     def::<namespace_lifecycle::NamespaceLifecycle>(),
     def::<limit_ranger::LimitRanger>(),
     def::<service_account::ServiceAccount>(),
@@ -98,17 +105,32 @@ pub(crate) static PLUGINS: &[Row] = &[
     def::<taint_nodes_by_condition::TaintNodesByCondition>(),
     def::<priority::Priority>(),
     def::<default_toleration_seconds::DefaultTolerationSeconds>(),
-    def::<rbac_escalation::RbacEscalation>(),
 ];
 
 /// Runs the mutating half of every plugin.
-pub(crate) fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
-    PLUGINS.iter().try_for_each(|row| noted(row.name, (row.admit)(review)))
+pub(crate) async fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
+    for row in PLUGINS {
+        let outcome = match &row.step {
+            Step::AtOnce { admit, .. } => admit(review),
+            Step::Awaited { concerns, admit, .. } if concerns(review) => admit(review).await,
+            Step::Awaited { .. } => Ok(()),
+        };
+        noted(row.name, outcome)?;
+    }
+    Ok(())
 }
 
 /// Runs the validating half of every plugin.
-pub(crate) fn validate(review: &Review<'_>) -> Result<(), Status> {
-    PLUGINS.iter().try_for_each(|row| noted(row.name, (row.validate)(review)))
+pub(crate) async fn validate(review: &Review<'_>) -> Result<(), Status> {
+    for row in PLUGINS {
+        let outcome = match &row.step {
+            Step::AtOnce { validate, .. } => validate(review),
+            Step::Awaited { concerns, validate, .. } if concerns(review) => validate(review).await,
+            Step::Awaited { .. } => Ok(()),
+        };
+        noted(row.name, outcome)?;
+    }
+    Ok(())
 }
 
 fn noted(plugin: &str, outcome: Result<(), Status>) -> Result<(), Status> {
@@ -128,7 +150,8 @@ mod tests {
         let mut files: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "mod.rs")
+            // A folder holds the parts of the file beside it.
+            .filter(|name| name.ends_with(".rs") && name != "mod.rs" && name != "review.rs")
             .map(|name| name.trim_end_matches(".rs").replace('_', ""))
             .collect();
         let mut rows: Vec<String> = PLUGINS.iter().map(|row| row.name.to_lowercase()).collect();
@@ -144,7 +167,15 @@ pub(crate) mod fixture {
 
     use std::sync::Arc;
 
-    use super::{Authorizers, Operation, Plugin, Review, Status, UserInfo, Value, View};
+    use api_types::status::Status;
+    use component_base::clock::Clock;
+    use serde_json::Value;
+
+    use super::{Notes, Operation, Options, Plugin, Review, State};
+    use crate::UserInfo;
+    use crate::authz::Authorizers;
+    use crate::discovery::Registry;
+    use crate::view::View;
     use crate::view::fixture::Fixture;
 
     #[expect(clippy::too_many_arguments, reason = "a review has this many parts")]
@@ -163,6 +194,7 @@ pub(crate) mod fixture {
         let subject = new.clone().or(old.cloned()).unwrap_or_default();
         let text = |field: &str| subject["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (text("namespace"), text("name"));
+        let clock = Clock::starting_at(chrono::DateTime::UNIX_EPOCH);
         ask(&mut Review {
             operation,
             kind,
@@ -172,8 +204,13 @@ pub(crate) mod fixture {
             user,
             old,
             new: new.as_mut(),
+            options: Options::Connect,
             view,
             authorizers: &authorizers,
+            registry: &Registry::builtin(),
+            clock,
+            state: &State::default(),
+            notes: &Notes::default(),
         })
     }
 

@@ -4,7 +4,8 @@ use api_types::status::Status;
 use http::StatusCode;
 
 use super::write::{Manage, Proposal, Whole, create_object};
-use super::{Answer, Call, Verb, WriteOptions, body, media_type, metadata, typed};
+use super::{Answer, Call, Verb, WriteOptions, admit_body, body, media_type, metadata, typed};
+use crate::admission::{Operation, Options};
 
 pub(super) struct Create;
 
@@ -17,6 +18,7 @@ impl Verb for Create {
         let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
         metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;
         if call.kind.storage.is_empty() {
+            admit_body(&call, Operation::Create, Options::Write(&options), &mut object).await?;
             let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object)?;
             return call.plain(StatusCode::CREATED, &answer);
         }

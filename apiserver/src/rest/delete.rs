@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::write::{cause, commit_status};
 use super::{Answer, Call, Verb, body, convert, media_type, metadata, options};
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, Options};
 use crate::cache::Stored;
 use crate::negotiate;
 use crate::store::{Body, Change, CommitError, Durability, Precondition, Transaction};
@@ -20,7 +20,7 @@ impl Verb for Delete {
 
     async fn answer(call: Call) -> Answer {
         let options = DeleteOptions::parse(&call)?;
-        let removed = remove(&call, &call.info.name, &options).await?;
+        let removed = remove(&call, &call.info.name, &options, Reviewed::Now).await?;
         call.plain(StatusCode::OK, &removed.shown(&call))
     }
 }
@@ -144,14 +144,30 @@ impl Removed {
     }
 }
 
+/// Whether admission is to see a deletion, or has seen what led to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reviewed {
+    Now,
+    Already,
+}
+
 /// Deletes the object `name` of the request's kind and namespace, or marks it.
-pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<Removed, Status> {
+pub(crate) async fn remove(
+    call: &Call,
+    name: &str,
+    options: &DeleteOptions,
+    reviewed: Reviewed,
+) -> Result<Removed, Status> {
     for _ in 0..call.server.limits.write_attempts_max {
         let stored = call.server.objects.get(&call.key_of(name));
         let stored = stored.ok_or_else(|| Status::not_found(&call.kind, name))?;
         let object = call.value_of(&stored);
         options.check_preconditions(call, &object)?;
-        admission::validate(&call.review(Operation::Delete, name, Some(&object)))?;
+        if reviewed == Reviewed::Now {
+            let mut review = call.review(Operation::Delete, name, Some(&object), Options::Delete(options));
+            admission::mutate(&mut review).await?;
+            admission::validate(&review).await?;
+        }
         let step = plan(call, &object, options);
         if let Some(removed) = take(call, &stored, step, options).await? {
             return Ok(removed);

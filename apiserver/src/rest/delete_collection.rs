@@ -3,7 +3,7 @@
 use api_types::status::Reason;
 use http::StatusCode;
 
-use super::delete::{DeleteOptions, list_of, remove};
+use super::delete::{DeleteOptions, Reviewed, list_of, remove};
 use super::selection::Selection;
 use super::{Answer, Call, Verb};
 use crate::negotiate;
@@ -20,7 +20,7 @@ impl Verb for DeleteCollection {
         let snapshot = call.server.objects.list(&call.kind.storage, namespace);
         let mut removed = Vec::new();
         for stored in snapshot.iter().filter(|s| selection.matches(s)) {
-            match remove(&call, &stored.key.name, &options).await {
+            match remove(&call, &stored.key.name, &options, Reviewed::Now).await {
                 Ok(one) => removed.push(one),
                 // Somebody else deleted it meanwhile: that is what was wanted.
                 Err(status) if status.reason == Reason::NotFound => {}

@@ -34,20 +34,20 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
 pub(crate) use body::decode;
-pub(crate) use delete::{DeleteOptions, remove};
+pub(crate) use delete::{DeleteOptions, Reviewed, remove};
 pub(crate) use metadata::timestamp;
-pub(crate) use options::WriteOptions;
+pub(crate) use options::{FieldValidation, WriteOptions};
 pub(crate) use write::{Projection, Whole, commit_put, write_object};
 
 use crate::UserInfo;
-use crate::admission::{Operation, Review};
+use crate::admission::{self, Notes, Operation, Options, Review};
 use crate::cache::Stored;
 use crate::negotiate::{self, Accept};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use crate::store::Key;
 use crate::strategy;
-use crate::subresource::{self, Action};
+use crate::subresource::{self, Action, Param};
 
 pub(crate) type Response = http::Response<Body>;
 pub(crate) type Answer = Result<Response, Status>;
@@ -63,6 +63,8 @@ pub(crate) struct Call {
     pub(crate) accept: Accept,
     pub(crate) body: Bytes,
     pub(crate) audit_id: String,
+    /// What admission has to say about it.
+    pub(crate) notes: Arc<Notes>,
     /// The connection itself, when the client asks to speak another protocol on it.
     pub(crate) upgrade: Option<OnUpgrade>,
 }
@@ -96,8 +98,23 @@ static VERBS: &[Row] = &[
     def::<delete_collection::DeleteCollection>(),
 ];
 
-/// Answers an authorized request about a resource.
+/// Answers an authorized request about a resource. What admission warned of is in the answer, be it an error.
 pub(crate) async fn answer(call: Call) -> Answer {
+    let notes = call.notes.clone();
+    let mut answer = dispatch(call).await;
+    let warnings = notes.take_warnings();
+    if !warnings.is_empty() {
+        let mut response = answer.unwrap_or_else(|status| negotiate::answer_status(&status));
+        negotiate::add_warnings(&mut response, &warnings);
+        answer = Ok(response);
+    }
+    if let (Ok(response), Some(annotations)) = (&mut answer, notes.take_annotations()) {
+        response.extensions_mut().insert(annotations);
+    }
+    answer
+}
+
+async fn dispatch(call: Call) -> Answer {
     let info = &call.info;
     let scope_is_wrong =
         !call.kind.is_namespaced() && !info.namespace.is_empty() && info.namespace != info.name;
@@ -130,7 +147,51 @@ async fn answer_subresource(call: Call) -> Answer {
     match action {
         Action::View(_) => run(call).await,
         Action::Do(act) => act(call).await,
+        Action::Connect { act, params } => {
+            let mut options = connect_options(&call, &row.group, &row.version, &row.kind, params);
+            admit_body(&call, Operation::Connect, Options::Connect, &mut options).await?;
+            act(call).await
+        }
     }
+}
+
+/// The parameters of a connection as the object that they are decoded into.
+fn connect_options(call: &Call, group: &str, version: &str, kind: &str, params: &[Param]) -> Value {
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let mut options = serde_json::json!({ "kind": kind, "apiVersion": api_version });
+    for param in params {
+        let query = &call.info.query;
+        match *param {
+            Param::Flag(name) if query.is_true(name) => options[name] = true.into(),
+            Param::Flag(_) => {}
+            Param::Text(name) => {
+                if let Some(text) = query.get(name) {
+                    options[name] = text.into();
+                }
+            }
+            Param::Texts(name) => {
+                let values: Vec<&str> = query.get_all(name).collect();
+                if !values.is_empty() {
+                    options[name] = values.into();
+                }
+            }
+        }
+    }
+    options
+}
+
+/// Admission of a body that is not the object of the path and is not stored: what is asked of a subresource,
+/// a connection, a review.
+pub(crate) async fn admit_body(
+    call: &Call,
+    operation: Operation,
+    options: Options<'_>,
+    body: &mut Value,
+) -> Result<(), Status> {
+    let mut review = call.review(operation, &call.info.name, None, options);
+    review.new = Some(body);
+    admission::mutate(&mut review).await?;
+    admission::validate(&review).await
 }
 
 async fn run(call: Call) -> Answer {
@@ -195,6 +256,7 @@ impl Call {
         operation: Operation,
         name: &'a str,
         old: Option<&'a Value>,
+        options: Options<'a>,
     ) -> Review<'a> {
         Review {
             operation,
@@ -205,8 +267,13 @@ impl Call {
             user: &self.user,
             old,
             new: None,
+            options,
             view: &*self.server.view,
             authorizers: &self.server.authorizers,
+            registry: &self.server.registry,
+            clock: self.server.clock,
+            state: &self.server.admission,
+            notes: &self.notes,
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum FieldValidation {
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     pub(crate) field_validation: FieldValidation,
+    /// The same, when the client said it.
+    pub(crate) field_validation_named: Option<FieldValidation>,
     pub(crate) manager: String,
     /// Whether the client named the manager itself.
     pub(crate) manager_is_named: bool,
@@ -44,6 +46,7 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
+        let field_validation_named = query.has("fieldValidation").then_some(field_validation);
         let named = query.get("fieldManager");
         if let Some(long) = named.filter(|m| m.len() > MANAGER_LENGTH_MAX) {
             errors.push(FieldError {
@@ -58,6 +61,7 @@ impl WriteOptions {
         Ok(Self {
             dry_run,
             field_validation,
+            field_validation_named,
             manager,
             manager_is_named: named.is_some(),
             force: query.is_true("force"),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Answer, Call, WriteOptions, convert, metadata, typed};
-use crate::admission::{self, Operation, Review};
+use super::{Answer, Call, Reviewed, WriteOptions, convert, metadata, typed};
+use crate::admission::{self, Alongside, Operation, Options, Review};
 use crate::cache::Stored;
 use crate::negotiate;
 use crate::store::{Body, Cause, Change, CommitError, Durability, Key, Precondition, Revision, Transaction};
@@ -29,6 +29,11 @@ pub(crate) trait Projection: Send + Sync {
     /// Whether what a client reads is the whole object, in its own kind.
     fn is_object(&self) -> bool {
         true
+    }
+
+    /// Whether admission has seen already what leads to the write.
+    fn reviewed(&self) -> Reviewed {
+        Reviewed::Now
     }
 }
 
@@ -93,6 +98,8 @@ impl Outcome {
 enum Failed {
     /// Another writer was faster; the client did not say which state it wants to change.
     Raced,
+    /// What admission went by has changed: the same proposal is judged again.
+    Outdated,
     Refused(Status),
 }
 
@@ -115,6 +122,7 @@ pub(super) async fn create_object(
         let attempt = Attempt {
             call,
             options,
+            view: &Whole,
             old: None,
             manage: proposal.manage,
             expected: None,
@@ -125,6 +133,7 @@ pub(super) async fn create_object(
             Ok(outcome) => return Ok(outcome),
             Err(Failed::Refused(status)) => return Err(status),
             Err(Failed::Raced) if generated => {}
+            Err(Failed::Outdated) => {}
             Err(Failed::Raced) => return Err(Status::already_exists(&call.kind, &name)),
         }
     }
@@ -161,6 +170,7 @@ where
         let attempt = Attempt {
             call,
             options,
+            view,
             old: Some((&old, &stored)),
             manage: proposal.manage,
             expected: proposal.expected,
@@ -169,7 +179,7 @@ where
         match attempt.run(object).await {
             Ok(outcome) => return Ok(outcome),
             Err(Failed::Refused(status)) => return Err(status),
-            Err(Failed::Raced) => {}
+            Err(Failed::Raced | Failed::Outdated) => {}
         }
     }
     Err(Status::modified(&call.kind, &call.info.name))
@@ -196,12 +206,17 @@ impl Projection for Direct {
     fn write(&self, _kind: &Kind, _object: &Value, body: Value) -> Result<Value, Status> {
         Ok(body)
     }
+
+    fn reviewed(&self) -> Reviewed {
+        Reviewed::Already
+    }
 }
 
 /// One try at a write.
 struct Attempt<'a> {
     call: &'a Call,
     options: &'a WriteOptions,
+    view: &'a dyn Projection,
     old: Option<(&'a Value, &'a Arc<Stored>)>,
     manage: Manage,
     expected: Option<Revision>,
@@ -226,12 +241,11 @@ impl Attempt<'_> {
             Some(old) => strategy.prepare_for_update(&context, &mut object, old),
         }
         strategy.default(&mut object);
-        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        admission::mutate(&mut Review { new: Some(&mut object), ..call.review(operation, &name, old) })?;
+        let mut object = self.admit(&name, object).await?;
         typed::default(&call.kind, &mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
-        admission::validate(&Review { new: Some(&mut object), ..call.review(operation, &name, old) })?;
+        self.admit_final(&name, &mut object).await?;
         let durability = match strategy.haste(&context, &object, old) {
             Haste::Synced => Durability::Synced,
             Haste::Lazy => Durability::Lazy,
@@ -242,6 +256,53 @@ impl Attempt<'_> {
             claim.keep();
         }
         Ok(Outcome { warnings: self.warnings, ..outcome })
+    }
+
+    /// Mutating admission, on what the request's view shows of the object.
+    async fn admit(&self, name: &str, mut object: Value) -> Result<Value, Status> {
+        if self.view.reviewed() == Reviewed::Already {
+            return Ok(object);
+        }
+        let kind = &self.call.kind;
+        let old = self.old.map(|(value, _)| value);
+        if self.view.is_object() {
+            let mut review = self.review(name, old);
+            review.new = Some(&mut object);
+            admission::mutate(&mut review).await?;
+            return Ok(object);
+        }
+        let shown_old = old.map(|old| self.view.read(kind, old)).transpose()?;
+        let mut shown = self.view.read(kind, &object)?;
+        let mut review = self.review(name, shown_old.as_ref());
+        review.new = Some(&mut shown);
+        admission::mutate(&mut review).await?;
+        self.view.write(kind, &object, shown)
+    }
+
+    /// Validating admission, of the object as it will be stored.
+    async fn admit_final(&self, name: &str, object: &mut Value) -> Result<(), Status> {
+        // An earlier attempt's are outdated.
+        drop(self.call.notes.take_alongside());
+        if self.view.reviewed() == Reviewed::Already {
+            return Ok(());
+        }
+        let kind = &self.call.kind;
+        let old = self.old.map(|(value, _)| value);
+        if self.view.is_object() {
+            let mut review = self.review(name, old);
+            review.new = Some(object);
+            return admission::validate(&review).await;
+        }
+        let shown_old = old.map(|old| self.view.read(kind, old)).transpose()?;
+        let mut shown = self.view.read(kind, object)?;
+        let mut review = self.review(name, shown_old.as_ref());
+        review.new = Some(&mut shown);
+        admission::validate(&review).await
+    }
+
+    fn review<'r>(&'r self, name: &'r str, old: Option<&'r Value>) -> Review<'r> {
+        let operation = if self.old.is_some() { Operation::Update } else { Operation::Create };
+        self.call.review(operation, name, old, Options::Write(self.options))
     }
 
     /// Schema and rules of the kind, all that is wrong at once.
@@ -290,18 +351,20 @@ impl Attempt<'_> {
             None => Precondition::Absent(key.clone()),
             Some((_, stored)) => Precondition::Revision(key.clone(), stored.revision),
         };
+        let alongside = call.notes.take_alongside();
         let released = goes.then(|| object.clone());
         let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
         let change = match goes {
             true => Change::Delete { key, last: body.clone() },
             false => Change::Put { key, body: body.clone() },
         };
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             preconditions: vec![precondition],
             changes: vec![change],
             durability,
             cause: cause(call),
         };
+        join(&mut transaction, &alongside);
         match call.server.objects.commit(transaction).await {
             Ok(revision) => {
                 if let Some(gone) = released {
@@ -309,12 +372,23 @@ impl Attempt<'_> {
                 }
                 Ok(outcome(convert::bytes(&call.server.registry, &call.kind, &body.at(revision))))
             }
+            Err(CommitError::Conflict { key: other, .. }) if alongside.iter().any(|a| a.key == other) => {
+                Err(Failed::Outdated)
+            }
             Err(CommitError::Conflict { .. }) if self.expected.is_some() => {
                 Err(Status::modified(&call.kind, name).into())
             }
             Err(CommitError::Conflict { .. }) => Err(Failed::Raced),
             Err(error) => Err(commit_status(&error).into()),
         }
+    }
+}
+
+/// Adds what admission wants written in the same revision.
+fn join(transaction: &mut Transaction, alongside: &[Alongside]) {
+    for other in alongside {
+        transaction.preconditions.push(Precondition::Revision(other.key.clone(), other.revision));
+        transaction.changes.push(Change::Put { key: other.key.clone(), body: Body::encode(&other.object) });
     }
 }
 

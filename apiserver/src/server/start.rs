@@ -32,7 +32,7 @@ use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
 use crate::tls::{self, TlsError};
 use crate::view::View;
-use crate::{UserInfo, bootstrap, negotiate};
+use crate::{UserInfo, admission, bootstrap, negotiate};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view)?,
         authorizers: Authorizers::new(view.clone()),
+        admission: admission::State::default(),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
         tokens: Tokens::new(&pki, config.clock),
         nodes: NodeDialer::new(tls::node_client_config(&pki)?, tasks.clone()),

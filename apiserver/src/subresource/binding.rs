@@ -7,7 +7,8 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Action, Subresource, check_name};
-use crate::rest::{Answer, Call, WriteOptions, decode, media_type, timestamp, write_object};
+use crate::admission::{Operation, Options};
+use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type, timestamp, write_object};
 
 pub(super) struct Binding;
 
@@ -19,8 +20,9 @@ impl Subresource for Binding {
 fn bind(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let body = decode(media_type(&call.headers), &call.body)?.value;
+        let mut body = decode(media_type(&call.headers), &call.body)?.value;
         check_name(&call, &body)?;
+        admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();
         if node.is_empty() {
             let error = FieldError::required("target.name", "");

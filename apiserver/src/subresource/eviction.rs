@@ -9,8 +9,12 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Action, Subresource, check_name};
+use crate::admission::{Operation, Options};
 use crate::cache::Stored;
-use crate::rest::{Answer, Call, DeleteOptions, commit_put, decode, media_type, remove, timestamp};
+use crate::rest::{
+    Answer, Call, DeleteOptions, Reviewed, WriteOptions, admit_body, commit_put, decode, media_type, remove,
+    timestamp,
+};
 
 pub(super) struct Eviction;
 
@@ -21,15 +25,17 @@ impl Subresource for Eviction {
 
 fn evict(call: Call) -> BoxFuture<'static, Answer> {
     async move {
-        let body = decode(media_type(&call.headers), &call.body)?.value;
+        let written = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
+        let mut body = decode(media_type(&call.headers), &call.body)?.value;
         check_name(&call, &body)?;
+        admit_body(&call, Operation::Create, Options::Write(&written), &mut body).await?;
         let dry_run = call.info.query.get_all("dryRun").filter(|v| !v.is_empty());
         let options = DeleteOptions::from_value(&body["deleteOptions"], dry_run)?;
         let pod = call.value_of(&*call.stored()?);
         if !is_disposable(&pod) {
             take_budget(&call, &pod, options.dry_run).await?;
         }
-        remove(&call, &call.info.name, &options).await?;
+        remove(&call, &call.info.name, &options, Reviewed::Already).await?;
         call.plain(
             StatusCode::CREATED,
             &json!({

@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{Action, Subresource};
+use super::{Action, STREAMS, Subresource};
 use crate::node_proxy;
 use crate::rest::{Answer, Call};
 
@@ -11,7 +11,7 @@ pub(super) struct Exec;
 
 impl Subresource for Exec {
     const NAME: &'static str = "exec";
-    const ACTION: Action = Action::Do(answer);
+    const ACTION: Action = Action::Connect { act: answer, params: STREAMS };
 }
 
 fn answer(call: Call) -> BoxFuture<'static, Answer> {

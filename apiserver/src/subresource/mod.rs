@@ -30,7 +30,27 @@ pub(crate) enum Action {
     View(&'static dyn Projection),
     /// Something of its own. Authorized already; the row's verbs are checked.
     Do(fn(Call) -> BoxFuture<'static, Answer>),
+    /// A connection to what runs: admission sees its parameters, then it is as `Do`.
+    Connect { act: fn(Call) -> BoxFuture<'static, Answer>, params: &'static [Param] },
 }
+
+/// A parameter of a connection, a field of its options.
+#[derive(Clone, Copy)]
+pub(crate) enum Param {
+    Flag(&'static str),
+    Text(&'static str),
+    Texts(&'static str),
+}
+
+/// What `exec` and `attach` say of the streams they want.
+const STREAMS: &[Param] = &[
+    Param::Flag("stdin"),
+    Param::Flag("stdout"),
+    Param::Flag("stderr"),
+    Param::Flag("tty"),
+    Param::Text("container"),
+    Param::Texts("command"),
+];
 
 /// A subresource.
 pub(crate) trait Subresource {

@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{Action, Subresource};
+use super::{Action, Param, Subresource};
 use crate::node_proxy;
 use crate::rest::{Answer, Call};
 
@@ -11,7 +11,7 @@ pub(super) struct Proxy;
 
 impl Subresource for Proxy {
     const NAME: &'static str = "proxy";
-    const ACTION: Action = Action::Do(answer);
+    const ACTION: Action = Action::Connect { act: answer, params: &[Param::Text("path")] };
 }
 
 fn answer(call: Call) -> BoxFuture<'static, Answer> {

@@ -9,9 +9,9 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Action, Subresource, check_name};
-use crate::admission::{self, Operation, Review};
+use crate::admission::{Operation, Options};
 use crate::authn::service_account::{Bound, Claims, ISSUER, Reference, Tokens};
-use crate::rest::{Answer, Call, decode, media_type};
+use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type};
 use crate::view::View;
 
 pub(super) struct Token;
@@ -26,20 +26,8 @@ fn request(call: Call) -> BoxFuture<'static, Answer> {
         let mut body = decode(media_type(&call.headers), &call.body)?.value;
         check_name(&call, &body)?;
         let account = call.value_of(&*call.stored()?);
-        let mut review = Review {
-            operation: Operation::Create,
-            kind: &call.kind,
-            subresource: Token::NAME,
-            namespace: &call.info.namespace,
-            name: &call.info.name,
-            user: &call.user,
-            old: None,
-            new: Some(&mut body),
-            view: &*call.server.view,
-            authorizers: &call.server.authorizers,
-        };
-        admission::mutate(&mut review)?;
-        admission::validate(&review)?;
+        let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
+        admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let answer = issue(&call.server.tokens, &*call.server.view, &account, body)?;
         call.plain(StatusCode::CREATED, &answer)
     }
