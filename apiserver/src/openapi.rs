@@ -3,6 +3,8 @@
 //! Paths and schemas follow from the kinds table. Version 2 is answered with a document without
 //! definitions: clients that still ask for it fall back on the server's own validation.
 
+mod gnostic;
+
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -23,17 +25,32 @@ use crate::request_info::RequestInfo;
 pub(crate) fn answer(
     table: &Table,
     info: &RequestInfo,
-    _headers: &HeaderMap,
+    headers: &HeaderMap,
 ) -> Option<Result<http::Response<Body>, Status>> {
     let path = info.path.trim_end_matches('/');
     match path {
-        "/openapi/v2" => Some(negotiate::answer_value(StatusCode::OK, &version_2(), &Accept::default())),
+        "/openapi/v2" => Some(answer_version_2(headers)),
         "/openapi/v3" => Some(negotiate::answer_value(StatusCode::OK, &root(table), &Accept::default())),
         _ => {
             let name = path.strip_prefix("/openapi/v3/")?;
             Some(document(table, name, info))
         }
     }
+}
+
+/// The form of version 2 that kubectl and helm ask for, and nothing else.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+fn answer_version_2(headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
+    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if !wanted.into_iter().any(|accept| accept.contains(GNOSTIC)) {
+        return negotiate::answer_value(StatusCode::OK, &version_2(), &Accept::default());
+    }
+    let mut response = http::Response::new(Body::from(gnostic::encode(&version_2())));
+    // An `@` is no letter of a media type; Kubernetes answers with a dot.
+    let named = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    response.headers_mut().insert(header::CONTENT_TYPE, named);
+    Ok(response)
 }
 
 fn version_2() -> Value {
