@@ -3,6 +3,7 @@
 //! Each takes values and gives a value; none knows about requests. What is merged how comes from the schema.
 
 pub mod apply;
+pub mod changes;
 pub mod strategic;
 
 use crate::status::{Details, Reason, Status};

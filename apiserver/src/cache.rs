@@ -93,7 +93,7 @@ impl Objects {
     ) -> Result<Arc<Self>, OpenError> {
         let cache = Arc::new(Cache::new(limits));
         let storage: Arc<dyn Storage> = match backend {
-            Backend::Memory => Arc::new(MemoryStorage::open(clock, cache.clone())),
+            Backend::Memory { history } => Arc::new(MemoryStorage::open(clock, history, cache.clone())),
             Backend::Disk { dir, limits } => Arc::new(DiskStorage::open(&dir, limits, clock, cache.clone())?),
             Backend::Etcd { endpoints, prefix } => {
                 Arc::new(EtcdStorage::open(endpoints, prefix, clock, cache.clone(), tasks).await?)
@@ -153,6 +153,29 @@ impl Objects {
         Ok(Snapshot { revision, namespace: namespace.map(Arc::from), objects })
     }
 
+    /// As [`Objects::list_at`], and from the storage where the cache has forgotten it.
+    #[allow(dead_code, reason = "reads of the past use it")]
+    pub(crate) async fn list_past(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        revision: Revision,
+    ) -> Result<Snapshot, HistoryError> {
+        if let Ok(snapshot) = self.list_at(resource, namespace, revision) {
+            return Ok(snapshot);
+        }
+        let records = self.storage.past(resource, None, revision).await?;
+        let objects = self.cache.resource_of(records);
+        self.cache.pin(resource, revision, objects.clone());
+        Ok(Snapshot { revision, namespace: namespace.map(Arc::from), objects })
+    }
+
+    /// The newest revision at or before a time.
+    #[allow(dead_code, reason = "reads of the past use it")]
+    pub(crate) async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
+        self.storage.revision_at(at_ms).await
+    }
+
     /// Keeps a list for its continue token, so that a slow reader is not overtaken by writes.
     pub(crate) fn pin(&self, resource: &str, snapshot: &Snapshot) {
         self.cache.pin(resource, snapshot.revision, snapshot.objects.clone());
@@ -170,10 +193,7 @@ impl Objects {
     }
 
     /// What happened to `key` (or anything) after a revision, with the causes.
-    #[allow(
-        dead_code,
-        reason = "the verbs that tell an object's story read it; they come after the skeleton"
-    )]
+    #[allow(dead_code, reason = "reads of the past use it")]
     pub(crate) async fn history(
         &self,
         key: Option<&Key>,
@@ -254,6 +274,11 @@ impl Cache {
     fn stored(&self, key: Key, revision: Revision, bytes: bytes::Bytes) -> Arc<Stored> {
         let paths = self.fields.read().get(&*key.resource).cloned().unwrap_or_default();
         Arc::new(Stored::new(key, revision, bytes, paths))
+    }
+
+    fn resource_of(&self, records: Vec<crate::store::Record>) -> Resource {
+        let stored = records.into_iter().map(|r| self.stored(r.key, r.revision, r.bytes));
+        stored.map(|s| ((s.key.namespace.clone(), s.key.name.clone()), s)).collect()
     }
 
     fn watch(&self, spec: WatchSpec) -> Result<WatchStream, Expired> {

@@ -31,7 +31,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            backend: Backend::Memory,
+            backend: Backend::memory(),
             listen: None,
             certificate_names: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),

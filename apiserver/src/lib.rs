@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 pub use config::{Config, Limits};
 pub use pki::{Credential, Pki, PkiError};
 pub use server::{Loopback, Running, StartError, run, start};
-pub use store::{Backend, DiskLimits, OpenError};
+pub use store::{Backend, DiskLimits, HistoryLimits, OpenError};
 
 /// Who a request is from, once authenticated. It travels as a request extension.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use apiserver::{Backend, Config};
+use apiserver::{Backend, Config, DiskLimits, HistoryLimits};
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
@@ -48,6 +49,34 @@ struct Flags {
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
+    /// How many writes the history keeps at most, for reads of the past [default: 1000000; 4096 in memory].
+    #[arg(long, value_name = "N")]
+    history_revisions_max: Option<u64>,
+    /// How long the history is kept at most: 90s, 12h, 7d [default: 7d].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    history_age_max: Option<Duration>,
+}
+
+impl Flags {
+    fn history(&self, default: HistoryLimits) -> HistoryLimits {
+        HistoryLimits {
+            revisions_max: self.history_revisions_max.unwrap_or(default.revisions_max),
+            age_max: self.history_age_max.unwrap_or(default.age_max),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("must be a whole number and s, m, h or d".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "must be a whole number and s, m, h or d".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
 }
 
 const EXAMPLES: &str = "Examples:
@@ -79,8 +108,11 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let shutdown = shutdown_on_signals()?;
     let backend = match (&flags.data_dir, flags.etcd_servers.is_empty()) {
         (_, false) => Backend::etcd(flags.etcd_servers.clone()),
-        (Some(dir), true) => Backend::disk(dir.join("store")),
-        (None, true) => Backend::Memory,
+        (Some(dir), true) => {
+            let history = flags.history(HistoryLimits::default());
+            Backend::Disk { dir: dir.join("store"), limits: DiskLimits { history, ..DiskLimits::default() } }
+        }
+        (None, true) => Backend::Memory { history: flags.history(HistoryLimits::in_memory()) },
     };
     let config = Config {
         backend,

@@ -28,6 +28,7 @@ mod follower;
 mod index;
 mod log;
 mod memory;
+mod past;
 mod sled;
 mod snapshot;
 
@@ -120,14 +121,21 @@ pub(crate) enum Durability {
     Lazy,
 }
 
-/// Who made a change and what it was a reaction to; kept beside the change.
+/// Who made a change, through what, and what it was a reaction to; kept beside the change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cause {
     pub(crate) user: String,
-    /// The audit id, or verb and path.
+    /// The audit id.
     pub(crate) request: String,
+    /// Method and path of the request.
+    pub(crate) call: String,
+    /// The field manager.
+    pub(crate) manager: String,
     /// The revision of the world that the writer had seen.
     pub(crate) acted_on: Option<Revision>,
+    /// What admission made of each change in turn, as JSON; empty where it left the object as it was. Shorter
+    /// than the changes when the rest was left alone.
+    pub(crate) admitted: Vec<String>,
 }
 
 /// Changes that happen together at one revision, or not at all. Its changes are of different keys.
@@ -160,7 +168,7 @@ pub(crate) enum CommitError {
 #[derive(Clone, Debug)]
 pub enum Backend {
     /// In this process, for as long as it lives.
-    Memory,
+    Memory { history: HistoryLimits },
     /// In a directory of this machine, which belongs to the store alone.
     Disk { dir: PathBuf, limits: DiskLimits },
     /// In an etcd cluster that several API servers may share: `http://127.0.0.1:2379`, and the prefix of
@@ -169,6 +177,11 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// In this process, with the default limits.
+    pub fn memory() -> Self {
+        Self::Memory { history: HistoryLimits::in_memory() }
+    }
+
     /// A directory with the default limits.
     pub fn disk(dir: impl Into<PathBuf>) -> Self {
         Self::Disk { dir: dir.into(), limits: DiskLimits::default() }
@@ -177,6 +190,31 @@ impl Backend {
     /// An etcd cluster with Kubernetes' key prefix.
     pub fn etcd(endpoints: Vec<String>) -> Self {
         Self::Etcd { endpoints, prefix: "/registry".to_owned() }
+    }
+}
+
+/// Transactions that a store in memory remembers unless told otherwise.
+const MEMORY_REVISIONS_MAX: u64 = 4096;
+
+/// How much of the past is kept: what both bounds allow.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLimits {
+    /// Transactions.
+    pub revisions_max: u64,
+    /// Older transactions are dropped.
+    pub age_max: std::time::Duration,
+}
+
+impl HistoryLimits {
+    /// What a store in memory keeps unless told otherwise.
+    pub fn in_memory() -> Self {
+        Self { revisions_max: MEMORY_REVISIONS_MAX, ..Self::default() }
+    }
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self { revisions_max: 1_000_000, age_max: std::time::Duration::from_secs(7 * 86_400) }
     }
 }
 
@@ -195,8 +233,8 @@ pub struct DiskLimits {
     pub snapshot_bytes: u64,
     /// Closed segments kept for history and for watches that resume.
     pub segments_max: usize,
-    /// Closed segments older than this are dropped.
-    pub history_age_max: std::time::Duration,
+    /// Closed segments with nothing in them but what is beyond this are dropped.
+    pub history: HistoryLimits,
     /// How long a lazy write may stay in memory.
     pub lazy_delay_max: std::time::Duration,
 }
@@ -210,7 +248,7 @@ impl Default for DiskLimits {
             checkpoint_bytes: 32 << 20,
             snapshot_bytes: 128 << 20,
             segments_max: 32,
-            history_age_max: std::time::Duration::from_secs(7 * 86_400),
+            history: HistoryLimits::default(),
             lazy_delay_max: std::time::Duration::from_secs(10),
         }
     }
@@ -281,14 +319,29 @@ pub(crate) trait Feed: Send + Sync {
 pub(crate) trait Storage: Send + Sync {
     async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError>;
 
-    /// Transactions after `after` that are still kept and touch `key` (or any), oldest first, at most
-    /// `max`. With their causes.
+    /// Of the transactions after `after` that are still kept and touch `key` (or any) the newest `max`,
+    /// oldest first. With their causes. Lazy ones may be missing, as the log has only the last of each batch.
     async fn history(
         &self,
         key: Option<&Key>,
         after: Revision,
         max: usize,
     ) -> Result<Vec<Committed>, HistoryError>;
+
+    /// The objects of `resource` (or the one of `key`) as they were at `revision`, in the order of their keys.
+    async fn past(
+        &self,
+        _resource: &str,
+        _key: Option<&Key>,
+        _revision: Revision,
+    ) -> Result<Vec<Record>, HistoryError> {
+        Err(HistoryError::NotKept)
+    }
+
+    /// The newest revision at or before a time.
+    async fn revision_at(&self, _at_ms: u64) -> Result<Revision, HistoryError> {
+        Err(HistoryError::NotKept)
+    }
 
     /// Writes what is waiting and lets go of files; later commits fail with [`CommitError::Closed`].
     async fn close(&self);
@@ -299,8 +352,10 @@ pub(crate) trait Storage: Send + Sync {
 pub(crate) enum HistoryError {
     #[error("cannot read the log")]
     ReadLog(#[source] std::io::Error),
-    #[error("this storage keeps no causes")]
+    #[error("this cluster's store keeps no history; a store on disk or in memory does")]
     NotKept,
+    #[error("the past before revision {oldest} is no longer kept")]
+    Compacted { oldest: Revision },
 }
 
 /// Why a store does not open.

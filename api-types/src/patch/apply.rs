@@ -13,8 +13,10 @@ mod merge;
 use crate::schema::Schema;
 use crate::status::{Cause, Details, Reason, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
+pub(super) use compare::item_element;
 use compare::{Comparison, compare, fields_of, with_named_fields};
 pub use field_set::FieldSet;
+pub(super) use field_set::show as show_element;
 use managed::{Entry, Managed, Operation};
 use serde_json::{Map, Value};
 

@@ -403,7 +403,7 @@ fn is_finished(strategy: &dyn Strategy, object: &Value) -> bool {
 /// Who writes and why, for the log.
 pub(super) fn cause(call: &Call) -> Cause {
     let acted_on = call.headers.get("x-coxswain-acted-on").and_then(|v| v.to_str().ok()?.parse().ok());
-    Cause { user: call.user.name.clone(), request: call.audit_id.clone(), acted_on }
+    Cause { user: call.user.name.clone(), request: call.audit_id.clone(), acted_on, ..Cause::default() }
 }
 
 /// A commit error that is not about the object.

@@ -25,11 +25,13 @@ pub(super) enum Entry {
     End(u64),
 }
 
-const COMMIT: u8 = 1;
+/// A commit without method, path, manager and what admission changed; read, and no longer written.
+const COMMIT_BRIEF: u8 = 1;
 const RESERVE: u8 = 2;
 const RELEASE: u8 = 3;
 const OBJECT: u8 = 4;
 const END: u8 = 5;
+const COMMIT: u8 = 6;
 
 pub(super) fn write_commit(out: &mut Vec<u8>, committed: &Committed) {
     write_frame(out, |out| {
@@ -39,6 +41,12 @@ pub(super) fn write_commit(out: &mut Vec<u8>, committed: &Committed) {
         put_u64(out, committed.cause.acted_on.unwrap_or(0));
         put_bytes(out, committed.cause.user.as_bytes());
         put_bytes(out, committed.cause.request.as_bytes());
+        put_bytes(out, committed.cause.call.as_bytes());
+        put_bytes(out, committed.cause.manager.as_bytes());
+        put_u32(out, committed.cause.admitted.len());
+        for admitted in &committed.cause.admitted {
+            put_bytes(out, admitted.as_bytes());
+        }
         put_u32(out, committed.events.len());
         for event in &committed.events {
             out.push(u8::from(event.did == Did::Delete));
@@ -160,7 +168,8 @@ struct Reader<'a>(&'a [u8]);
 impl<'a> Reader<'a> {
     fn entry(mut self) -> Option<Entry> {
         match self.byte()? {
-            COMMIT => self.commit().map(Entry::Commit),
+            COMMIT => self.commit(true).map(Entry::Commit),
+            COMMIT_BRIEF => self.commit(false).map(Entry::Commit),
             RESERVE => self.u64().map(Entry::Reserve),
             RELEASE => self.u64().map(Entry::Release),
             END => self.u64().map(Entry::End),
@@ -172,13 +181,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn commit(&mut self) -> Option<Committed> {
+    fn commit(&mut self, is_full: bool) -> Option<Committed> {
         let (revision, at_ms, acted_on) = (self.u64()?, self.u64()?, self.u64()?);
-        let cause = Cause {
+        let mut cause = Cause {
             acted_on: (acted_on != 0).then_some(acted_on),
             user: self.text()?.to_owned(),
             request: self.text()?.to_owned(),
+            ..Cause::default()
         };
+        if is_full {
+            cause.call = self.text()?.to_owned();
+            cause.manager = self.text()?.to_owned();
+            cause.admitted =
+                (0..self.u32()?).map(|_| self.text().map(str::to_owned)).collect::<Option<_>>()?;
+        }
         let events = (0..self.u32()?).map(|_| self.event()).collect::<Option<_>>()?;
         Some(Committed { revision, at_ms, cause, events })
     }
@@ -231,7 +247,14 @@ mod tests {
     use super::*;
 
     fn commit() -> Committed {
-        let cause = Cause { user: "ada".into(), request: "create /a".into(), acted_on: Some(4) };
+        let cause = Cause {
+            user: "ada".into(),
+            request: "id".into(),
+            call: "POST /a".into(),
+            manager: "kubectl".into(),
+            acted_on: Some(4),
+            admitted: vec![String::new(), "[]".into()],
+        };
         let event = |did, previous| Event {
             key: Key::new("pods", "ns", "a"),
             did,

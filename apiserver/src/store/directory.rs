@@ -9,7 +9,9 @@ use super::OpenError;
 /// Says that a directory is ours, and in which format.
 const MARKER: &str = "COXSWAIN";
 const LOCK: &str = "LOCK";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// What this version reads and goes on from; then the directory is of the newest format.
+const OLDEST: u32 = 1;
 
 /// A directory that no other process uses as long as this lives.
 #[derive(Debug)]
@@ -23,18 +25,18 @@ pub(super) fn claim(dir: &Path) -> Result<Claim, OpenError> {
     let at = |source| OpenError::UseDirectory { dir: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = lock(dir)?;
-    if !is_ours {
+    if is_ours != Some(FORMAT) {
         write_marker(dir).map_err(at)?;
     }
     Ok(Claim { _lock: lock })
 }
 
-/// Whether the directory is ours already. Only looks.
-fn check(dir: &Path) -> Result<bool, OpenError> {
+/// The format of a directory that is ours already. Only looks.
+fn check(dir: &Path) -> Result<Option<u32>, OpenError> {
     let at = |source| OpenError::UseDirectory { dir: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(error)),
     };
     let mut is_empty = true;
@@ -46,16 +48,16 @@ fn check(dir: &Path) -> Result<bool, OpenError> {
     let path = dir.join(MARKER);
     let marker = match fs::read_to_string(&path) {
         Ok(marker) => marker,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_empty => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_empty => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(OpenError::Foreign { dir: dir.to_owned() });
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
     let found = marker.strip_prefix("coxswain store, format ").map(str::trim);
-    match found {
-        Some(format) if format == FORMAT.to_string() => Ok(true),
-        found => Err(OpenError::Format {
+    match (found.and_then(|format| format.parse().ok()), found) {
+        (Some(format), _) if (OLDEST..=FORMAT).contains(&format) => Ok(Some(format)),
+        (_, found) => Err(OpenError::Format {
             dir: dir.to_owned(),
             found: found.unwrap_or("unknown").to_owned(),
             known: FORMAT,

@@ -24,6 +24,7 @@ use super::follower::{Follower, Pending};
 use super::index::Index;
 use super::log::{self, Log};
 use super::memory::touches;
+use super::past::{Past, last_before};
 use super::sled::{self as state, Changes, Checkpoint, State, StateError};
 use super::{
     CommitError, Committed, Did, DiskLimits, Feed, HistoryError, Key, Loaded, OpenError, Record, Revision,
@@ -38,6 +39,8 @@ const RECENT_MAX: usize = 65_536;
 pub(crate) struct DiskStorage {
     requests: Mutex<Option<SyncSender<Request>>>,
     archive: log::Archive,
+    files: Arc<dyn Files>,
+    snapshots: PathBuf,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
@@ -69,6 +72,7 @@ impl DiskStorage {
         let index = Index::new(keys);
         let revision = recovered.revision;
         feed.load(recovered.loaded);
+        let (snapshots, shared_files) = (dir.join("snapshot"), start.files.clone());
         let pending =
             Arc::new(Pending::new(recovered.changes, recovered.written, recovered.is_rebuilt, &limits));
         let follower = Follower {
@@ -88,8 +92,27 @@ impl DiskStorage {
             spawn("store-commit", claim.clone(), move || committer.run())?,
             spawn("store-state", claim, move || follower.run())?,
         ];
-        Ok(Self { requests: Mutex::new(Some(sender)), archive, threads: Mutex::new(threads) })
+        Ok(Self {
+            requests: Mutex::new(Some(sender)),
+            archive,
+            files: shared_files,
+            snapshots,
+            threads: Mutex::new(threads),
+        })
     }
+
+    fn reader(&self) -> Reader {
+        let (archive, files) = (self.archive.clone(), self.files.clone());
+        Reader { archive, files, snapshots: self.snapshots.clone() }
+    }
+}
+
+/// Runs something that reads files where it makes nobody wait.
+async fn off_thread<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, HistoryError> + Send + 'static,
+) -> Result<T, HistoryError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|lost| Err(HistoryError::ReadLog(std::io::Error::other(lost))))
 }
 
 fn spawn(
@@ -125,10 +148,23 @@ impl Storage for DiskStorage {
         after: Revision,
         max: usize,
     ) -> Result<Vec<Committed>, HistoryError> {
-        let (archive, key) = (self.archive.clone(), key.cloned());
-        let read = move || read_history(&archive, key.as_ref(), after, max);
-        let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or_else(|lost| Err(std::io::Error::other(lost))).map_err(HistoryError::ReadLog)
+        let (reader, key) = (self.reader(), key.cloned());
+        off_thread(move || reader.history(key.as_ref(), after, max)).await
+    }
+
+    async fn past(
+        &self,
+        resource: &str,
+        key: Option<&Key>,
+        revision: Revision,
+    ) -> Result<Vec<Record>, HistoryError> {
+        let (reader, resource, key) = (self.reader(), resource.to_owned(), key.cloned());
+        off_thread(move || reader.past(&resource, key.as_ref(), revision)).await
+    }
+
+    async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
+        let reader = self.reader();
+        off_thread(move || reader.revision_at(at_ms)).await
     }
 
     async fn close(&self) {
@@ -148,27 +184,99 @@ impl Storage for DiskStorage {
     }
 }
 
-fn read_history(
-    archive: &log::Archive,
-    key: Option<&Key>,
-    after: Revision,
-    max: usize,
-) -> std::io::Result<Vec<Committed>> {
-    let mut found = Vec::new();
-    for first in segments_after(&archive.firsts(), after) {
-        for entry in archive.read(first)?.0 {
-            match entry {
-                Entry::Commit(committed) if committed.revision > after && touches(&committed, key) => {
-                    found.push(committed);
-                }
-                _ => {}
-            }
-            if found.len() == max {
-                return Ok(found);
-            }
+/// Reads what is on the disk beside the threads that write it.
+struct Reader {
+    archive: log::Archive,
+    files: Arc<dyn Files>,
+    snapshots: PathBuf,
+}
+
+impl Reader {
+    /// The transactions of a segment; none if it was dropped meanwhile.
+    fn commits(&self, first: Revision) -> Result<Vec<Committed>, HistoryError> {
+        match self.archive.read(first) {
+            Ok((entries, _)) => Ok(entries
+                .into_iter()
+                .filter_map(|entry| match entry {
+                    Entry::Commit(committed) => Some(committed),
+                    _ => None,
+                })
+                .collect()),
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(HistoryError::ReadLog(error)),
         }
     }
-    Ok(found)
+
+    fn history(
+        &self,
+        key: Option<&Key>,
+        after: Revision,
+        max: usize,
+    ) -> Result<Vec<Committed>, HistoryError> {
+        let mut found = VecDeque::new();
+        for first in segments_after(&self.archive.firsts(), after).into_iter().rev() {
+            for committed in self.commits(first)?.into_iter().rev() {
+                if committed.revision > after && touches(&committed, key) {
+                    found.push_front(committed);
+                }
+                if found.len() == max {
+                    return Ok(found.into());
+                }
+            }
+        }
+        Ok(found.into())
+    }
+
+    fn past(
+        &self,
+        resource: &str,
+        key: Option<&Key>,
+        revision: Revision,
+    ) -> Result<Vec<Record>, HistoryError> {
+        let mut past = Past::new(resource, key);
+        let base = self.base_before(revision)?;
+        if base > FIRST {
+            let records =
+                snapshot::read(&*self.files, &self.snapshots, base).map_err(HistoryError::ReadLog)?;
+            let records = records.ok_or(HistoryError::Compacted { oldest: base + 1 })?;
+            records.into_iter().for_each(|record| past.begin_with(record));
+        }
+        for first in segments_after(&self.archive.firsts(), base) {
+            if first > revision {
+                break;
+            }
+            let commits = self.commits(first)?;
+            commits
+                .iter()
+                .filter(|c| c.revision > base && c.revision <= revision)
+                .for_each(|c| past.follow(c));
+        }
+        Ok(past.records())
+    }
+
+    /// The newest revision at or before `revision` from which the log has everything.
+    fn base_before(&self, revision: Revision) -> Result<Revision, HistoryError> {
+        let first = self.archive.firsts().first().copied().unwrap_or_default();
+        let snapshots = snapshot::revisions(&*self.files, &self.snapshots).map_err(HistoryError::ReadLog)?;
+        let whole = snapshots.into_iter().filter(|snapshot| snapshot + 1 >= first);
+        let from_the_start = (first <= FIRST + 1).then_some(FIRST);
+        let bases: Vec<_> = from_the_start.into_iter().chain(whole).collect();
+        let newest = bases.iter().copied().filter(|base| *base <= revision).max();
+        newest.ok_or(HistoryError::Compacted { oldest: bases.first().copied().unwrap_or(first) })
+    }
+
+    fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
+        let firsts = self.archive.firsts();
+        for first in firsts.iter().rev() {
+            if let Some(revision) = last_before(self.commits(*first)?.iter(), at_ms) {
+                return Ok(revision);
+            }
+        }
+        match firsts.first() {
+            Some(first) if *first > FIRST + 1 => Err(HistoryError::Compacted { oldest: *first }),
+            _ => Ok(FIRST),
+        }
+    }
 }
 
 /// The segments that may hold what comes after `revision`.

@@ -8,7 +8,7 @@ use component_base::clock::Clock;
 use parking_lot::{Condvar, Mutex};
 
 use super::files::Files;
-use super::log::Archive;
+use super::log::{Archive, Keep};
 use super::memory::millis;
 use super::sled::{Changes, Checkpoint, State, StateError};
 use super::{Committed, Did, DiskLimits, Revision, snapshot};
@@ -114,9 +114,15 @@ impl Follower {
             snapshot::write(&*self.files, &self.dir.join("snapshot"), state.revision(), state.objects())?;
             self.snapshot = state.revision();
         }
-        let age_ms = u64::try_from(self.limits.history_age_max.as_millis()).unwrap_or(u64::MAX);
-        let before_ms = millis(&self.clock).saturating_sub(age_ms);
-        self.archive.drop_oldest(self.snapshot, self.limits.segments_max, before_ms)?;
+        let age_ms = u64::try_from(self.limits.history.age_max.as_millis()).unwrap_or(u64::MAX);
+        let keep = Keep {
+            segments_max: self.limits.segments_max,
+            closed_after_ms: millis(&self.clock).saturating_sub(age_ms),
+            after_revision: work.revision.saturating_sub(self.limits.history.revisions_max),
+        };
+        self.archive.drop_oldest(self.snapshot, keep)?;
+        let first = self.archive.firsts().first().copied().unwrap_or_default();
+        snapshot::drop_useless(&*self.files, &self.dir.join("snapshot"), first)?;
         Ok(())
     }
 

@@ -73,7 +73,7 @@ impl Log {
                 (file, length, first)
             }
         };
-        // When it was closed is not kept; its age counts from this start.
+        // When it was closed is found out once it matters.
         let closed = firsts.into_iter().map(|first| Closed { first, at_ms: 0 }).collect();
         let segments = Arc::new(Mutex::new(Segments { closed, active: active_first }));
         Ok(Self { archive: Archive { files, dir, segments }, active, length, segment_bytes })
@@ -174,21 +174,19 @@ impl Archive {
         self.segments.lock().closed.iter().filter(|closed| closed.first > revision).count()
     }
 
-    /// Drops the oldest segments, as long as there are more than `keep_max` closed ones or they were closed
-    /// before `closed_before_ms`, and nothing in them is after `needed_after`.
-    pub(super) fn drop_oldest(
-        &self,
-        needed_after: Revision,
-        keep_max: usize,
-        closed_before_ms: u64,
-    ) -> io::Result<()> {
+    /// Drops the oldest segments, as long as `keep` does not want them and nothing in them is after
+    /// `needed_after`.
+    pub(super) fn drop_oldest(&self, needed_after: Revision, keep: Keep) -> io::Result<()> {
         loop {
+            self.date_oldest()?;
             let oldest = {
                 let segments = self.segments.lock();
                 let Some(oldest) = segments.closed.first().copied() else { return Ok(()) };
                 let next = segments.closed.get(1).map_or(segments.active, |next| next.first);
-                let is_old = oldest.at_ms != 0 && oldest.at_ms < closed_before_ms;
-                if next > needed_after + 1 || !(segments.closed.len() > keep_max || is_old) {
+                let is_surplus = segments.closed.len() > keep.segments_max
+                    || oldest.at_ms < keep.closed_after_ms
+                    || next <= keep.after_revision;
+                if next > needed_after + 1 || !is_surplus {
                     return Ok(());
                 }
                 oldest
@@ -198,6 +196,28 @@ impl Archive {
             self.segments.lock().closed.remove(0);
         }
     }
+
+    /// Finds out when the oldest segment was closed, if it was before this start: its last entry says so.
+    fn date_oldest(&self) -> io::Result<()> {
+        let oldest = self.segments.lock().closed.first().copied().filter(|oldest| oldest.at_ms == 0);
+        let Some(oldest) = oldest else { return Ok(()) };
+        let newest = self.read(oldest.first)?.0.iter().rev().find_map(|entry| match entry {
+            Entry::Commit(committed) => Some(committed.at_ms),
+            _ => None,
+        });
+        if let Some(closed) = self.segments.lock().closed.first_mut() {
+            closed.at_ms = newest.unwrap_or(1).max(1);
+        }
+        Ok(())
+    }
+}
+
+/// Which closed segments stay though the state could be made without them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) segments_max: usize,
+    pub(super) closed_after_ms: u64,
+    pub(super) after_revision: Revision,
 }
 
 fn path(dir: &Path, first: Revision) -> PathBuf {

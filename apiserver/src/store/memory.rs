@@ -1,7 +1,7 @@
 //! A store that lives as long as its process. It commits in the caller, without a thread or a timer, so
 //! that a cluster under a paused clock does not move while a write is under way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,33 +9,67 @@ use component_base::clock::Clock;
 use parking_lot::Mutex;
 
 use super::index::Index;
+use super::past::{Past, last_before};
 use super::{
-    Change, CommitError, Committed, Did, Event, Feed, HistoryError, Key, Loaded, Revision, Storage,
-    Transaction,
+    Change, CommitError, Committed, Did, Event, Feed, HistoryError, HistoryLimits, Key, Loaded, Record,
+    Revision, Storage, Transaction,
 };
 
-/// Transactions kept for `history`.
-const HISTORY_MAX: usize = 4096;
+/// Revision 0 means "any" in the API, so an empty store is at 1.
+const FIRST: Revision = 1;
 
 pub(crate) struct MemoryStorage {
     clock: Clock,
     feed: Arc<dyn Feed>,
+    limits: HistoryLimits,
     state: Mutex<State>,
 }
 
 struct State {
     revision: Revision,
     index: Index,
+    /// What was before the oldest transaction of `history`. The bytes are shared with the cache.
+    base: BTreeMap<Key, Record>,
+    /// The revision of `base`.
+    floor: Revision,
     history: VecDeque<Committed>,
     closed: bool,
 }
 
+impl State {
+    fn remember(&mut self, committed: Committed, limits: HistoryLimits) {
+        let age_ms = u64::try_from(limits.age_max.as_millis()).unwrap_or(u64::MAX);
+        let too_old = committed.at_ms.saturating_sub(age_ms);
+        self.history.push_back(committed);
+        while self.history.len() as u64 > limits.revisions_max.max(1)
+            || self.history.front().is_some_and(|oldest| oldest.at_ms < too_old)
+        {
+            let Some(forgotten) = self.history.pop_front() else { break };
+            self.floor = forgotten.revision;
+            for event in forgotten.events {
+                let record =
+                    Record { key: event.key.clone(), revision: forgotten.revision, bytes: event.bytes };
+                match event.did {
+                    Did::Put => self.base.insert(event.key, record),
+                    Did::Delete => self.base.remove(&event.key),
+                };
+            }
+        }
+    }
+}
+
 impl MemoryStorage {
-    pub(crate) fn open(clock: Clock, feed: Arc<dyn Feed>) -> Self {
-        // Revision 0 means "any" in the API, so an empty store is at 1.
-        feed.load(Loaded { revision: 1, resumable: 1, ..Loaded::default() });
-        let state = State { revision: 1, index: Index::default(), history: VecDeque::new(), closed: false };
-        Self { clock, feed, state: Mutex::new(state) }
+    pub(crate) fn open(clock: Clock, limits: HistoryLimits, feed: Arc<dyn Feed>) -> Self {
+        feed.load(Loaded { revision: FIRST, resumable: FIRST, ..Loaded::default() });
+        let state = State {
+            revision: FIRST,
+            index: Index::default(),
+            base: BTreeMap::new(),
+            floor: FIRST,
+            history: VecDeque::new(),
+            closed: false,
+        };
+        Self { clock, feed, limits, state: Mutex::new(state) }
     }
 }
 
@@ -54,10 +88,7 @@ impl Storage for MemoryStorage {
         let revision = state.revision;
         let committed = committed(transaction, revision, millis(&self.clock), &mut state.index);
         state.index.settle();
-        if state.history.len() == HISTORY_MAX {
-            state.history.pop_front();
-        }
-        state.history.push_back(committed.clone());
+        state.remember(committed.clone(), self.limits);
         self.feed.publish(vec![committed]);
         Ok(revision)
     }
@@ -69,8 +100,35 @@ impl Storage for MemoryStorage {
         max: usize,
     ) -> Result<Vec<Committed>, HistoryError> {
         let state = self.state.lock();
-        let touching = state.history.iter().filter(|c| c.revision > after && touches(c, key));
-        Ok(touching.take(max).cloned().collect())
+        let touching = state.history.iter().rev().filter(|c| c.revision > after && touches(c, key));
+        let mut newest: Vec<_> = touching.take(max).cloned().collect();
+        newest.reverse();
+        Ok(newest)
+    }
+
+    async fn past(
+        &self,
+        resource: &str,
+        key: Option<&Key>,
+        revision: Revision,
+    ) -> Result<Vec<Record>, HistoryError> {
+        let state = self.state.lock();
+        if revision < state.floor {
+            return Err(HistoryError::Compacted { oldest: state.floor });
+        }
+        let mut past = Past::new(resource, key);
+        state.base.values().cloned().for_each(|record| past.begin_with(record));
+        state.history.iter().take_while(|c| c.revision <= revision).for_each(|c| past.follow(c));
+        Ok(past.records())
+    }
+
+    async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
+        let state = self.state.lock();
+        match last_before(state.history.iter(), at_ms) {
+            Some(revision) => Ok(revision),
+            None if state.floor == FIRST => Ok(FIRST),
+            None => Err(HistoryError::Compacted { oldest: state.floor }),
+        }
     }
 
     async fn close(&self) {

@@ -21,15 +21,13 @@ pub(super) fn revisions(files: &dyn Files, dir: &Path) -> io::Result<Vec<Revisio
     Ok(revisions)
 }
 
-/// Writes the snapshot of `revision`, then removes older ones. Damage among the objects ends it before
-/// it takes the place of anything.
+/// Writes the snapshot of `revision`. Damage among the objects ends it before there is any.
 pub(super) fn write(
     files: &dyn Files,
     dir: &Path,
     revision: Revision,
     objects: impl Iterator<Item = Result<Record, StateError>>,
 ) -> Result<(), StateError> {
-    let older = revisions(files, dir)?;
     let new = dir.join("next.new");
     let mut file = files.create(&new)?;
     let mut out = HEADER.to_vec();
@@ -51,8 +49,16 @@ pub(super) fn write(
     file.sync()?;
     files.rename(&new, &path(dir, revision))?;
     files.sync_dir(dir)?;
-    for older in older.into_iter().filter(|older| *older != revision) {
-        files.remove(&path(dir, older))?;
+    Ok(())
+}
+
+/// Removes the snapshots after which the log, which begins at `first`, has a gap: neither the state nor any
+/// past one can be made of them. The newest stays.
+pub(super) fn drop_useless(files: &dyn Files, dir: &Path, first: Revision) -> io::Result<()> {
+    let mut older = revisions(files, dir)?;
+    older.pop();
+    for useless in older.into_iter().filter(|revision| revision + 1 < first) {
+        files.remove(&path(dir, useless))?;
     }
     Ok(())
 }

@@ -222,7 +222,7 @@ fn loopback(api: &Running, user: UserInfo) -> kube::Client {
 
 fn api_config(options: &Options) -> anyhow::Result<apiserver::Config> {
     let backend = match (options.storage, &options.data_dir) {
-        (Storage::Memory, _) => Backend::Memory,
+        (Storage::Memory, _) => Backend::memory(),
         (Storage::Disk, Some(dir)) => Backend::disk(dir.join("store")),
         (Storage::Disk, None) => anyhow::bail!("objects on disk need a data directory"),
     };

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The element of a path that leads to a list's item. Says what is wrong if the item has no identity.
-pub(super) fn item_element(list: &Schema, item: &Value, index: usize) -> Result<String, String> {
+pub(in crate::patch) fn item_element(list: &Schema, item: &Value, index: usize) -> Result<String, String> {
     let ListType::Map(keys) = &list.list else {
         return Ok(match list.list {
             ListType::Set => format!("v:{item}"),

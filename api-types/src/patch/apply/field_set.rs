@@ -115,7 +115,7 @@ impl FieldSet {
 }
 
 /// A path element as error texts have it.
-pub(super) fn show(element: &str) -> String {
+pub(in crate::patch) fn show(element: &str) -> String {
     match element.split_once(':').unwrap_or(("", element)) {
         ("f", name) => format!(".{name}"),
         ("v", value) => format!("[={value}]"),
