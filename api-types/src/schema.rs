@@ -79,6 +79,8 @@ pub struct Schema {
     /// Fields that a custom kind must have, and that a built-in one always writes: Kubernetes does not hold its
     /// own kinds to them when it reads.
     pub required: Arc<Vec<String>>,
+    /// Fields of a built-in kind that are null where there is nothing, because Go writes them always.
+    pub written: Arc<Vec<String>>,
     /// Items of a list, values of a map.
     pub items: Option<Arc<Schema>>,
     pub list: ListType,
@@ -160,6 +162,12 @@ impl Schema {
     /// canonical, unknown fields dropped.
     pub fn normalize(&self, object: &mut Value) {
         normalize::normalize(self, object);
+    }
+
+    /// Brings a normalized object into the form in which it is stored: an empty list that is always written is
+    /// null there. Before that, it tells a client that said "none" from one that said nothing.
+    pub fn settle(&self, object: &mut Value) {
+        normalize::settle(self, object);
     }
 
     /// What Kubernetes makes of an object in which nothing was said: empty structures, zero values, and nulls in

@@ -36,8 +36,9 @@ pub(super) fn definition(
         }
         properties.insert(field.clone(), child);
     }
-    schema.properties = Arc::new(properties);
     schema.required = Arc::new(strings(&json["required"]));
+    schema.written = Arc::new(written(&properties, &schema.required, facts));
+    schema.properties = Arc::new(properties);
     schema.definition = name.into();
     schema.atomic = facts.is_some_and(|f| f.atomic);
     if name.ends_with(".Quantity") {
@@ -45,6 +46,20 @@ pub(super) fn definition(
     }
     made.insert(name.to_owned(), schema.clone());
     Some(schema)
+}
+
+/// Go leaves out a list or map only where its field says so, and one that is required never says so.
+fn written(
+    properties: &BTreeMap<String, Schema>,
+    required: &[String],
+    facts: Option<&overlay::Definition>,
+) -> Vec<String> {
+    let said = |name: &str| facts.and_then(|f| f.fields.get(name)).is_some_and(|f| f.written);
+    let collection = |schema: &Schema| matches!(schema.ty, Type::List | Type::Map);
+    let always = |(name, schema): &(&String, &Schema)| {
+        said(name) || (required.contains(name) && collection(schema))
+    };
+    properties.iter().filter(always).map(|(name, _)| name.clone()).collect()
 }
 
 fn lay_over(schema: &mut Schema, facts: &overlay::Field) {

@@ -7,6 +7,7 @@ use super::{Schema, Type};
 use crate::kinds::Kind;
 use serde_json::{Map, Value};
 
+mod extensions;
 mod pod;
 mod rows;
 
@@ -54,7 +55,7 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
 
 pub(super) fn fill_nulls(schema: &Schema, value: &mut Value) {
     let Value::Object(fields) = value else { return };
-    for name in schema.required.iter().filter(|_| schema.builtin) {
+    for name in schema.required.iter().chain(schema.written.iter()).filter(|_| schema.builtin) {
         fields.entry(name.clone()).or_insert(Value::Null);
     }
     for (name, value) in fields {

@@ -34,9 +34,12 @@ fn tidy(schema: &Schema, value: &mut Value) {
     match (schema.ty, value) {
         (Type::Object, Value::Object(fields)) => {
             fields.retain(|key, value| match schema.properties.get(key) {
-                Some(child) if child.builtin => !is_nothing(child, value),
+                Some(child) if child.builtin => !is_nothing(child, value) || schema.written.contains(key),
                 _ => true,
             });
+            for name in schema.written.iter() {
+                fields.entry(name.as_str()).or_insert(Value::Null);
+            }
             for (key, value) in fields {
                 schema.properties.get(key).into_iter().for_each(|s| tidy(s, value));
             }
@@ -54,6 +57,27 @@ fn tidy(schema: &Schema, value: &mut Value) {
             items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| tidy(s, v)));
         }
         (Type::Quantity, value) => tidy_quantity(value),
+        _ => {}
+    }
+}
+
+pub(super) fn settle(schema: &Schema, value: &mut Value) {
+    match (schema.ty, value) {
+        (Type::Object, Value::Object(fields)) => {
+            for (key, value) in fields {
+                let Some(child) = schema.properties.get(key) else { continue };
+                if schema.written.contains(key) && is_nothing(child, value) {
+                    *value = Value::Null;
+                }
+                settle(child, value);
+            }
+        }
+        (Type::Map, Value::Object(entries)) => {
+            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| settle(s, v)));
+        }
+        (Type::List, Value::Array(items)) => {
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| settle(s, v)));
+        }
         _ => {}
     }
 }

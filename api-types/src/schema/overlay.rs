@@ -23,6 +23,8 @@ pub(super) struct Field {
     pub(super) patch: PatchStrategy,
     /// Always there, an empty object at least.
     pub(super) structure: bool,
+    /// Always there, null at least.
+    pub(super) written: bool,
     pub(super) default: Option<Value>,
 }
 
@@ -76,6 +78,7 @@ fn read(field: &mut Field, word: &str) -> Option<()> {
         ("key", name) => field.patch.merge_key = Some(name.to_owned()),
         ("granular", _) => field.granular = true,
         ("struct", _) => field.structure = true,
+        ("null", _) => field.written = true,
         ("default", json) => field.default = Some(serde_json::from_str(json).ok()?),
         _ => return None,
     }

@@ -129,7 +129,7 @@ impl Removed {
     pub(crate) fn shown(&self, call: &Call) -> Value {
         match self {
             Self::Marked(object) => object.clone(),
-            Self::Gone(object) if strategy::find(&call.kind).shows_deleted() => object.clone(),
+            Self::Gone(object) if strategy::shows_deleted(&call.kind) => object.clone(),
             Self::Gone(object) => {
                 let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
                 status::success(&call.kind, &text("name"), &text("uid"))

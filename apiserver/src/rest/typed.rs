@@ -90,6 +90,12 @@ pub(super) fn default(kind: &Kind, object: &mut Value) {
     schema.normalize(object);
 }
 
+/// As `default`, for the last time before an object is checked and stored.
+pub(super) fn complete(kind: &Kind, object: &mut Value) {
+    default(kind, object);
+    of(kind).settle(object);
+}
+
 /// Notes which fields the manager of an ordinary write owns now.
 pub(super) fn track(call: &Call, old: Option<&Value>, object: &mut Value, manager: &str) {
     let version = call.kind.api_version();

@@ -242,7 +242,7 @@ impl Attempt<'_> {
         }
         strategy.default(&mut object);
         let mut object = self.admit(&name, object).await?;
-        typed::default(&call.kind, &mut object);
+        typed::complete(&call.kind, &mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
         self.admit_final(&name, &mut object).await?;

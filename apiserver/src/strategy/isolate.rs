@@ -7,16 +7,23 @@ use serde_json::{Value, json};
 const SERVER_OWNED: &[&str] =
     &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
 
-/// Kinds with a generation although they have no status subresource, or without one although they have.
+/// Where objects are kept of kinds with a generation although they have no status subresource.
 const COUNTED_WITHOUT_STATUS: &[&str] = &[
-    "endpointslices",
-    "validatingwebhookconfigurations",
-    "mutatingwebhookconfigurations",
-    "csidrivers",
-    "networkpolicies",
-    "ingresses",
-    "priorityclasses",
+    "podtemplates",
+    "admissionregistration.k8s.io/mutatingadmissionpolicies",
+    "admissionregistration.k8s.io/mutatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/mutatingwebhookconfigurations",
+    "admissionregistration.k8s.io/validatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/validatingwebhookconfigurations",
+    "discovery.k8s.io/endpointslices",
+    "networking.k8s.io/ingressclasses",
+    "networking.k8s.io/networkpolicies",
+    "resource.k8s.io/deviceclasses",
+    "resource.k8s.io/resourceslices",
+    "scheduling.k8s.io/priorityclasses",
+    "storage.k8s.io/csidrivers",
 ];
+/// And of kinds without one although they have the subresource.
 const UNCOUNTED_WITH_STATUS: &[&str] = &[
     "namespaces",
     "nodes",
@@ -24,19 +31,28 @@ const UNCOUNTED_WITH_STATUS: &[&str] = &[
     "persistentvolumeclaims",
     "services",
     "resourcequotas",
-    "volumeattachments",
-    "certificatesigningrequests",
-    "horizontalpodautoscalers",
-    "servicecidrs",
+    "apiregistration.k8s.io/apiservices",
+    "autoscaling/horizontalpodautoscalers",
+    "certificates.k8s.io/certificatesigningrequests",
+    "networking.k8s.io/servicecidrs",
+    "resource.k8s.io/resourceclaims",
+    "storage.k8s.io/volumeattachments",
 ];
+/// Counted from the first change on: a new object of these has no generation yet.
+const COUNTED_FROM_ZERO: &[&str] = &["storage.k8s.io/csidrivers"];
 
-/// Whether `metadata.generation` counts changes of this kind's spec.
+/// Whether `metadata.generation` counts changes of this kind's spec. Custom kinds always have one.
 pub(crate) fn is_counted(kind: &Kind) -> bool {
-    let plural = kind.plural.as_str();
-    if COUNTED_WITHOUT_STATUS.contains(&plural) {
+    let storage = kind.storage.as_str();
+    if kind.definition.is_empty() || COUNTED_WITHOUT_STATUS.contains(&storage) {
         return true;
     }
-    kind.find_subresource("status").is_some() && !UNCOUNTED_WITH_STATUS.contains(&plural)
+    kind.find_subresource("status").is_some() && !UNCOUNTED_WITH_STATUS.contains(&storage)
+}
+
+/// The generation of a new object.
+fn first_generation(kind: &Kind) -> Option<i64> {
+    (is_counted(kind) && !COUNTED_FROM_ZERO.contains(&kind.storage.as_str())).then_some(1)
 }
 
 /// A node agent registers its node with capacity and conditions in one write, as in Kubernetes.
@@ -54,7 +70,7 @@ pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
     {
         object.shift_remove("status");
     }
-    set_generation(new, is_counted(kind).then_some(1));
+    set_generation(new, first_generation(kind));
 }
 
 /// Keeps what this request may not change. `subresource` is empty for the object itself.
@@ -133,7 +149,7 @@ pub(crate) fn is_spec_changed(new: &Value, old: &Value) -> bool {
 
 fn set_generation(object: &mut Value, generation: Option<i64>) {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    match generation {
+    match generation.filter(|generation| *generation > 0) {
         Some(generation) => metadata.insert("generation".to_owned(), json!(generation)),
         None => metadata.shift_remove("generation"),
     };

@@ -119,11 +119,6 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     /// What a deletion that has to wait writes into the object besides the deletion's time.
     fn mark_deleted(&self, _object: &mut Value) {}
 
-    /// Whether the answer to a deletion is the deleted object instead of a `Status`.
-    fn shows_deleted(&self) -> bool {
-        false
-    }
-
     /// How soon this write must be on disk.
     fn haste(&self, _context: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Haste {
         Haste::Synced
@@ -170,6 +165,33 @@ static ROWS: &[Row] = &[
     def("rbac.authorization.k8s.io/roles", &rbac::Roles),
     def("scheduling.k8s.io/priorityclasses", &small::PriorityClasses),
 ];
+
+/// Where objects are kept of kinds whose deletion answers with the deleted object instead of a `Status`.
+const SHOWN_WHEN_DELETED: &[&str] = &[
+    "namespaces",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+    "resource.k8s.io/deviceclasses",
+    "resource.k8s.io/resourceclaims",
+    "resource.k8s.io/resourceclaimtemplates",
+    "resource.k8s.io/resourceslices",
+    "storage.k8s.io/csidrivers",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/csistoragecapacities",
+    "storage.k8s.io/storageclasses",
+    "storage.k8s.io/volumeattachments",
+    "storage.k8s.io/volumeattributesclasses",
+];
+
+/// Whether the answer to a deletion is the deleted object.
+pub(crate) fn shows_deleted(kind: &Kind) -> bool {
+    SHOWN_WHEN_DELETED.contains(&kind.storage.as_str())
+}
 
 /// The strategy of a kind.
 pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {

@@ -77,10 +77,6 @@ impl Strategy for Namespaces {
         }
         object["status"]["phase"] = "Terminating".into();
     }
-
-    fn shows_deleted(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

@@ -63,10 +63,6 @@ impl Strategy for Pods {
         let period = requested.or(of_spec).unwrap_or(30);
         Some(if period < 0 { 1 } else { period })
     }
-
-    fn shows_deleted(&self) -> bool {
-        true
-    }
 }
 
 /// The class of service, as the spec has it. A spec that cannot be read gets none: the schema check says why.

@@ -3,11 +3,14 @@
 //! A kind is a row here; one without a row prints its name and when it was made. The columns themselves
 //! (names, types, priorities) stand in the kinds table; a test holds the two together.
 
+mod admission;
 mod batch;
 mod cluster;
 mod config;
 mod network;
 mod pod;
+mod requests;
+mod storage;
 mod workload;
 
 use std::sync::LazyLock;
@@ -59,6 +62,27 @@ static PRINTERS: &[(&str, Cells)] = &[
     ("Ingress", network::ingress),
     ("IngressClass", network::ingress_class),
     ("NetworkPolicy", network::network_policy),
+    ("IPAddress", network::ip_address),
+    ("ServiceCIDR", network::service_cidr),
+    ("MutatingWebhookConfiguration", admission::webhooks),
+    ("ValidatingWebhookConfiguration", admission::webhooks),
+    ("MutatingAdmissionPolicy", admission::mutating_policy),
+    ("MutatingAdmissionPolicyBinding", admission::policy_binding),
+    ("ValidatingAdmissionPolicy", admission::validating_policy),
+    ("ValidatingAdmissionPolicyBinding", admission::policy_binding),
+    ("APIService", admission::api_service),
+    ("CertificateSigningRequest", requests::certificate_request),
+    ("ComponentStatus", requests::component_status),
+    ("FlowSchema", requests::flow_schema),
+    ("PriorityLevelConfiguration", requests::priority_level),
+    ("CSIDriver", storage::csi_driver),
+    ("CSINode", storage::csi_node),
+    ("VolumeAttachment", storage::volume_attachment),
+    ("VolumeAttributesClass", storage::attributes_class),
+    ("DeviceClass", storage::device),
+    ("ResourceClaim", storage::resource_claim),
+    ("ResourceClaimTemplate", storage::device),
+    ("ResourceSlice", storage::resource_slice),
 ];
 
 /// The columns of `kind`; a kind without columns of its own prints its name and when it was made.

@@ -75,10 +75,6 @@ impl Strategy for Services {
     fn name_rule(&self) -> NameRule {
         NameRule::Label
     }
-
-    fn shows_deleted(&self) -> bool {
-        true
-    }
 }
 
 /// What the server gave and the client left out stays.

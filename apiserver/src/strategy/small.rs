@@ -318,10 +318,6 @@ impl Strategy for ServiceAccounts {
     fn name_rule(&self) -> NameRule {
         NameRule::Subdomain
     }
-
-    fn shows_deleted(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

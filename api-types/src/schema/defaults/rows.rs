@@ -1,5 +1,8 @@
 //! The table of kinds that have defaults of their own.
 
+use super::extensions::{
+    binding_match, claim, claim_template, flow_schema, policy, priority_level, webhooks,
+};
 use super::pod::{pod, pod_spec, template};
 use super::{at, each, ensure, is_empty, is_unset, put};
 use base64::Engine;
@@ -34,6 +37,21 @@ pub(super) static ROWS: &[(&str, &str, Rule)] = &[
     ("rbac.authorization.k8s.io", "ClusterRoleBinding", binding),
     ("scheduling.k8s.io", "PriorityClass", |o| put(o, "preemptionPolicy", "PreemptLowerPriority")),
     ("storage.k8s.io", "StorageClass", storage_class),
+    ("storage.k8s.io", "CSIDriver", csi_driver),
+    ("apiregistration.k8s.io", "APIService", |o| at(o, &["spec", "service"], |s| put(s, "port", 443))),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", policy),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", binding_match),
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", |o| {
+        webhooks(o);
+        each(o, "webhooks", |hook| put(hook, "reinvocationPolicy", "Never"));
+    }),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", policy),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", binding_match),
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks),
+    ("flowcontrol.apiserver.k8s.io", "FlowSchema", flow_schema),
+    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", priority_level),
+    ("resource.k8s.io", "ResourceClaim", claim),
+    ("resource.k8s.io", "ResourceClaimTemplate", claim_template),
 ];
 
 fn namespace(object: &mut Value) {
@@ -278,6 +296,20 @@ fn binding(object: &mut Value) {
 fn storage_class(object: &mut Value) {
     put(object, "reclaimPolicy", "Delete");
     put(object, "volumeBindingMode", "Immediate");
+}
+
+fn csi_driver(object: &mut Value) {
+    at(object, &["spec"], |spec| {
+        put(spec, "attachRequired", true);
+        put(spec, "podInfoOnMount", false);
+        put(spec, "storageCapacity", false);
+        put(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        put(spec, "requiresRepublish", false);
+        put(spec, "seLinuxMount", false);
+        if is_empty(spec.get("volumeLifecycleModes")) {
+            spec["volumeLifecycleModes"] = json!(["Persistent"]);
+        }
+    });
 }
 
 fn horizontal_pod_autoscaler(object: &mut Value) {

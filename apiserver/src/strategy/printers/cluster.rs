@@ -88,7 +88,7 @@ pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
     ]);
     let kind = first_of(&["/involvedObject/kind", "/regarding/kind"]).to_lowercase();
     let name = first_of(&["/involvedObject/name", "/regarding/name"]);
-    let host = first_of(&["/source/host", "/deprecatedSource/host"]);
+    let host = first_of(&["/source/host", "/deprecatedSource/host", "/reportingInstance"]);
     let component = first_of(&[
         "/source/component",
         "/deprecatedSource/component",

@@ -138,6 +138,22 @@ pub(super) fn network_policy(printed: &Printed<'_>) -> Vec<Value> {
     vec![printed.name(), json!(selector(&printed.at("/spec/podSelector"))), printed.age()]
 }
 
+pub(super) fn ip_address(printed: &Printed<'_>) -> Vec<Value> {
+    let part = |field: &str| printed.text(&format!("/spec/parentRef/{field}"));
+    let resource = match part("group") {
+        "" => part("resource").to_lowercase(),
+        group => format!("{}.{group}", part("resource")).to_lowercase(),
+    };
+    let parent = [resource.as_str(), part("namespace"), part("name")];
+    let parent = parent.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    vec![printed.name(), or_none(&parent)]
+}
+
+pub(super) fn service_cidr(printed: &Printed<'_>) -> Vec<Value> {
+    let ranges = join(printed.list("/spec/cidrs").iter().filter_map(Value::as_str));
+    vec![printed.name(), json!(ranges), printed.age()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::check;
