@@ -31,6 +31,27 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: &[Reason] = &[
+        Reason::BadRequest,
+        Reason::Unauthorized,
+        Reason::Forbidden,
+        Reason::NotFound,
+        Reason::MethodNotAllowed,
+        Reason::NotAcceptable,
+        Reason::AlreadyExists,
+        Reason::Conflict,
+        Reason::Gone,
+        Reason::Expired,
+        Reason::RequestEntityTooLarge,
+        Reason::UnsupportedMediaType,
+        Reason::Invalid,
+        Reason::TooManyRequests,
+        Reason::InternalError,
+        Reason::ServerTimeout,
+        Reason::ServiceUnavailable,
+        Reason::Timeout,
+    ];
+
     /// The text of the `reason` field; empty for `Unknown`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -105,16 +126,35 @@ pub struct Status {
     pub message: String,
     code: u16,
     details: Option<Box<Details>>,
+    /// A reason that somebody else gave and that is none of Kubernetes' own.
+    foreign_reason: Option<Box<str>>,
 }
 
 impl Status {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Status { reason, message: message.into(), code: reason.code(), details: None }
+        Status { reason, message: message.into(), code: reason.code(), details: None, foreign_reason: None }
     }
 
     /// A failure that Kubernetes gives a code and a text but no reason.
     pub fn unexplained(code: u16, message: impl Into<String>) -> Self {
         Status { code, ..Status::new(Reason::Unknown, message) }
+    }
+
+    /// A refusal that somebody else decided on and described as a `Status`, passed on with the message
+    /// `message`. What is not an error's code becomes 400.
+    pub fn relayed(given: &Value, message: impl Into<String>) -> Self {
+        let code = given["code"].as_u64().and_then(|c| u16::try_from(c).ok());
+        let code = code.filter(|c| (400..1000).contains(c)).unwrap_or(400);
+        let reason = given["reason"].as_str().unwrap_or_default();
+        let known = Reason::ALL.iter().copied().find(|r| r.as_str() == reason).unwrap_or(Reason::Unknown);
+        let foreign = known == Reason::Unknown && !reason.is_empty();
+        let details = given["details"].is_object().then(|| Box::new(Details::from_value(&given["details"])));
+        Status {
+            code,
+            details,
+            foreign_reason: foreign.then(|| reason.into()),
+            ..Status::new(known, message)
+        }
     }
 
     pub fn with_details(mut self, details: Details) -> Self {
@@ -279,9 +319,13 @@ impl Status {
         status.insert("metadata".into(), json!({}));
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.as_str().into());
-        if self.reason != Reason::Unknown {
-            status.insert("reason".into(), self.reason.as_str().into());
-        }
+        match &self.foreign_reason {
+            Some(reason) => status.insert("reason".into(), reason.to_string().into()),
+            None if self.reason != Reason::Unknown => {
+                status.insert("reason".into(), self.reason.as_str().into())
+            }
+            None => None,
+        };
         if let Some(details) = &self.details {
             status.insert("details".into(), details.to_value());
         }
@@ -291,6 +335,26 @@ impl Status {
 }
 
 impl Details {
+    fn from_value(given: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let causes = given["causes"].as_array().into_iter().flatten().map(|cause| Cause {
+            reason: text(&cause["reason"]),
+            message: text(&cause["message"]),
+            field: text(&cause["field"]),
+        });
+        Details {
+            name: text(&given["name"]),
+            group: text(&given["group"]),
+            kind: text(&given["kind"]),
+            uid: text(&given["uid"]),
+            causes: causes.collect(),
+            retry_after_seconds: given["retryAfterSeconds"]
+                .as_u64()
+                .and_then(|s| u32::try_from(s).ok())
+                .unwrap_or_default(),
+        }
+    }
+
     fn to_value(&self) -> Value {
         let mut details = Map::new();
         put(&mut details, "name", &self.name);

@@ -26,6 +26,7 @@ mod strategy;
 mod subresource;
 mod tls;
 mod view;
+mod webhook;
 
 use std::collections::BTreeMap;
 

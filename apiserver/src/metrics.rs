@@ -58,6 +58,11 @@ impl RequestMetrics {
         Self { registry: Mutex::new(registry), requests, durations }
     }
 
+    /// Lets another part add what it counts.
+    pub(crate) fn extend(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock());
+    }
+
     /// Notes one answered request. Only resources that exist become labels, so that a client cannot make
     /// the number of series grow.
     pub(crate) fn observe(&self, info: &RequestInfo, code: StatusCode, took: Duration) {

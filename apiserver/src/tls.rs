@@ -58,6 +58,30 @@ pub(crate) fn node_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsErro
     Ok(Arc::new(config))
 }
 
+/// To a webhook: its certificate must be of the authorities in `bundle` (PEM), or when there are none, of those
+/// that this machine trusts. The server does not say who it is: whoever is asked may be anybody's.
+pub(crate) fn webhook_client_config(bundle: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match bundle.is_empty() {
+        true => parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?,
+        false => parse_roots(bundle)?,
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Where Linux distributions keep the authorities that they trust, unless the variable of OpenSSL says.
+fn system_bundle() -> std::path::PathBuf {
+    const PLACES: &[&str] = &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+    let named = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
+    let usual = || PLACES.iter().map(std::path::PathBuf::from).find(|p| p.exists());
+    named.or_else(usual).unwrap_or_else(|| PLACES[0].into())
+}
+
 /// Accepts a node agent's certificate if the cluster's authority issued it, to whatever address it answers:
 /// nodes come and go with addresses that nobody knew when the certificate was made. A certificate without
 /// the name that was dialled must therefore be a node's own.
@@ -115,8 +139,12 @@ fn is_of_node(certificate: &CertificateDer<'_>) -> bool {
 }
 
 fn roots(pki: &Pki) -> Result<RootCertStore, TlsError> {
+    parse_roots(pki.ca_pem().as_bytes())
+}
+
+fn parse_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pki.ca_pem().as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         roots.add(certificate.map_err(TlsError::Pem)?).map_err(TlsError::Rustls)?;
     }
     Ok(roots)

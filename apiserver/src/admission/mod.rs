@@ -7,6 +7,7 @@
 
 pub(crate) mod default_toleration_seconds;
 pub(crate) mod limit_ranger;
+pub(crate) mod mutating_admission_webhook;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
 pub(crate) mod priority;
@@ -14,13 +15,14 @@ pub(crate) mod rbac_escalation;
 mod review;
 pub(crate) mod service_account;
 pub(crate) mod taint_nodes_by_condition;
+pub(crate) mod validating_admission_webhook;
 
 use std::future::Future;
 
 use api_types::status::Status;
 use futures::future::BoxFuture;
 
-pub(crate) use review::{Alongside, AuditAnnotations, Notes, Operation, Options, Review, State};
+pub(crate) use review::{Alongside, AuditAnnotations, Notes, Operation, Options, Review, Rounds, State};
 
 /// One admission plugin, named as in Kubernetes.
 ///
@@ -79,7 +81,6 @@ const fn def<P: Plugin>() -> Row {
     Row { name: P::NAME, step: Step::AtOnce { admit: P::admit, validate: P::validate } }
 }
 
-#[expect(dead_code, reason = "the first plugin that waits uses it")]
 const fn def_async<P: AsyncPlugin>() -> Row {
     let step =
         Step::Awaited { concerns: P::concerns, admit: admit_boxed::<P>, validate: validate_boxed::<P> };
@@ -105,10 +106,22 @@ pub(crate) static PLUGINS: &[Row] = &[
     def::<taint_nodes_by_condition::TaintNodesByCondition>(),
     def::<priority::Priority>(),
     def::<default_toleration_seconds::DefaultTolerationSeconds>(),
+    def_async::<mutating_admission_webhook::MutatingAdmissionWebhook>(),
+    def_async::<validating_admission_webhook::ValidatingAdmissionWebhook>(),
 ];
 
-/// Runs the mutating half of every plugin.
+/// Runs the mutating half of every plugin, and once more when one of them has changed something that others
+/// asked to see.
 pub(crate) async fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
+    mutate_once(review).await?;
+    if std::mem::take(&mut review.rounds.again) {
+        review.rounds.is_second = true;
+        mutate_once(review).await?;
+    }
+    Ok(())
+}
+
+async fn mutate_once(review: &mut Review<'_>) -> Result<(), Status> {
     for row in PLUGINS {
         let outcome = match &row.step {
             Step::AtOnce { admit, .. } => admit(review),
@@ -171,7 +184,7 @@ pub(crate) mod fixture {
     use component_base::clock::Clock;
     use serde_json::Value;
 
-    use super::{Notes, Operation, Options, Plugin, Review, State};
+    use super::{Notes, Operation, Options, Plugin, Review, Rounds, State};
     use crate::UserInfo;
     use crate::authz::Authorizers;
     use crate::discovery::Registry;
@@ -209,8 +222,9 @@ pub(crate) mod fixture {
             authorizers: &authorizers,
             registry: &Registry::builtin(),
             clock,
-            state: &State::default(),
+            state: &State::new(Arc::new(Fixture::default())),
             notes: &Notes::default(),
+            rounds: Rounds::default(),
         })
     }
 

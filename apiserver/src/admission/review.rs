@@ -1,6 +1,7 @@
 //! What a plugin sees of one request, and where it leaves what it has to say besides yes and no.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_types::kinds::Kind;
 use api_types::status::Status;
@@ -14,6 +15,7 @@ use crate::discovery::Registry;
 use crate::rest::{DeleteOptions, FieldValidation, WriteOptions};
 use crate::store::{Key, Revision};
 use crate::view::View;
+use crate::webhook::{Called, Hooks, WebhookMetrics, Webhooks};
 
 /// What is done to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,7 @@ pub(crate) struct Review<'a> {
     pub(crate) clock: Clock,
     pub(crate) state: &'a State,
     pub(crate) notes: &'a Notes,
+    pub(crate) rounds: Rounds,
 }
 
 impl Review<'_> {
@@ -147,8 +150,33 @@ impl Review<'_> {
 }
 
 /// What plugins keep between reviews: connections, compiled rules. One per server.
+pub(crate) struct State {
+    pub(crate) webhooks: Webhooks,
+    pub(crate) webhook_metrics: WebhookMetrics,
+    pub(crate) mutating: Hooks,
+    pub(crate) validating: Hooks,
+}
+
+impl State {
+    pub(crate) fn new(view: Arc<dyn View>) -> Self {
+        Self {
+            webhooks: Webhooks::new(view),
+            webhook_metrics: WebhookMetrics::default(),
+            mutating: Hooks::default(),
+            validating: Hooks::default(),
+        }
+    }
+}
+
+/// The mutating half may run twice: what one plugin changes, another may want to see. Each of the plugins
+/// that care keeps here whom it has asked.
 #[derive(Default)]
-pub(crate) struct State {}
+pub(crate) struct Rounds {
+    pub(crate) is_second: bool,
+    /// Set by a plugin that changed something for others to see.
+    pub(crate) again: bool,
+    pub(crate) webhooks: Called,
+}
 
 /// What the plugins said about one request.
 #[derive(Default)]

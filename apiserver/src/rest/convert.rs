@@ -28,17 +28,18 @@ pub(super) fn bytes(registry: &Registry, kind: &Arc<Kind>, stored: &Bytes) -> By
 /// A stored object as `kind` shows it.
 pub(super) fn read(registry: &Registry, kind: &Arc<Kind>, object: Value) -> Value {
     let storing = registry.storing(kind);
-    turn(&storing, kind, object)
+    convert(&storing, kind, object)
 }
 
 /// An object of `kind` as it is stored, `kind` and `apiVersion` first.
 pub(super) fn store(registry: &Registry, kind: &Arc<Kind>, object: Value) -> Value {
     let storing = registry.storing(kind);
-    ordered(turn(kind, &storing, object))
+    ordered(convert(kind, &storing, object))
 }
 
-fn turn(from: &Arc<Kind>, to: &Arc<Kind>, mut object: Value) -> Value {
-    if Arc::ptr_eq(from, to) {
+/// An object of the one row as the other shows it.
+pub(crate) fn convert(from: &Kind, to: &Kind, mut object: Value) -> Value {
+    if (&from.group, &from.version) == (&to.group, &to.version) {
         return object;
     }
     conversion::convert(from, to, &mut object);

@@ -34,13 +34,15 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
 pub(crate) use body::decode;
+pub(crate) use convert::convert as convert_object;
 pub(crate) use delete::{DeleteOptions, Reviewed, remove};
 pub(crate) use metadata::timestamp;
 pub(crate) use options::{FieldValidation, WriteOptions};
+pub(crate) use typed::default as set_defaults;
 pub(crate) use write::{Projection, Whole, commit_put, write_object};
 
 use crate::UserInfo;
-use crate::admission::{self, Notes, Operation, Options, Review};
+use crate::admission::{self, Notes, Operation, Options, Review, Rounds};
 use crate::cache::Stored;
 use crate::negotiate::{self, Accept};
 use crate::request_info::RequestInfo;
@@ -274,6 +276,7 @@ impl Call {
             clock: self.server.clock,
             state: &self.server.admission,
             notes: &self.notes,
+            rounds: Rounds::default(),
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
 }
 
 /// Fills in what the kind's author says where the client said nothing.
-pub(super) fn default(kind: &Kind, object: &mut Value) {
+pub(crate) fn default(kind: &Kind, object: &mut Value) {
     let schema = of(kind);
     schema::set_defaults(kind, &schema, object);
     schema.normalize(object);

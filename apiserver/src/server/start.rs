@@ -92,7 +92,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view)?,
         authorizers: Authorizers::new(view.clone()),
-        admission: admission::State::default(),
+        admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
         tokens: Tokens::new(&pki, config.clock),
         nodes: NodeDialer::new(tls::node_client_config(&pki)?, tasks.clone()),
@@ -109,6 +109,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         ready: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
+    server.metrics.extend(|registry| server.admission.webhook_metrics.register(registry));
     let layers = layers(server.clone());
     let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
     running.prepare().await?;
