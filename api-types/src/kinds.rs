@@ -82,6 +82,18 @@ impl Kind {
     pub fn find_subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
     }
+
+    /// A row for the bodies of a subresource that are of a kind of their own (`Eviction`, `TokenRequest`).
+    pub fn body_of(&self, subresource: &str) -> Option<Kind> {
+        let body = self.find_subresource(subresource)?;
+        Some(Kind {
+            group: body.group.clone(),
+            version: body.version.clone(),
+            kind: body.kind.clone(),
+            definition: parse::definition(&body.group, &body.version, &body.kind),
+            ..self.clone()
+        })
+    }
 }
 
 /// All built-in kinds, in discovery order. Rows without storage are reviews: they are answered, never kept.

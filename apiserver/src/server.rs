@@ -28,7 +28,7 @@ pub use loopback::Loopback;
 pub use start::{Running, StartError, run, start};
 
 use crate::authn::service_account::{ServiceAccount, Tokens};
-use crate::authn::{Authenticators, PeerCertificates, Presented, impersonation};
+use crate::authn::{self, Authenticators, PeerCertificates, Presented, impersonation};
 use crate::authz::{Attributes, Authorizers, review};
 use crate::cache::Objects;
 use crate::config::Limits;
@@ -78,6 +78,7 @@ impl Server {
             authorizers: &self.authorizers,
             authenticators: &self.authenticators,
             service_accounts: &self.service_accounts,
+            now: self.clock.now(),
         };
         review::answer(&reviewers, &kind.kind, user, namespace, object)
     }
@@ -181,7 +182,7 @@ impl Drop for InFlight {
 async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     if request.extensions().get::<UserInfo>().is_none() {
         let certificates = request.extensions().get::<PeerCertificates>().cloned();
-        let presented = Presented { headers: request.headers(), certificates: certificates.as_ref() };
+        let presented = Presented::to_server(request.headers(), certificates.as_ref());
         match server.authenticators.authenticate(&presented) {
             Ok(user) => {
                 request.extensions_mut().insert(user);
@@ -192,10 +193,14 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
             }
         }
     }
+    if !impersonation::is_asked(request.headers()) {
+        return next.run(request).await;
+    }
     let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_default();
-    match impersonation::apply(user, request.headers(), &server.authorizers) {
-        Ok(user) => {
-            request.extensions_mut().insert(user);
+    let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
+    match impersonation::apply(&Attributes::of(&user, &info), request.headers(), &server.authorizers) {
+        Ok(impersonated) => {
+            request.extensions_mut().insert(impersonated.user);
             next.run(request).await
         }
         Err(status) => negotiate::answer_status(&status),
@@ -288,6 +293,7 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
         return Ok(response);
     }
     let own = health::answer(server, info)
+        .or_else(|| authn::discovery::answer(server, info))
         .or_else(|| openapi::answer(&table, info, request.headers()))
         .or_else(|| server.metrics.answer(info));
     own.unwrap_or_else(|| match info.path.as_str() {
@@ -305,7 +311,7 @@ fn paths(table: &discovery::Table) -> Value {
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+        ["/.well-known/openid-configuration", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
             .map(String::from),
     );
     serde_json::json!({ "paths": paths })

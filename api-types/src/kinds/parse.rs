@@ -92,7 +92,7 @@ fn row(group: &str, version: &str, line: &str) -> Option<Kind> {
 }
 
 /// Kubernetes names a definition after the Go package, whose name is the group's first label.
-fn definition(group: &str, version: &str, kind: &str) -> String {
+pub(super) fn definition(group: &str, version: &str, kind: &str) -> String {
     let package = match group.split('.').next() {
         None | Some("") => "api.core",
         // Two groups have servers, and so repositories, of their own.

@@ -3,8 +3,10 @@
 //! The TLS handshake has already verified the chain against the client CA and the validity period; this
 //! only reads the subject of the leaf.
 
+use sha2::Digest as _;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::service_account::CREDENTIAL_ID;
 use super::{Authenticator, Outcome, Presented, UserInfo, authenticated};
 
 pub(crate) struct ClientCertificate;
@@ -24,7 +26,10 @@ fn user_of(der: &[u8]) -> Option<UserInfo> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    Some(authenticated(name, &groups))
+    let mut user = authenticated(name, &groups);
+    let fingerprint: String = sha2::Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")]);
+    Some(user)
 }
 
 #[cfg(test)]
@@ -40,6 +45,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let user = user_of(certificate.der()).unwrap();
-        assert_eq!(user, authenticated("system:node:n1", &["system:nodes"]));
+        assert_eq!(user.groups, authenticated("system:node:n1", &["system:nodes"]).groups);
+        assert_eq!(user.name, "system:node:n1");
+        assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
     }
 }

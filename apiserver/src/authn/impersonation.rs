@@ -1,41 +1,134 @@
 //! `Impersonate-*` headers: acting as someone else, for those whom the authorizer lets.
+//!
+//! Two ways lead there. The constrained ones ask for two rights: to do this very request on behalf of somebody
+//! (`impersonate-on:user-info:list` of what is listed) and to be that somebody (`impersonate:user-info`). The
+//! old one asks for the verb `impersonate` on each part of the identity. The constrained ones are tried first,
+//! and the first refusal is the one that the client sees.
 
 use std::collections::BTreeMap;
 
 use api_types::status::Status;
 use http::HeaderMap;
 
-use super::{AUTHENTICATED, UNAUTHENTICATED, UserInfo, is_in};
+use super::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo, is_in};
 use crate::authz::{Attributes, Authorizers};
 
 const PREFIX: &str = "impersonate-";
 const EXTRA: &str = "impersonate-extra-";
+const AUTHENTICATION: &str = "authentication.k8s.io";
 
-/// The user that the request shall run as: the one of the headers if there are any and the real user may
-/// impersonate every part of it, else the real user.
+/// Whom a request shall run as, and by which constrained mode, if by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Impersonated {
+    pub(crate) user: UserInfo,
+    /// `impersonate:user-info`, for the audit log; empty for the unconstrained way.
+    pub(crate) constraint: &'static str,
+}
+
+/// Whether a request asks to run as somebody else.
+pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(PREFIX))
+}
+
+/// The user of the headers, if the asking user of `request` may be it.
 pub(crate) fn apply(
-    user: UserInfo,
+    request: &Attributes,
     headers: &HeaderMap,
     authorizers: &Authorizers,
-) -> Result<UserInfo, Status> {
-    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
-        return Ok(user);
-    }
+) -> Result<Impersonated, Status> {
     let wanted = wanted(headers)?;
-    for (group, resource, subresource, namespace, name) in parts(&wanted) {
-        authorizers.check(&Attributes {
-            user: user.clone(),
-            verb: "impersonate".to_owned(),
-            group,
-            version: "v1".to_owned(),
-            resource,
-            subresource,
-            namespace,
-            name,
-            ..Attributes::default()
-        })?;
+    let mut refusal = None;
+    for mode in MODES.iter().filter(|mode| (mode.fits)(&wanted, &request.user)) {
+        match check_constrained(mode, &wanted, request, authorizers) {
+            Ok(()) => return Ok(Impersonated { user: complete(wanted), constraint: mode.verb }),
+            Err(status) => refusal = refusal.or(Some(status)),
+        }
     }
-    Ok(complete(wanted))
+    let whole = parts(&wanted, "");
+    let allowed = whole.into_iter().try_for_each(|part| check_part("impersonate", part, request, authorizers));
+    match (allowed, refusal) {
+        (Ok(()), _) => Ok(Impersonated { user: complete(wanted), constraint: "" }),
+        (Err(_), Some(first)) => Err(first),
+        (Err(status), None) => Err(status),
+    }
+}
+
+/// A constrained way of impersonation.
+struct Mode {
+    verb: &'static str,
+    fits: fn(&UserInfo, &UserInfo) -> bool,
+}
+
+/// In the order in which they are tried.
+static MODES: &[Mode] = &[
+    Mode {
+        verb: "impersonate:associated-node",
+        fits: |wanted, asking| node_of(wanted).is_some_and(|node| is_name_only(wanted) && runs_on(asking, node)),
+    },
+    Mode {
+        verb: "impersonate:arbitrary-node",
+        fits: |wanted, _| is_name_only(wanted) && node_of(wanted).is_some(),
+    },
+    Mode {
+        verb: "impersonate:serviceaccount",
+        fits: |wanted, _| is_name_only(wanted) && account_of(&wanted.name).is_some(),
+    },
+    Mode {
+        verb: "impersonate:user-info",
+        fits: |wanted, _| {
+            node_of(wanted).is_none() && account_of(&wanted.name).is_none() && !is_in(wanted, MASTERS)
+        },
+    },
+];
+
+fn is_name_only(wanted: &UserInfo) -> bool {
+    wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty()
+}
+
+fn node_of(user: &UserInfo) -> Option<&str> {
+    user.name.strip_prefix("system:node:").filter(|name| !name.is_empty())
+}
+
+/// Whether the user is a service account whose token is bound to the node.
+fn runs_on(user: &UserInfo, node: &str) -> bool {
+    let on = user.extra.get("authentication.kubernetes.io/node-name").and_then(|v| v.first());
+    account_of(&user.name).is_some() && on.is_some_and(|name| name == node)
+}
+
+fn check_constrained(
+    mode: &Mode,
+    wanted: &UserInfo,
+    request: &Attributes,
+    authorizers: &Authorizers,
+) -> Result<(), Status> {
+    let sort = mode.verb.trim_start_matches("impersonate:");
+    let verb = format!("impersonate-on:{sort}:{}", request.verb);
+    authorizers.check(&Attributes { verb, ..request.clone() })?;
+    let mut parts = parts(wanted, AUTHENTICATION);
+    if mode.verb == "impersonate:associated-node" {
+        // Which node it is follows from the token, so the right is to whatever node that is.
+        parts.iter_mut().for_each(|part| "*".clone_into(&mut part.4));
+    }
+    parts.into_iter().try_for_each(|part| check_part(mode.verb, part, request, authorizers))
+}
+
+fn check_part(
+    verb: &str,
+    (group, resource, subresource, namespace, name): Part,
+    request: &Attributes,
+    authorizers: &Authorizers,
+) -> Result<(), Status> {
+    authorizers.check(&Attributes {
+        user: request.user.clone(),
+        verb: verb.to_owned(),
+        group,
+        version: "v1".to_owned(),
+        resource,
+        subresource,
+        namespace,
+        name,
+        ..Attributes::default()
+    })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -60,22 +153,24 @@ fn wanted(headers: &HeaderMap) -> Result<UserInfo, Status> {
 
 type Part = (String, String, String, String, String);
 
-/// What must be allowed, each on its own: (group, resource, subresource, namespace, name).
-fn parts(wanted: &UserInfo) -> Vec<Part> {
+/// What must be allowed, each on its own: (group, resource, subresource, namespace, name). Users, groups and
+/// accounts are of `group`.
+fn parts(wanted: &UserInfo, group: &str) -> Vec<Part> {
     let part = |group: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
         (group.to_owned(), resource.to_owned(), sub.to_owned(), namespace.to_owned(), name.to_owned())
     };
-    let mut parts = vec![match account_of(&wanted.name) {
-        Some((namespace, name)) => part("", "serviceaccounts", "", namespace, name),
-        None => part("", "users", "", "", &wanted.name),
+    let constrained = !group.is_empty();
+    let mut parts = vec![match (account_of(&wanted.name), node_of(wanted)) {
+        (Some((namespace, name)), _) => part(group, "serviceaccounts", "", namespace, name),
+        (None, Some(node)) if constrained => part(group, "nodes", "", "", node),
+        _ => part(group, "users", "", "", &wanted.name),
     }];
-    parts.extend(wanted.groups.iter().map(|group| part("", "groups", "", "", group)));
-    let authentication = "authentication.k8s.io";
+    parts.extend(wanted.groups.iter().map(|name| part(group, "groups", "", "", name)));
     for (key, values) in &wanted.extra {
-        parts.extend(values.iter().map(|value| part(authentication, "userextras", key, "", value)));
+        parts.extend(values.iter().map(|value| part(AUTHENTICATION, "userextras", key, "", value)));
     }
     if !wanted.uid.is_empty() {
-        parts.push(part(authentication, "uids", "", "", &wanted.uid));
+        parts.push(part(AUTHENTICATION, "uids", "", "", &wanted.uid));
     }
     parts
 }
@@ -92,6 +187,9 @@ fn complete(mut user: UserInfo) -> UserInfo {
         user.groups.push("system:serviceaccounts".to_owned());
         user.groups.push(format!("system:serviceaccounts:{namespace}"));
     }
+    if node_of(&user).is_some() && user.groups.is_empty() {
+        user.groups.push("system:nodes".to_owned());
+    }
     let everyone = if user.name == "system:anonymous" { UNAUTHENTICATED } else { AUTHENTICATED };
     if !is_in(&user, UNAUTHENTICATED) && !is_in(&user, everyone) {
         user.groups.push(everyone.to_owned());
@@ -106,10 +204,6 @@ mod tests {
     use super::*;
     use crate::view::fixture::Fixture;
 
-    fn authorizers() -> Authorizers {
-        Authorizers::new(Arc::new(Fixture::default()))
-    }
-
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
@@ -117,10 +211,25 @@ mod tests {
             .collect()
     }
 
+    fn list_pods(user: UserInfo) -> Attributes {
+        Attributes {
+            user,
+            verb: "list".into(),
+            version: "v1".into(),
+            resource: "pods".into(),
+            namespace: "ns".into(),
+            ..Attributes::default()
+        }
+    }
+
+    fn become_by(user: UserInfo, asked: &HeaderMap, view: Fixture) -> Result<Impersonated, Status> {
+        apply(&list_pods(user), asked, &Authorizers::new(Arc::new(view)))
+    }
+
     #[test]
     fn masters_become_whom_they_like() {
         let asked = headers(&[("impersonate-user", "jane"), ("impersonate-group", "dev")]);
-        let user = apply(UserInfo::admin(), &asked, &authorizers()).unwrap();
+        let user = become_by(UserInfo::admin(), &asked, Fixture::default()).unwrap().user;
         assert_eq!(
             (user.name.as_str(), user.groups),
             ("jane", vec!["dev".to_owned(), AUTHENTICATED.to_owned()])
@@ -130,17 +239,43 @@ mod tests {
     #[test]
     fn others_are_refused_with_what_they_may_not() {
         let asked = headers(&[("impersonate-user", "jane")]);
-        let error = apply(super::super::authenticated("bob", &[]), &asked, &authorizers()).unwrap_err();
+        let bob = || super::super::authenticated("bob", &[]);
+        let error = become_by(bob(), &asked, Fixture::default()).unwrap_err();
         assert_eq!(
             error.message,
-            r#"users "jane" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope"#
+            r#"pods is forbidden: User "bob" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "ns""#
         );
+        let asked = headers(&[("impersonate-user", "system:serviceaccount:ns:a"), ("impersonate-group", "x")]);
+        let error = become_by(bob(), &asked, Fixture::default()).unwrap_err();
+        assert_eq!(
+            error.message,
+            r#"serviceaccounts "a" is forbidden: User "bob" cannot impersonate resource "serviceaccounts" in API group "" in the namespace "ns""#
+        );
+    }
+
+    #[test]
+    fn a_constrained_right_is_for_one_sort_of_request() {
+        let role = serde_json::json!({"metadata": {"name": "r"}, "rules": [
+            {"verbs": ["impersonate-on:user-info:list"], "apiGroups": [""], "resources": ["pods"]},
+            {"verbs": ["impersonate:user-info"], "apiGroups": [AUTHENTICATION], "resources": ["users"]}]});
+        let binding = serde_json::json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "r"},
+            "subjects": [{"kind": "User", "name": "bob"}]});
+        let world = Fixture::default()
+            .with("rbac.authorization.k8s.io/clusterroles", role)
+            .with("rbac.authorization.k8s.io/clusterrolebindings", binding);
+        let authorizers = Authorizers::new(Arc::new(world));
+        let asked = headers(&[("impersonate-user", "jane")]);
+        let bob = super::super::authenticated("bob", &[]);
+        let found = apply(&list_pods(bob.clone()), &asked, &authorizers).unwrap();
+        assert_eq!((found.user.name.as_str(), found.constraint), ("jane", "impersonate:user-info"));
+        let deletion = Attributes { verb: "delete".into(), ..list_pods(bob) };
+        assert!(apply(&deletion, &asked, &authorizers).is_err());
     }
 
     #[test]
     fn an_impersonated_service_account_has_its_groups() {
         let asked = headers(&[("impersonate-user", "system:serviceaccount:ns:robot")]);
-        let user = apply(UserInfo::admin(), &asked, &authorizers()).unwrap();
+        let user = become_by(UserInfo::admin(), &asked, Fixture::default()).unwrap().user;
         assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", AUTHENTICATED]);
     }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod anonymous;
 pub(crate) mod client_certificate;
+pub(crate) mod discovery;
 pub(crate) mod impersonation;
 pub(crate) mod service_account;
 pub(crate) mod token_file;
@@ -44,9 +45,24 @@ pub(crate) struct PeerCertificates(pub(crate) std::sync::Arc<[CertificateDer<'st
 pub(crate) struct Presented<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) certificates: Option<&'a PeerCertificates>,
+    /// For whom the credentials have to be meant.
+    pub(crate) audiences: &'a [String],
 }
 
-impl Presented<'_> {
+/// For whom the credentials of ordinary requests are meant: this server.
+pub(crate) static SERVER_AUDIENCES: std::sync::LazyLock<Vec<String>> =
+    std::sync::LazyLock::new(|| vec![service_account::ISSUER.to_owned()]);
+
+impl<'a> Presented<'a> {
+    /// The credentials of a request to this server.
+    pub(crate) fn to_server(headers: &'a HeaderMap, certificates: Option<&'a PeerCertificates>) -> Self {
+        Self { headers, certificates, audiences: &SERVER_AUDIENCES }
+    }
+
+    /// Whether credentials that say nothing of an audience will do.
+    pub(crate) fn are_for_server(&self) -> bool {
+        self.audiences.iter().any(|audience| SERVER_AUDIENCES.contains(audience))
+    }
     /// The bearer token, if there is one.
     pub(crate) fn bearer(&self) -> Option<&str> {
         let value = self.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
@@ -101,6 +117,27 @@ impl Authenticators {
         }
         Err(Unauthenticated(refusal.unwrap_or_else(|| "no credentials that this server knows".to_owned())))
     }
+
+    /// Whose token `token` is, and for which of `audiences` it is good; or why it is none, as a TokenReview
+    /// says it.
+    pub(crate) fn review(
+        &self,
+        accounts: &service_account::ServiceAccount,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), String> {
+        let bad = || "invalid bearer token".to_owned();
+        if accounts.is_ours(token) {
+            return accounts.user_of(token, audiences).map_err(|why| format!("[{}, {why}]", bad()));
+        }
+        let mut headers = HeaderMap::new();
+        let value = http::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad())?;
+        headers.insert(http::header::AUTHORIZATION, value);
+        let presented = Presented { headers: &headers, certificates: None, audiences };
+        let user = self.authenticate(&presented).map_err(|_| bad())?;
+        let good = audiences.iter().filter(|a| SERVER_AUDIENCES.contains(a)).cloned().collect();
+        Ok((user, good))
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +160,7 @@ mod tests {
     #[test]
     fn the_first_that_knows_the_credentials_decides() {
         let user = chain()
-            .authenticate(&Presented { headers: &bearer("Bearer secret"), certificates: None })
+            .authenticate(&Presented::to_server(&bearer("Bearer secret"), None))
             .unwrap();
         assert_eq!(user.name, "alice");
         assert!(is_in(&user, AUTHENTICATED) && is_in(&user, "ops"));
@@ -133,7 +170,7 @@ mod tests {
     fn a_wrong_token_is_refused_and_not_anonymous() {
         assert!(
             chain()
-                .authenticate(&Presented { headers: &bearer("Bearer stale"), certificates: None })
+                .authenticate(&Presented::to_server(&bearer("Bearer stale"), None))
                 .is_err()
         );
     }
@@ -141,7 +178,7 @@ mod tests {
     #[test]
     fn a_request_without_credentials_is_anonymous() {
         let user =
-            chain().authenticate(&Presented { headers: &HeaderMap::new(), certificates: None }).unwrap();
+            chain().authenticate(&Presented::to_server(&HeaderMap::new(), None)).unwrap();
         assert_eq!(user.name, "system:anonymous");
         assert!(is_in(&user, UNAUTHENTICATED));
     }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use component_base::clock::Clock;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,23 @@ pub(crate) struct Claims {
     pub(crate) bound: Bound,
     pub(crate) nbf: i64,
     pub(crate) sub: String,
+}
+
+/// The issuer of tokens that are kept in Secrets.
+pub(crate) const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// What the token of a Secret says.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+struct LegacyClaims {
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+    sub: String,
 }
 
 /// What a token is bound to.
@@ -57,6 +76,7 @@ pub(crate) struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     key_id: String,
+    public: Vec<u8>,
     clock: Clock,
 }
 
@@ -68,6 +88,7 @@ impl Tokens {
             encoding: EncodingKey::from_ec_der(&key.serialize_der()),
             decoding: DecodingKey::from_ec_der(public),
             key_id: key_id(public),
+            public: public.to_vec(),
             clock,
         }
     }
@@ -83,21 +104,40 @@ impl Tokens {
 
     /// The claims of a token that we signed and whose time it is; audiences are the caller's to compare.
     pub(crate) fn verify(&self, token: &str) -> Result<Claims, String> {
+        let claims = self.decode::<Claims>(token)?;
+        let now = self.clock.now().timestamp();
+        if claims.exp <= now {
+            return Err("service account token has expired".to_owned());
+        }
+        if claims.nbf > now + LEEWAY_SECONDS {
+            return Err("service account token is not valid yet".to_owned());
+        }
+        Ok(claims)
+    }
+
+    fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, String> {
+        self.decode(token)
+    }
+
+    fn decode<C: serde::de::DeserializeOwned + Clone>(&self, token: &str) -> Result<C, String> {
         let mut rules = Validation::new(Algorithm::ES256);
-        // The library reads the machine's clock; ours decides below.
+        // The library reads the machine's clock; ours decides.
         rules.validate_exp = false;
         rules.validate_aud = false;
         rules.required_spec_claims.clear();
-        let data =
-            jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).map_err(|e| e.to_string())?;
-        let now = self.clock.now().timestamp();
-        if data.claims.exp <= now {
-            return Err("service account token has expired".to_owned());
-        }
-        if data.claims.nbf > now + LEEWAY_SECONDS {
-            return Err("service account token is not valid yet".to_owned());
-        }
-        Ok(data.claims)
+        let data = jsonwebtoken::decode::<C>(token, &self.decoding, &rules);
+        data.map(|data| data.claims).map_err(|e| e.to_string())
+    }
+
+    /// The public key as a JSON Web Key set.
+    pub(crate) fn key_set(&self) -> Value {
+        let text = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        // An uncompressed point: 4, then both coordinates.
+        let (x, y) = self.public.get(1..).unwrap_or_default().split_at(self.public.len() / 2);
+        serde_json::json!({"keys": [{
+            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256",
+            "x": text(x), "y": text(y),
+        }]})
     }
 }
 
@@ -105,7 +145,6 @@ impl Tokens {
 const LEEWAY_SECONDS: i64 = 10;
 
 fn key_id(public: &[u8]) -> String {
-    use base64::Engine;
     use sha2::Digest;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(public))
 }
@@ -121,17 +160,49 @@ impl ServiceAccount {
         Self { tokens, view }
     }
 
-    /// The user of a token that is good for one of `audiences`.
-    pub(crate) fn user_of(&self, token: &str, audiences: &[String]) -> Result<UserInfo, String> {
+    /// Whether a token says that we issued it; nothing about it has been checked yet.
+    pub(crate) fn is_ours(&self, token: &str) -> bool {
+        let issuer = unverified_issuer(token);
+        issuer.is_some_and(|issuer| issuer == ISSUER || issuer == LEGACY_ISSUER)
+    }
+
+    /// The user of a token that is good for one of `audiences`, and for which of them.
+    pub(crate) fn user_of(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        if unverified_issuer(token).is_some_and(|issuer| issuer == LEGACY_ISSUER) {
+            return self.user_of_legacy(token, audiences);
+        }
         let claims = self.tokens.verify(token)?;
-        if !claims.aud.iter().any(|aud| audiences.contains(aud)) {
+        let good: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        if good.is_empty() {
             return Err(format!(
                 "token audiences {:?} is invalid for the target audiences {audiences:?}",
                 claims.aud
             ));
         }
         self.check_bound(&claims.bound)?;
-        Ok(user(&claims))
+        Ok((user(&claims), good))
+    }
+
+    /// Tokens of Secrets have no end and no audience; they live as long as their Secret holds them.
+    fn user_of_legacy(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        let claims = self.tokens.verify_legacy(token)?;
+        let good: Vec<String> = audiences.iter().filter(|a| *a == ISSUER).cloned().collect();
+        if good.is_empty() {
+            return Err(format!("token audiences [] is invalid for the target audiences {audiences:?}"));
+        }
+        let account = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
+        self.check_exists("serviceaccounts", &claims.namespace, &account)?;
+        let secret = self.view.object("secrets", &claims.namespace, &claims.secret);
+        let held = secret.as_deref().filter(|s| s["metadata"]["deletionTimestamp"].is_null());
+        let held = held.and_then(|s| s["data"]["token"].as_str()).and_then(|data| BASE64.decode(data).ok());
+        if held.is_none_or(|held| held != token.as_bytes()) {
+            return Err("service account token has been invalidated".to_owned());
+        }
+        let bound =
+            Bound { namespace: claims.namespace, serviceaccount: account, ..Bound::default() };
+        let mut user = account_user(&claims.sub, &bound);
+        user.extra.clear();
+        Ok((user, good))
     }
 
     fn check_bound(&self, bound: &Bound) -> Result<(), String> {
@@ -159,25 +230,40 @@ impl ServiceAccount {
 
 impl Authenticator for ServiceAccount {
     fn authenticate(&self, presented: &Presented<'_>) -> Outcome {
-        let Some(token) = presented.bearer().filter(|token| token.split('.').count() == 3) else {
+        let Some(token) = presented.bearer().filter(|token| self.is_ours(token)) else {
             return Outcome::Unknown;
         };
-        match self.user_of(token, &[ISSUER.to_owned()]) {
-            Ok(user) => Outcome::User(user),
+        match self.user_of(token, presented.audiences) {
+            Ok((user, _audiences)) => Outcome::User(user),
             Err(why) => Outcome::Refused(why),
         }
     }
 }
 
+/// The issuer that a token names, before anything about it is checked; none if it is no JWT.
+pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
+    let [_, claims, _] = token.split('.').collect::<Vec<_>>()[..] else { return None };
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    claims["iss"].as_str().map(str::to_owned)
+}
+
 fn user(claims: &Claims) -> UserInfo {
-    let bound = &claims.bound;
+    let mut user = account_user(&claims.sub, &claims.bound);
+    user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("JTI={}", claims.jti)]);
+    user
+}
+
+/// What identifies the credentials a user came with.
+pub(crate) const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
+fn account_user(name: &str, bound: &Bound) -> UserInfo {
     let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", bound.namespace)];
-    let mut user = authenticated(claims.sub.clone(), &[groups[0].as_str(), groups[1].as_str()]);
+    let mut user = authenticated(name.to_owned(), &[groups[0].as_str(), groups[1].as_str()]);
     user.uid = bound.serviceaccount.uid.clone();
     let mut note = |key: &str, value: String| {
         user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
     };
-    note("credential-id", format!("JTI={}", claims.jti));
     for (kind, reference) in [("pod", &bound.pod), ("node", &bound.node)] {
         if let Some(reference) = reference {
             note(&format!("{kind}-name"), reference.name.clone());
@@ -235,7 +321,8 @@ mod tests {
         let ask = |world: Fixture| {
             ServiceAccount::new(tokens.clone(), Arc::new(world)).user_of(&token, &[ISSUER.to_owned()])
         };
-        let user = ask(world().with("pods", pod("u2"))).unwrap();
+        let (user, audiences) = ask(world().with("pods", pod("u2"))).unwrap();
+        assert_eq!(audiences, [ISSUER]);
         assert_eq!(user.name, "system:serviceaccount:ns:robot");
         assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
         assert!(ask(world().with("pods", pod("other"))).is_err());

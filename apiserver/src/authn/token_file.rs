@@ -61,7 +61,7 @@ impl TokenFile {
 
 impl Authenticator for TokenFile {
     fn authenticate(&self, presented: &Presented<'_>) -> Outcome {
-        match presented.bearer().and_then(|token| self.0.get(token)) {
+        match presented.bearer().filter(|_| presented.are_for_server()).and_then(|token| self.0.get(token)) {
             Some(user) => Outcome::User(user.clone()),
             None => Outcome::Unknown,
         }

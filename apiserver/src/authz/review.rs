@@ -1,19 +1,22 @@
 //! The review resources: questions about access, answered and never stored.
 
+use api_types::selectors::FieldSelector;
 use api_types::status::{FieldError, Status};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::rbac::Rule;
 use super::{Attributes, Authorizers, Decision};
 use crate::UserInfo;
 use crate::authn::service_account::{ISSUER, ServiceAccount};
-use crate::authn::{Authenticators, Presented};
+use crate::authn::Authenticators;
 
 /// Who answers.
 pub(crate) struct Reviewers<'a> {
     pub(crate) authorizers: &'a Authorizers,
     pub(crate) authenticators: &'a Authenticators,
     pub(crate) service_accounts: &'a ServiceAccount,
+    pub(crate) now: DateTime<Utc>,
 }
 
 /// The answered review: the body with its `status`. `namespace` is that of the request's path.
@@ -42,9 +45,12 @@ pub(crate) fn answer(
             *metadata = json!({});
         }
         match kind {
-            "SelfSubjectReview" => {}
+            "SelfSubjectReview" => {
+                *metadata = json!({"creationTimestamp": reviewers.now.to_rfc3339_opts(SecondsFormat::Secs, true)});
+            }
             // Kubernetes answers without the question here.
             "SelfSubjectRulesReview" => {
+                *metadata = json!({});
                 object.insert("spec".to_owned(), json!({}));
             }
             _ => {
@@ -71,6 +77,11 @@ fn subject(kind: &str, body: &Value) -> Result<UserInfo, Status> {
     }
     let mut user = UserInfo::new(name, &groups);
     user.uid = spec["uid"].as_str().unwrap_or_default().to_owned();
+    for (key, values) in spec["extra"].as_object().into_iter().flatten() {
+        let values = values.as_array().into_iter().flatten().filter_map(Value::as_str);
+        // Keys are compared in lower case, as the headers that carry them come.
+        user.extra.entry(key.to_lowercase()).or_default().extend(values.map(str::to_owned));
+    }
     Ok(user)
 }
 
@@ -114,8 +125,13 @@ fn access(reviewers: &Reviewers<'_>, kind: &str, user: UserInfo, body: &Value) -
 fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let text = |from: &Value, field: &str| from[field].as_str().unwrap_or_default().to_owned();
+    let errors = check_selectors(resource);
+    if !errors.is_empty() {
+        return Err(invalid(kind, errors));
+    }
     match (resource.is_object(), path.is_object()) {
         (true, false) => Ok(Attributes {
+            fields: demanded_fields(resource),
             user,
             verb: text(resource, "verb"),
             group: text(resource, "group"),
@@ -149,6 +165,70 @@ fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, St
             )],
         )),
     }
+}
+
+/// Selectors are either raw or lists of requirements, each of which is whole.
+fn check_selectors(resource: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for which in ["fieldSelector", "labelSelector"] {
+        let selector = &resource[which];
+        if !selector.is_object() {
+            continue;
+        }
+        let path = format!("spec.resourceAttributes.{which}");
+        let raw = selector["rawSelector"].as_str().unwrap_or_default();
+        let requirements = selector["requirements"].as_array().map_or(&[][..], Vec::as_slice);
+        if !raw.is_empty() && !requirements.is_empty() {
+            let why = "may not specified at the same time as requirements";
+            errors.push(FieldError::invalid(format!("{path}.rawSelector"), raw, why));
+        }
+        if raw.is_empty() && requirements.is_empty() {
+            let why = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.push(FieldError::required(format!("{path}.requirements"), why));
+        }
+        for (index, requirement) in requirements.iter().enumerate() {
+            check_requirement(&format!("{path}.requirements[{index}]"), requirement, &mut errors);
+        }
+    }
+    errors
+}
+
+fn check_requirement(path: &str, requirement: &Value, errors: &mut Vec<FieldError>) {
+    if requirement["key"].as_str().unwrap_or_default().is_empty() {
+        errors.push(FieldError::required(format!("{path}.key"), "must be specified"));
+    }
+    let values = requirement["values"].as_array().map_or(0, Vec::len);
+    match requirement["operator"].as_str().unwrap_or_default() {
+        "In" | "NotIn" if values == 0 => errors.push(FieldError::required(
+            format!("{path}.values"),
+            "must be specified when `operator` is 'In' or 'NotIn'",
+        )),
+        "Exists" | "DoesNotExist" if values > 0 => errors.push(FieldError::forbidden(
+            format!("{path}.values"),
+            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+        )),
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        _ => errors.push(FieldError::invalid(
+            format!("{path}.operator"),
+            requirement["operator"].clone(),
+            "not a valid selector operator",
+        )),
+    }
+}
+
+/// The fields that the selector of a question demands to be equal to one value.
+fn demanded_fields(resource: &Value) -> Vec<(String, String)> {
+    let selector = &resource["fieldSelector"];
+    if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        let parsed = FieldSelector::parse(raw).into_iter().flat_map(|selector| selector.terms);
+        return parsed.filter(|term| term.equal).map(|term| (term.path, term.value)).collect();
+    }
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let equal = requirements.filter_map(|r| match (r["operator"].as_str()?, r["values"].as_array()?.as_slice()) {
+        ("In", [one]) => Some((r["key"].as_str()?.to_owned(), one.as_str()?.to_owned())),
+        _ => None,
+    });
+    equal.collect()
 }
 
 fn rules(reviewers: &Reviewers<'_>, user: &UserInfo, body: &Value) -> Result<Value, Status> {
@@ -197,25 +277,12 @@ fn token(reviewers: &Reviewers<'_>, body: &Value) -> Result<Value, Status> {
         .map(str::to_owned)
         .collect();
     let audiences = if asked.is_empty() { vec![ISSUER.to_owned()] } else { asked };
-    let found = match text.split('.').count() {
-        3 => reviewers.service_accounts.user_of(text, &audiences),
-        _ => by_other_means(reviewers, text),
-    };
-    Ok(match found {
-        Ok(user) => json!({"authenticated": true, "user": user_value(&user), "audiences": audiences}),
-        Err(why) if text.split('.').count() == 3 => {
-            json!({"user": {}, "error": format!("[invalid bearer token, {why}]")})
+    Ok(match reviewers.authenticators.review(reviewers.service_accounts, text, &audiences) {
+        Ok((user, audiences)) => {
+            json!({"authenticated": true, "user": user_value(&user), "audiences": audiences})
         }
-        Err(_) => json!({"user": {}, "error": "invalid bearer token"}),
+        Err(why) => json!({"user": {}, "error": why}),
     })
-}
-
-fn by_other_means(reviewers: &Reviewers<'_>, token: &str) -> Result<UserInfo, String> {
-    let mut headers = http::HeaderMap::new();
-    let value = http::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| e.to_string())?;
-    headers.insert(http::header::AUTHORIZATION, value);
-    let presented = Presented { headers: &headers, certificates: None };
-    reviewers.authenticators.authenticate(&presented).map_err(|e| e.to_string())
 }
 
 /// A user as `authentication.k8s.io/v1` UserInfo.
@@ -231,4 +298,38 @@ pub(crate) fn user_value(user: &UserInfo) -> Value {
         value["extra"] = json!(user.extra);
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(resource: Value) -> Vec<String> {
+        check_selectors(&resource).into_iter().map(|e| e.path).collect()
+    }
+
+    #[test]
+    fn a_selector_of_a_question_is_raw_or_a_list_of_whole_requirements() {
+        assert!(paths(json!({"verb": "list"})).is_empty());
+        assert_eq!(
+            paths(json!({"fieldSelector": {}})),
+            ["spec.resourceAttributes.fieldSelector.requirements"]
+        );
+        assert_eq!(
+            paths(json!({"labelSelector": {"rawSelector": "a=b", "requirements": [{"key": "a", "operator": "In"}]}})),
+            [
+                "spec.resourceAttributes.labelSelector.rawSelector",
+                "spec.resourceAttributes.labelSelector.requirements[0].values"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_field_selector_demands_is_known_in_both_forms() {
+        let wanted = [("spec.nodeName".to_owned(), "n1".to_owned())];
+        let raw = json!({"fieldSelector": {"rawSelector": "spec.nodeName=n1"}});
+        let list = json!({"fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n1"]}]}});
+        assert_eq!(demanded_fields(&raw), wanted);
+        assert_eq!(demanded_fields(&list), wanted);
+    }
 }

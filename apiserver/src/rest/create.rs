@@ -18,6 +18,7 @@ impl Verb for Create {
         let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
         metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;
         if call.kind.storage.is_empty() {
+            typed::track_body(&call, &call.kind, &mut object, &options.manager);
             admit_body(&call, Operation::Create, Options::Write(&options), &mut object).await?;
             let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object)?;
             return call.plain(StatusCode::CREATED, &answer);

@@ -16,7 +16,7 @@ mod metadata;
 mod options;
 mod patch;
 mod selection;
-mod typed;
+pub(crate) mod typed;
 mod update;
 mod watch;
 mod write;
@@ -247,6 +247,8 @@ impl Call {
     pub(crate) fn context(&self) -> strategy::Context<'_> {
         strategy::Context {
             kind: &self.kind,
+            user: &self.user,
+            now: self.server.clock.now(),
             subresource: &self.info.subresource,
             services: &self.server.services,
         }

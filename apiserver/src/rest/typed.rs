@@ -13,7 +13,7 @@ use super::{Call, WriteOptions};
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
-pub(super) fn read(
+pub(crate) fn read(
     kind: &Kind,
     decoded: Decoded,
     validation: FieldValidation,
@@ -102,6 +102,12 @@ pub(super) fn track(call: &Call, old: Option<&Value>, object: &mut Value, manage
     apply::track(&of(&call.kind), old, object, &writer(call, manager, &version));
 }
 
+/// As `track`, for a body that is answered and never stored.
+pub(crate) fn track_body(call: &Call, kind: &Kind, object: &mut Value, manager: &str) {
+    let version = kind.api_version();
+    apply::track(&of(kind), None, object, &Writer { reset: &[], ..writer(call, manager, &version) });
+}
+
 fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<'a> {
     // What a write of this sort cannot change, nobody comes to own by it.
     const STATUS: &[&[&str]] = &[&["status"]];
@@ -109,7 +115,7 @@ fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<
     let separate = call.kind.find_subresource("status").is_some();
     let reset = match (separate, call.info.subresource.as_str()) {
         (true, "") => STATUS,
-        (true, "status") => ALL_BUT_STATUS,
+        (true, "status" | "approval") => ALL_BUT_STATUS,
         _ => &[],
     };
     Writer { manager, api_version, subresource: &call.info.subresource, now: call.server.clock.now(), reset }

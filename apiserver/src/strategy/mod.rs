@@ -4,6 +4,7 @@
 //! `prepare_for_update`, `default`, mutating admission, `assign`, the schema check, `validate_create` or
 //! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
 
+mod certificates;
 mod container;
 pub(crate) mod conversion;
 mod cron_schedule;
@@ -23,16 +24,30 @@ mod workloads;
 
 use api_types::kinds::Kind;
 use api_types::status::{FieldError, Status};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::UserInfo;
 use crate::service_ip::{Claim, ServiceAddresses};
 
 /// What a strategy may read besides the object.
 pub(crate) struct Context<'a> {
     pub(crate) kind: &'a Kind,
+    /// Who asks.
+    pub(crate) user: &'a UserInfo,
+    pub(crate) now: DateTime<Utc>,
     /// Empty for the object itself.
     pub(crate) subresource: &'a str,
     pub(crate) services: &'a ServiceAddresses,
+}
+
+#[cfg(test)]
+impl<'a> Context<'a> {
+    /// A write of the object itself by the administrator.
+    pub(crate) fn fixture(kind: &'a Kind, services: &'a ServiceAddresses) -> Self {
+        static ADMIN: std::sync::LazyLock<UserInfo> = std::sync::LazyLock::new(UserInfo::admin);
+        Self { kind, user: &ADMIN, now: DateTime::UNIX_EPOCH, subresource: "", services }
+    }
 }
 
 /// How soon a write must be on disk.
@@ -156,6 +171,7 @@ static ROWS: &[Row] = &[
     def("apps/statefulsets", &workloads::StatefulSets),
     def("batch/cronjobs", &jobs::CronJobs),
     def("batch/jobs", &jobs::Jobs),
+    def("certificates.k8s.io/certificatesigningrequests", &certificates::SigningRequests),
     def("coordination.k8s.io/leases", &nodes::Leases),
     def("discovery.k8s.io/endpointslices", &small::EndpointSlices),
     def("policy/poddisruptionbudgets", &small::DisruptionBudgets),

@@ -78,7 +78,7 @@ mod tests {
     fn haste(strategy: &dyn Strategy, subresource: &str, new: Value, old: Option<Value>) -> Haste {
         let kind = api_types::kinds::find_resource("", "v1", "nodes").unwrap();
         let services = ServiceAddresses::new(ServiceCidr::usual());
-        let context = Context { kind, subresource, services: &services };
+        let context = Context { subresource, ..Context::fixture(kind, &services) };
         strategy.haste(&context, &new, old.as_ref())
     }
 

@@ -444,7 +444,7 @@ mod tests {
 
     fn assign(services: &ServiceAddresses, spec: Value, old: Option<&Value>) -> Result<Value, Status> {
         let kind = api_types::kinds::find_resource("", "v1", "services").unwrap();
-        let context = Context { kind, subresource: "", services };
+        let context = Context::fixture(kind, services);
         let mut new = json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec});
         if let Some(old) = old {
             Services.prepare_for_update(&context, &mut new, old);

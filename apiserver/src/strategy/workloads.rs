@@ -286,7 +286,7 @@ mod tests {
     fn check(strategy: &dyn Strategy, new: &Value, old: Option<&Value>) -> Vec<String> {
         let kind = api_types::kinds::find_resource("apps", "v1", "deployments").unwrap();
         let services = ServiceAddresses::new(ServiceCidr::usual());
-        let context = Context { kind, subresource: "", services: &services };
+        let context = Context::fixture(kind, &services);
         let errors = match old {
             None => strategy.validate_create(&context, new),
             Some(old) => strategy.validate_update(&context, new, old),

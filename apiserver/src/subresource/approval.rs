@@ -17,8 +17,11 @@ impl Subresource for Approval {
 impl Projection for Approval {
     fn write(&self, _kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
         let mut next = object.clone();
-        if let Some(conditions) = body.pointer("/status/conditions") {
-            next["status"]["conditions"] = conditions.clone();
+        match body.pointer("/status/conditions") {
+            Some(conditions) => next["status"]["conditions"] = conditions.clone(),
+            None => {
+                next.get_mut("status").and_then(Value::as_object_mut).map(|s| s.shift_remove("conditions"));
+            }
         }
         next["metadata"]["managedFields"] = body["metadata"]["managedFields"].clone();
         if next["metadata"]["managedFields"].is_null() {

@@ -1,7 +1,7 @@
 //! `token`: a TokenRequest for a service account, answered with a signed token and never stored.
 
-use api_types::kinds;
-use api_types::status::{FieldError, Status};
+use api_types::kinds::{self, Kind};
+use api_types::status::{Details, FieldError, Reason, Status};
 use chrono::SecondsFormat;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Action, Subresource, check_name};
 use crate::admission::{Operation, Options};
 use crate::authn::service_account::{Bound, Claims, ISSUER, Reference, Tokens};
-use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type};
+use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type, typed};
 use crate::view::View;
 
 pub(super) struct Token;
@@ -23,10 +23,14 @@ impl Subresource for Token {
 
 fn request(call: Call) -> BoxFuture<'static, Answer> {
     async move {
-        let mut body = decode(media_type(&call.headers), &call.body)?.value;
-        check_name(&call, &body)?;
-        let account = call.value_of(&*call.stored()?);
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
+        let kind = call.kind.body_of(Token::NAME).ok_or_else(Status::unknown_resource)?;
+        let decoded = decode(media_type(&call.headers), &call.body)?;
+        let (mut body, _warnings) = typed::read(&kind, decoded, options.field_validation)?;
+        check_name(&call, &body)?;
+        default(&kind, &mut body);
+        typed::track_body(&call, &kind, &mut body, &options.manager);
+        let account = call.value_of(&*call.stored()?);
         admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let answer = issue(&call.server.tokens, &*call.server.view, &account, body)?;
         call.plain(StatusCode::CREATED, &answer)
@@ -42,6 +46,19 @@ const SECONDS_USUAL: i64 = 3600;
 /// is reported as stale after the hour.
 const SECONDS_OF_NODE_AGENTS: i64 = 3607;
 const YEAR_SECONDS: i64 = 365 * 24 * 3600;
+
+fn default(kind: &Kind, body: &mut Value) {
+    body["apiVersion"] = kind.api_version().into();
+    body["kind"] = kind.kind.as_str().into();
+    for field in ["metadata", "spec"] {
+        if !body[field].is_object() {
+            body[field] = json!({});
+        }
+    }
+    if body["spec"]["expirationSeconds"].is_null() {
+        body["spec"]["expirationSeconds"] = SECONDS_USUAL.into();
+    }
+}
 
 /// The answered request for `account`.
 fn issue(tokens: &Tokens, view: &dyn View, account: &Value, mut body: Value) -> Result<Value, Status> {
@@ -78,9 +95,11 @@ fn issue(tokens: &Tokens, view: &dyn View, account: &Value, mut body: Value) -> 
         sub: format!("system:serviceaccount:{namespace}:{name}"),
     };
     let token = tokens.sign(&claims).map_err(Status::internal)?;
-    body["apiVersion"] = "authentication.k8s.io/v1".into();
-    body["kind"] = "TokenRequest".into();
+    let owned = body["metadata"]["managedFields"].take();
     body["metadata"] = json!({"name": name, "namespace": namespace, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": now.to_rfc3339_opts(SecondsFormat::Secs, true)});
+    if !owned.is_null() {
+        body["metadata"]["managedFields"] = owned;
+    }
     body["spec"]["audiences"] = json!(audiences);
     body["spec"]["expirationSeconds"] = json!(seconds);
     if body["spec"].get("boundObjectRef").is_none() {
@@ -113,13 +132,12 @@ fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Re
         "Pod" => "pods",
         "Secret" => "secrets",
         "Node" => "nodes",
-        _ => {
-            return Err(Status::bad_request(format!(
-                "cannot bind token for serviceaccount {account:?} to object {kind}"
-            )));
-        }
+        _ => return Err(cannot_bind(account, wanted)),
     };
     let row = kinds::find_resource("", "v1", plural).ok_or_else(Status::unknown_resource)?;
+    if wanted["apiVersion"].as_str().is_some_and(|version| !version.is_empty() && version != "v1") {
+        return Err(cannot_bind(account, wanted));
+    }
     let namespace = if plural == "nodes" { "" } else { bound.namespace.as_str() };
     let object = view.object(plural, namespace, name).ok_or_else(|| Status::not_found(row, name))?;
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -127,7 +145,10 @@ fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Re
         let why = format!(
             "the UID in the bound object reference ({expected}) does not match the UID in record. The object might have been deleted and then recreated"
         );
-        return Err(Status::conflict(row, name, why));
+        // The kind as the request has it, where other conflicts name the resource.
+        let details = Details { name: name.to_owned(), kind: kind.to_owned(), ..Details::default() };
+        let message = format!("Operation cannot be fulfilled on {kind} {name:?}: {why}");
+        return Err(Status::new(Reason::Conflict, message).with_details(details));
     }
     let reference = Some(Reference { name: name.to_owned(), uid: uid.to_owned() });
     match plural {
@@ -139,6 +160,18 @@ fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Re
         _ => bound.node = reference,
     }
     Ok(())
+}
+
+fn cannot_bind(account: &str, wanted: &Value) -> Status {
+    let text = |field: &str| wanted[field].as_str().unwrap_or_default();
+    let version = match text("apiVersion").rsplit_once('/') {
+        Some((group, version)) => format!("{group}/{version}"),
+        None => format!("/{}", text("apiVersion")),
+    };
+    Status::bad_request(format!(
+        "cannot bind token for serviceaccount {account:?} to object of type {version}, Kind={}",
+        text("kind")
+    ))
 }
 
 /// A pod's token says also which node the pod is on.
