@@ -8,4 +8,5 @@ mod kubectl;
 mod matrix;
 mod objects;
 mod watch;
+mod webhooks;
 mod writes;
