@@ -154,7 +154,6 @@ impl Objects {
     }
 
     /// As [`Objects::list_at`], and from the storage where the cache has forgotten it.
-    #[allow(dead_code, reason = "reads of the past use it")]
     pub(crate) async fn list_past(
         &self,
         resource: &str,
@@ -170,8 +169,12 @@ impl Objects {
         Ok(Snapshot { revision, namespace: namespace.map(Arc::from), objects })
     }
 
+    /// An object as the cache would keep it.
+    pub(crate) fn stored(&self, key: Key, revision: Revision, bytes: bytes::Bytes) -> Arc<Stored> {
+        self.cache.stored(key, revision, bytes)
+    }
+
     /// The newest revision at or before a time.
-    #[allow(dead_code, reason = "reads of the past use it")]
     pub(crate) async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
         self.storage.revision_at(at_ms).await
     }
@@ -193,7 +196,6 @@ impl Objects {
     }
 
     /// What happened to `key` (or anything) after a revision, with the causes.
-    #[allow(dead_code, reason = "reads of the past use it")]
     pub(crate) async fn history(
         &self,
         key: Option<&Key>,

@@ -25,6 +25,7 @@ mod store;
 mod strategy;
 mod subresource;
 mod tls;
+mod transaction;
 mod view;
 mod webhook;
 

@@ -40,7 +40,7 @@ use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, admission, health, openapi};
+use crate::{UserInfo, admission, health, openapi, transaction};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -215,6 +215,10 @@ async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Ne
             "a request without identity reached authorization",
         ));
     };
+    // Each operation of a transaction is authorized by itself.
+    if info.path == transaction::PATH && info.verb == "post" {
+        return next.run(request).await;
+    }
     match server.authorizers.check(&Attributes::of(user, info)) {
         Ok(()) => next.run(request).await,
         Err(status) => negotiate::answer_status(&status),
@@ -234,6 +238,9 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response 
 
 async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, Status> {
     let info = request.extensions_mut().remove::<RequestInfo>().unwrap_or_default();
+    if info.path == transaction::PATH && info.verb == "post" {
+        return answer_transaction(&server, info, request).await;
+    }
     if !info.is_resource {
         return answer_document(&server, &info, &request);
     }
@@ -265,9 +272,23 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         body,
         audit_id,
         notes: Arc::default(),
+        staging: None,
         upgrade,
     })
     .await
+}
+
+async fn answer_transaction(
+    server: &Arc<Server>,
+    info: RequestInfo,
+    mut request: Request,
+) -> Result<Response, Status> {
+    let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
+    let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
+    let (parts, body) = request.into_parts();
+    let body = read_body(body, server.limits.body_bytes_max).await?;
+    let asked = transaction::Request { user, headers: parts.headers, info, audit_id, body };
+    transaction::response(&transaction::answer(server, asked).await?)
 }
 
 async fn read_body(body: Body, limit: usize) -> Result<bytes::Bytes, Status> {

@@ -52,6 +52,11 @@ impl Snapshot {
         self.range_from(self.namespace.clone().unwrap_or_default(), "".into())
     }
 
+    /// One object.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
+        self.objects.get(&(namespace.into(), name.into()))
+    }
+
     /// The objects that come after `namespace`/`name`, whether that exists or not.
     pub(crate) fn range_after(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Arc<Stored>> {
         let at = (Arc::<str>::from(namespace), Arc::<str>::from(name));

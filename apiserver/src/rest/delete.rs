@@ -5,6 +5,7 @@ use api_types::status::{self, FieldError, Status};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::options::manager_of;
 use super::write::{cause, commit_status};
 use super::{Answer, Call, Verb, body, convert, media_type, metadata, options};
 use crate::admission::{self, Operation, Options};
@@ -159,7 +160,7 @@ pub(crate) async fn remove(
     reviewed: Reviewed,
 ) -> Result<Removed, Status> {
     for _ in 0..call.server.limits.write_attempts_max {
-        let stored = call.server.objects.get(&call.key_of(name));
+        let stored = call.current(&call.key_of(name));
         let stored = stored.ok_or_else(|| Status::not_found(&call.kind, name))?;
         let object = call.value_of(&stored);
         options.check_preconditions(call, &object)?;
@@ -273,14 +274,14 @@ async fn take(
         preconditions: vec![Precondition::Revision(key, stored.revision)],
         changes: vec![change],
         durability: Durability::Synced,
-        cause: cause(call),
+        cause: cause(call, &manager_of(&call.headers)),
     };
-    match call.server.objects.commit(transaction).await {
+    match call.commit(transaction).await {
         Ok(revision) => {
             let bytes = convert::bytes(&call.server.registry, &call.kind, &body.at(revision));
-            let object = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+            let object: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
             if goes {
-                strategy::find(&call.kind).release(&call.server.services, &object);
+                call.release(object.clone());
             }
             Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }))
         }

@@ -1,8 +1,9 @@
-//! GET of one object, or of a subresource that shows one.
+//! GET of one object, or of a subresource that shows one; now, or as it was.
 
+use api_types::status::Status;
 use http::StatusCode;
 
-use super::{Answer, Call, Verb};
+use super::{Answer, Call, Verb, list, past};
 
 pub(super) struct Get;
 
@@ -10,7 +11,14 @@ impl Verb for Get {
     const NAME: &'static str = "get";
 
     async fn answer(call: Call) -> Answer {
-        let stored = call.stored()?;
+        list::check_not_older(&call)?;
+        let stored = match past::asked(&call).await? {
+            None => call.stored()?,
+            Some(revision) => {
+                let found = past::object(&call, revision).await?;
+                found.ok_or_else(|| Status::not_found(&call.kind, &call.info.name))?
+            }
+        };
         let view = call.projection();
         if view.is_object() {
             return call.object(StatusCode::OK, &call.bytes_of(&stored));

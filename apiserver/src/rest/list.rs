@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::selection::Selection;
-use super::{Answer, Call, Verb};
+use super::{Answer, Call, Verb, past};
 use crate::cache::Snapshot;
 use crate::negotiate::{self, Items};
 use crate::store::Revision;
@@ -21,7 +21,8 @@ impl Verb for List {
 
     async fn answer(call: Call) -> Answer {
         let selection = Selection::parse(&call.kind, &call.info.query)?;
-        let page = Page::parse(&call)?;
+        let mut page = Page::parse(&call)?;
+        page.exact = past::asked(&call).await?.or(page.exact);
         let snapshot = page.snapshot(&call).await?;
         let items = collect(&call, &selection, &page, &snapshot);
         let now = call.server.clock.now();
@@ -102,16 +103,18 @@ impl Page {
         let past = self.after.as_ref().map(|t| t.rv).or(self.exact);
         match past {
             None => Ok(objects.list(&call.kind.storage, namespace)),
-            Some(revision) => objects.list_at(&call.kind.storage, namespace, revision).map_err(|_| {
-                Status::expired(match self.after {
-                    Some(_) => {
-                        "The provided continue parameter is too old to display a consistent list result. \
+            Some(revision) => {
+                objects.list_past(&call.kind.storage, namespace, revision).await.map_err(|_| {
+                    Status::expired(match self.after {
+                        Some(_) => {
+                            "The provided continue parameter is too old to display a consistent list result. \
                          You must start a new list without the continue parameter."
-                            .to_owned()
-                    }
-                    None => format!("The resourceVersion for the provided list is too old: {revision}"),
+                                .to_owned()
+                        }
+                        None => format!("The resourceVersion for the provided list is too old: {revision}"),
+                    })
                 })
-            }),
+            }
         }
     }
 }
@@ -131,6 +134,16 @@ fn check_match(revision: Option<Revision>, continues: bool, matching: Option<&st
             invalid(FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]))
         }
     }
+}
+
+/// Refuses a read that must not be older than what is yet to come.
+pub(super) fn check_not_older(call: &Call) -> Result<(), Status> {
+    let Some(text) = call.info.query.get("resourceVersion") else { return Ok(()) };
+    let wanted: Revision = text.parse().map_err(|_| {
+        Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+    })?;
+    let current = call.server.objects.revision();
+    if wanted > current { Err(too_new(wanted, current)) } else { Ok(()) }
 }
 
 /// The client has seen a revision that this server has not.

@@ -11,12 +11,16 @@ mod create;
 mod delete;
 mod delete_collection;
 mod get;
+mod history;
 mod list;
 mod metadata;
 mod options;
+mod past;
 mod patch;
 mod selection;
+mod staging;
 pub(crate) mod typed;
+mod undo;
 mod update;
 mod watch;
 mod write;
@@ -38,8 +42,9 @@ pub(crate) use convert::convert as convert_object;
 pub(crate) use delete::{DeleteOptions, Reviewed, remove};
 pub(crate) use metadata::timestamp;
 pub(crate) use options::{FieldValidation, WriteOptions};
+pub(crate) use staging::{Difference, Staging};
 pub(crate) use typed::default as set_defaults;
-pub(crate) use write::{Projection, Whole, commit_put, write_object};
+pub(crate) use write::{Projection, Whole, acted_on, commit_put, commit_status, write_object};
 
 use crate::UserInfo;
 use crate::admission::{self, Notes, Operation, Options, Review, Rounds};
@@ -47,9 +52,10 @@ use crate::cache::Stored;
 use crate::negotiate::{self, Accept};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
-use crate::store::Key;
+use crate::store::{CommitError, Key, Revision, Transaction};
 use crate::strategy;
 use crate::subresource::{self, Action, Param};
+use crate::view::View;
 
 pub(crate) type Response = http::Response<Body>;
 pub(crate) type Answer = Result<Response, Status>;
@@ -67,6 +73,8 @@ pub(crate) struct Call {
     pub(crate) audit_id: String,
     /// What admission has to say about it.
     pub(crate) notes: Arc<Notes>,
+    /// The transaction that the request is a part of; its writes go there.
+    pub(crate) staging: Option<Arc<Staging>>,
     /// The connection itself, when the client asks to speak another protocol on it.
     pub(crate) upgrade: Option<OnUpgrade>,
 }
@@ -90,12 +98,14 @@ const fn def<V: Verb>() -> Row {
 
 static VERBS: &[Row] = &[
     def::<get::Get>(),
+    def::<history::History>(),
     def::<list::List>(),
     def::<watch::Watch>(),
     def::<create::Create>(),
     def::<update::Update>(),
     def::<patch::Patch>(),
     def::<apply::Apply>(),
+    def::<undo::Undo>(),
     def::<delete::Delete>(),
     def::<delete_collection::DeleteCollection>(),
 ];
@@ -197,7 +207,10 @@ pub(crate) async fn admit_body(
 }
 
 async fn run(call: Call) -> Answer {
+    let (query, is_main) = (&call.info.query, call.info.subresource.is_empty());
     let verb = match call.info.verb.as_str() {
+        "get" if is_main && query.is_true("history") => "history",
+        "patch" if is_main && query.has("undo") => "undo",
         "patch" if media_type(&call.headers) == "application/apply-patch+yaml" => "apply",
         other => other,
     };
@@ -205,6 +218,11 @@ async fn run(call: Call) -> Answer {
         Some(row) => (row.answer)(call).await,
         None => Err(Status::method_not_allowed()),
     }
+}
+
+/// Whether a subresource (or the object itself) is read and written by the ordinary verbs.
+pub(crate) fn is_view(subresource: &str) -> bool {
+    subresource.is_empty() || matches!(subresource::find(subresource), Some(Action::View(_)))
 }
 
 /// The body's media type without parameters; empty when there is none.
@@ -231,8 +249,40 @@ impl Call {
 
     /// The object that the path names.
     pub(crate) fn stored(&self) -> Result<Arc<Stored>, Status> {
-        let found = self.server.objects.get(&self.key());
+        let found = self.current(&self.key());
         found.ok_or_else(|| Status::not_found(&self.kind, &self.info.name))
+    }
+
+    /// An object as this request sees it.
+    pub(crate) fn current(&self, key: &Key) -> Option<Arc<Stored>> {
+        match &self.staging {
+            Some(staging) => staging.get(key),
+            None => self.server.objects.get(key),
+        }
+    }
+
+    /// Makes a write happen, or holds it back for the transaction that the request is a part of.
+    pub(crate) async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+        match &self.staging {
+            Some(staging) => staging.commit(transaction),
+            None => self.server.objects.commit(transaction).await,
+        }
+    }
+
+    /// Gives back what an object had taken that is gone now.
+    pub(crate) fn release(&self, gone: Value) {
+        match &self.staging {
+            Some(staging) => staging.release(self.kind.clone(), gone),
+            None => strategy::find(&self.kind).release(&self.server.services, &gone),
+        }
+    }
+
+    /// What admission reads of the cluster.
+    fn view(&self) -> &dyn View {
+        match &self.staging {
+            Some(staging) => &**staging,
+            None => &*self.server.view,
+        }
     }
 
     /// The view through which this request's subresource shows the object.
@@ -272,7 +322,7 @@ impl Call {
             old,
             new: None,
             options,
-            view: &*self.server.view,
+            view: self.view(),
             authorizers: &self.server.authorizers,
             registry: &self.server.registry,
             clock: self.server.clock,

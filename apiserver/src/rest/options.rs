@@ -79,7 +79,7 @@ pub(super) fn parse_dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &
 }
 
 /// A client that does not say its name is named by its `User-Agent`, up to the first slash.
-fn manager_of(headers: &HeaderMap) -> String {
+pub(super) fn manager_of(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("unknown");
     let name = agent.split('/').next().unwrap_or_default();
     name.chars().filter(|c| !c.is_control()).take(MANAGER_LENGTH_MAX).collect()

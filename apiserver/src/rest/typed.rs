@@ -2,6 +2,7 @@
 
 use api_types::kinds::Kind;
 use api_types::patch::apply::{self, Writer};
+use api_types::patch::changes::changes;
 use api_types::patch::{self, strategic};
 use api_types::schema::{self, Schema};
 use api_types::status::{FieldError, Status};
@@ -74,13 +75,28 @@ fn say(problems: Vec<String>, validation: FieldValidation) -> Result<Vec<String>
 }
 
 /// The schema of a kind; one without any knows only its metadata.
-fn of(kind: &Kind) -> Schema {
+pub(super) fn of(kind: &Kind) -> Schema {
     schema::builtin(kind).unwrap_or_else(Schema::open)
 }
 
 /// Whether an object that was decoded, defaulted and changed by admission is still of its type.
 pub(super) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
     of(kind).check(object).type_errors.iter().map(schema::TypeError::to_field_error).collect()
+}
+
+/// What is different in `after`, for the log; empty for nothing. What is too much is told by its paths alone.
+pub(super) fn difference(kind: &Kind, before: &Value, after: &Value) -> String {
+    const BYTES_MAX: usize = 16 * 1024;
+    if before == after {
+        return String::new();
+    }
+    let fields = changes(&of(kind), before, after);
+    let text = Value::from_iter(fields.iter().map(|field| field.to_value())).to_string();
+    if text.len() <= BYTES_MAX {
+        return text;
+    }
+    let paths = fields.iter().take(100).map(|field| serde_json::json!({ "path": field.path() }));
+    Value::from_iter(paths).to_string()
 }
 
 /// Fills in what the kind's author says where the client said nothing.

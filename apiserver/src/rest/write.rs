@@ -6,10 +6,10 @@ use std::sync::Arc;
 use api_types::kinds::Kind;
 use api_types::status::Status;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Answer, Call, Reviewed, WriteOptions, convert, metadata, typed};
+use super::{Answer, Call, Reviewed, WriteOptions, convert, metadata, options, typed};
 use crate::admission::{self, Alongside, Operation, Options, Review};
 use crate::cache::Stored;
 use crate::negotiate;
@@ -152,7 +152,7 @@ where
     F: FnMut(Option<&Value>) -> Result<Proposal, Status>,
 {
     for _ in 0..call.server.limits.write_attempts_max {
-        let Some(stored) = call.server.objects.get(&call.key()) else {
+        let Some(stored) = call.current(&call.key()) else {
             let proposal = propose(None)?;
             return match create_object(call, options, proposal).await {
                 Err(status) if status.reason == api_types::status::Reason::AlreadyExists => continue,
@@ -241,7 +241,9 @@ impl Attempt<'_> {
             Some(old) => strategy.prepare_for_update(&context, &mut object, old),
         }
         strategy.default(&mut object);
+        let proposed = object.clone();
         let mut object = self.admit(&name, object).await?;
+        let admitted = typed::difference(&call.kind, &proposed, &object);
         typed::complete(&call.kind, &mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
@@ -251,9 +253,11 @@ impl Attempt<'_> {
             Haste::Lazy => Durability::Lazy,
         };
         self.warnings.dedup();
-        let outcome = self.finish(object, &name, durability).await?;
-        if !self.options.dry_run {
-            claim.keep();
+        let outcome = self.finish(object, &name, durability, admitted).await?;
+        match &call.staging {
+            _ if self.options.dry_run => drop(claim),
+            Some(staging) => staging.hold(claim),
+            None => claim.keep(),
         }
         Ok(Outcome { warnings: self.warnings, ..outcome })
     }
@@ -330,7 +334,13 @@ impl Attempt<'_> {
     }
 
     /// Commits, unless nothing changed or nothing is to be kept.
-    async fn finish(&self, object: Value, name: &str, durability: Durability) -> Result<Outcome, Failed> {
+    async fn finish(
+        &self,
+        object: Value,
+        name: &str,
+        durability: Durability,
+        admitted: String,
+    ) -> Result<Outcome, Failed> {
         let call = self.call;
         let code = if self.old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         let outcome = |bytes| Outcome { code, bytes, warnings: Vec::new() };
@@ -340,7 +350,7 @@ impl Attempt<'_> {
             return Ok(outcome(call.bytes_of(stored)));
         }
         if self.options.dry_run {
-            if self.old.is_none() && call.server.objects.get(&call.key_of(name)).is_some() {
+            if self.old.is_none() && call.current(&call.key_of(name)).is_some() {
                 return Err(Failed::Raced);
             }
             return Ok(outcome(negotiate::encode(&object)));
@@ -362,13 +372,13 @@ impl Attempt<'_> {
             preconditions: vec![precondition],
             changes: vec![change],
             durability,
-            cause: cause(call),
+            cause: Cause { admitted: vec![admitted], ..cause(call, &self.options.manager) },
         };
         join(&mut transaction, &alongside);
-        match call.server.objects.commit(transaction).await {
+        match call.commit(transaction).await {
             Ok(revision) => {
                 if let Some(gone) = released {
-                    strategy::find(&call.kind).release(&call.server.services, &gone);
+                    call.release(gone);
                 }
                 Ok(outcome(convert::bytes(&call.server.registry, &call.kind, &body.at(revision))))
             }
@@ -401,13 +411,24 @@ fn is_finished(strategy: &dyn Strategy, object: &Value) -> bool {
 }
 
 /// Who writes and why, for the log.
-pub(super) fn cause(call: &Call) -> Cause {
-    let acted_on = call.headers.get("x-coxswain-acted-on").and_then(|v| v.to_str().ok()?.parse().ok());
-    Cause { user: call.user.name.clone(), request: call.audit_id.clone(), acted_on, ..Cause::default() }
+pub(super) fn cause(call: &Call, manager: &str) -> Cause {
+    Cause {
+        user: call.user.name.clone(),
+        request: call.audit_id.clone(),
+        call: format!("{} {}", call.method, call.info.path),
+        manager: manager.to_owned(),
+        acted_on: acted_on(&call.headers),
+        admitted: Vec::new(),
+    }
+}
+
+/// The revision that a client says it reacts to.
+pub(crate) fn acted_on(headers: &HeaderMap) -> Option<Revision> {
+    headers.get("x-coxswain-acted-on").and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// A commit error that is not about the object.
-pub(super) fn commit_status(error: &CommitError) -> Status {
+pub(crate) fn commit_status(error: &CommitError) -> Status {
     match error {
         CommitError::Full => Status::too_many_requests(error.to_string(), 1),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
@@ -427,9 +448,9 @@ pub(crate) async fn commit_put(
         preconditions: vec![Precondition::Revision(key.clone(), revision)],
         changes: vec![Change::Put { key, body: body.clone() }],
         durability: crate::store::Durability::Synced,
-        cause: cause(call),
+        cause: cause(call, &options::manager_of(&call.headers)),
     };
-    match call.server.objects.commit(transaction).await {
+    match call.commit(transaction).await {
         Ok(revision) => Ok(Some(body.at(revision))),
         Err(CommitError::Conflict { .. }) => Ok(None),
         Err(error) => Err(commit_status(&error)),

@@ -4,6 +4,7 @@
 
 mod client;
 mod discovery;
+mod extensions;
 mod kubectl;
 mod matrix;
 mod objects;
