@@ -1,5 +1,6 @@
 //! What the API is: kinds, schemas, patches, selectors, quantities. Pure: no I/O, no async, no clock.
 
+pub mod cel;
 pub mod conditions;
 pub mod int_or_percent;
 pub mod kinds;
