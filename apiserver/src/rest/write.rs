@@ -318,7 +318,7 @@ impl Attempt<'_> {
         object: &Value,
     ) -> Result<(), Status> {
         let kind = &self.call.kind;
-        let mut errors = strategy::metadata::validate(kind, strategy.name_rule(), object);
+        let mut errors = strategy::metadata::validate(kind, strategy::name_rule(kind), object);
         errors.extend(typed::check(kind, object));
         match self.old {
             None => errors.extend(strategy.validate_create(context, object)),

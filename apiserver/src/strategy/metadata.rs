@@ -33,7 +33,7 @@ pub(crate) fn validate(kind: &Kind, rule: NameRule, object: &Value) -> Vec<Field
     check_name(rule, metadata, &mut errors);
     check_namespace(kind, metadata, &mut errors);
     check_labels("metadata.labels", &metadata["labels"], &mut errors);
-    check_annotations(&metadata["annotations"], &mut errors);
+    check_annotations("metadata.annotations", &metadata["annotations"], &mut errors);
     check_owners(&metadata["ownerReferences"], &mut errors);
     check_finalizers(&metadata["finalizers"], &mut errors);
     errors
@@ -89,15 +89,15 @@ pub(crate) fn check_labels(path: &str, labels: &Value, errors: &mut Vec<FieldErr
 /// All annotations of an object together may have this many bytes.
 const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
 
-fn check_annotations(annotations: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn check_annotations(path: &str, annotations: &Value, errors: &mut Vec<FieldError>) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         let wrong = names::check_label_key(&key.to_lowercase()).into_iter();
-        errors.extend(wrong.map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)));
+        errors.extend(wrong.map(|why| FieldError::invalid(path, key.as_str(), why)));
         bytes += key.len() + value.as_str().map_or(0, str::len);
     }
     if bytes > ANNOTATION_BYTES_MAX {
-        errors.push(FieldError::too_long("metadata.annotations", ANNOTATION_BYTES_MAX));
+        errors.push(FieldError::too_long(path, ANNOTATION_BYTES_MAX));
     }
 }
 

@@ -5,7 +5,6 @@
 //! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
 
 mod certificates;
-mod container;
 pub(crate) mod conversion;
 mod cron_schedule;
 pub(crate) mod isolate;
@@ -13,13 +12,13 @@ mod jobs;
 pub(crate) mod metadata;
 mod namespaces;
 mod nodes;
-mod pod_spec;
 mod pods;
 pub(crate) mod printers;
 mod rbac;
 mod rules;
 mod services;
 mod small;
+mod validation;
 mod workloads;
 
 use api_types::kinds::Kind;
@@ -96,13 +95,15 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     fn release(&self, _services: &ServiceAddresses, _gone: &Value) {}
 
     /// What is wrong with a new object. Metadata is checked by the caller with [`metadata::validate`].
-    fn validate_create(&self, _context: &Context<'_>, _new: &Value) -> Vec<FieldError> {
-        Vec::new()
+    fn validate_create(&self, context: &Context<'_>, new: &Value) -> Vec<FieldError> {
+        let Context { kind, subresource, .. } = *context;
+        validation::validate(&validation::Check { kind, subresource, new, old: None })
     }
 
     /// What is wrong with a changed object, rules of creation and of change together.
-    fn validate_update(&self, context: &Context<'_>, new: &Value, _old: &Value) -> Vec<FieldError> {
-        self.validate_create(context, new)
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let Context { kind, subresource, .. } = *context;
+        validation::validate(&validation::Check { kind, subresource, new, old: Some(old) })
     }
 
     /// How names of this kind are checked.
@@ -212,4 +213,9 @@ pub(crate) fn shows_deleted(kind: &Kind) -> bool {
 /// The strategy of a kind.
 pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {
     ROWS.iter().find(|row| row.storage == kind.storage).map_or(&Ordinary, |row| row.strategy)
+}
+
+/// How names of a kind are checked.
+pub(crate) fn name_rule(kind: &Kind) -> metadata::NameRule {
+    validation::name_rule(kind).unwrap_or_else(|| find(kind).name_rule())
 }

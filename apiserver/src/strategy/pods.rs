@@ -2,12 +2,11 @@
 
 use api_types::k8s_openapi::api::core::v1::PodSpec;
 use api_types::pods::qos;
-use api_types::status::FieldError;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::rules::{Errors, items};
-use super::{Context, Strategy, isolate, pod_spec};
+use super::rules::items;
+use super::{Context, Strategy, isolate};
 
 pub(super) struct Pods;
 
@@ -31,27 +30,6 @@ impl Strategy for Pods {
         if new["status"]["phase"] == "Pending" && new["spec"]["nodeName"].is_null() {
             set_qos(new);
         }
-    }
-
-    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        pod_spec::validate(&new["spec"], "spec", &mut errors);
-        pod_spec::validate_new(&new["spec"], &mut errors);
-        errors
-    }
-
-    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        match context.subresource {
-            "" => {
-                pod_spec::validate(&new["spec"], "spec", &mut errors);
-                pod_spec::validate_change(&new["spec"], &old["spec"], &mut errors);
-            }
-            // Binding, ephemeral containers and resize change what an ordinary update may not.
-            "ephemeralcontainers" | "resize" => pod_spec::validate(&new["spec"], "spec", &mut errors),
-            _ => {}
-        }
-        errors
     }
 
     fn grace(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {

@@ -8,7 +8,7 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::metadata::NameRule;
-use super::rules::{Errors, immutable, indexed, invalid_all, items, one_of, required, selector, text};
+use super::rules::{Errors, immutable, indexed, invalid_all, items, one_of, required, text};
 use super::{Context, Strategy};
 
 pub(super) struct ConfigMaps;
@@ -205,17 +205,6 @@ impl Strategy for Endpoints {
 }
 
 impl Strategy for DisruptionBudgets {
-    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        let spec = &new["spec"];
-        if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-            let why = "minAvailable and maxUnavailable cannot be both set";
-            errors.push(FieldError::invalid("spec", spec.clone(), why));
-        }
-        selector(&spec["selector"], "spec.selector", &mut errors);
-        errors
-    }
-
     fn allows_unconditional_update(&self) -> bool {
         false
     }

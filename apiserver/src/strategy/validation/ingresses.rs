@@ -1,0 +1,171 @@
+//! Ingresses and their classes: hosts, paths and backends.
+
+use std::net::IpAddr;
+
+use api_types::names;
+use api_types::status::FieldError;
+use serde_json::Value;
+
+use super::Check;
+use super::fields::check_below;
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, port_number, text};
+
+pub(super) fn ingress(check: &Check<'_>, errors: &mut Errors) {
+    let spec = &check.new["spec"];
+    if items(&spec["rules"]).is_empty() && spec["defaultBackend"].is_null() {
+        let why = "either `defaultBackend` or `rules` must be specified";
+        errors.push(FieldError::invalid("spec", Value::Null, why));
+    }
+    if spec["defaultBackend"].is_object() {
+        validate_backend(&spec["defaultBackend"], "spec.defaultBackend", errors);
+    }
+    for (path, rule) in indexed(spec, "spec", "rules") {
+        validate_rule(rule, &path, errors);
+    }
+    for (path, tls) in indexed(spec, "spec", "tls") {
+        for (path, host) in indexed(tls, &path, "hosts") {
+            host.as_str().into_iter().for_each(|host| validate_host(host, &path, errors));
+        }
+    }
+    if check.old.is_none() {
+        validate_class_annotation(check.new, errors);
+    }
+}
+
+pub(super) fn ingress_status(check: &Check<'_>, errors: &mut Errors) {
+    let balancer = &check.new["status"]["loadBalancer"];
+    for (path, entry) in indexed(balancer, "status.loadBalancer", "ingress") {
+        if let Some(host) = text(entry, "hostname").filter(|host| host.parse::<IpAddr>().is_ok()) {
+            errors.push(FieldError::invalid(format!("{path}.hostname"), host, NOT_AN_ADDRESS));
+        }
+    }
+}
+
+const NOT_AN_ADDRESS: &str = "must be a DNS name, not an IP address";
+const CLASS: &str = "kubernetes.io/ingress.class";
+
+fn validate_class_annotation(ingress: &Value, errors: &mut Errors) {
+    let annotation = ingress["metadata"]["annotations"][CLASS].as_str();
+    let field = ingress["spec"]["ingressClassName"].as_str();
+    if let (Some(annotation), Some(field)) = (annotation, field)
+        && annotation != field
+    {
+        let why = "must match `ingressClassName` when both are specified";
+        errors.push(FieldError::invalid(format!("annotations.{CLASS}"), annotation, why));
+    }
+}
+
+fn validate_host(host: &str, path: &str, errors: &mut Errors) {
+    let wrong = match host.contains('*') {
+        true => names::check_wildcard_subdomain(host),
+        false => names::check_dns_subdomain(host),
+    };
+    invalid_all(wrong, path, host, errors);
+}
+
+fn validate_rule(rule: &Value, path: &str, errors: &mut Errors) {
+    if let Some(host) = text(rule, "host") {
+        let path = format!("{path}.host");
+        if host.parse::<IpAddr>().is_ok() {
+            errors.push(FieldError::invalid(&path, host, NOT_AN_ADDRESS));
+        }
+        validate_host(host, &path, errors);
+    }
+    if rule["http"].is_object() {
+        let path = format!("{path}.http");
+        if items(&rule["http"]["paths"]).is_empty() {
+            errors.push(FieldError::required(format!("{path}.paths"), ""));
+        }
+        for (path, entry) in indexed(&rule["http"], &path, "paths") {
+            validate_path(entry, &path, errors);
+        }
+    }
+}
+
+fn validate_path(entry: &Value, path: &str, errors: &mut Errors) {
+    let Some(kind) = entry["pathType"].as_str() else {
+        errors.push(FieldError::required(format!("{path}.pathType"), "pathType must be specified"));
+        return;
+    };
+    let place = entry["path"].as_str().unwrap_or_default();
+    let at = format!("{path}.path");
+    let mut invalid = |why: String| errors.push(FieldError::invalid(&at, place, why));
+    match kind {
+        "Exact" | "Prefix" => {
+            if !place.starts_with('/') {
+                invalid("must be an absolute path".to_owned());
+            }
+            for part in ["//", "/./", "/../", "%2f", "%2F"].iter().filter(|part| place.contains(**part)) {
+                invalid(format!("must not contain '{part}'"));
+            }
+            for end in ["/..", "/."].iter().filter(|end| place.ends_with(**end)) {
+                invalid(format!("cannot end with '{end}'"));
+            }
+        }
+        "ImplementationSpecific" => {
+            if !place.is_empty() && !place.starts_with('/') {
+                invalid("must be an absolute path".to_owned());
+            }
+        }
+        other => {
+            let known = ["Exact", "ImplementationSpecific", "Prefix"];
+            errors.push(FieldError::not_supported(format!("{path}.pathType"), other, &known));
+        }
+    }
+    validate_backend(&entry["backend"], &format!("{path}.backend"), errors);
+}
+
+fn validate_backend(backend: &Value, path: &str, errors: &mut Errors) {
+    match (backend["resource"].is_object(), backend["service"].is_object()) {
+        (true, true) => {
+            errors.push(FieldError::invalid(path, "", "cannot set both resource and service backends"));
+        }
+        (true, false) => {
+            check_below("typedLocalReference", &backend["resource"], &format!("{path}.resource"), errors);
+        }
+        (false, true) => validate_service(&backend["service"], path, errors),
+        (false, false) => {
+            errors.push(FieldError::invalid(path, "", "resource or service backend is required"));
+        }
+    }
+}
+
+fn validate_service(service: &Value, path: &str, errors: &mut Errors) {
+    let name_path = format!("{path}.service.name");
+    match text(service, "name") {
+        None => errors.push(FieldError::required(name_path, "")),
+        Some(name) => invalid_all(names::check_dns_label(name), &name_path, name, errors),
+    }
+    let port = &service["port"];
+    let number = port["number"].as_i64().filter(|number| *number != 0);
+    match (text(port, "name"), number) {
+        (Some(_), Some(_)) => {
+            errors.push(FieldError::invalid(path, "", "cannot set both port name & port number"));
+        }
+        (Some(name), None) => {
+            invalid_all(names::check_port_name(name), &format!("{path}.service.port.name"), name, errors);
+        }
+        (None, Some(_)) => port_number(&port["number"], &format!("{path}.service.port.number"), errors),
+        (None, None) => errors.push(FieldError::required(path, "port name or number is required")),
+    }
+}
+
+pub(super) fn class(check: &Check<'_>, errors: &mut Errors) {
+    let spec = &check.new["spec"];
+    if let Some(controller) = text(spec, "controller") {
+        invalid_all(names::check_domain_path(controller), "spec.controller", controller, errors);
+    }
+    let parameters = &spec["parameters"];
+    let namespace = parameters["namespace"].as_str();
+    let path = "spec.parameters.namespace";
+    match (parameters["scope"].as_str(), namespace) {
+        (Some("Namespace"), None) => {
+            errors.push(FieldError::required(path, "`parameters.scope` is set to 'Namespace'"));
+        }
+        (Some("Namespace"), Some(name)) => invalid_all(names::check_dns_label(name), path, name, errors),
+        (Some("Cluster"), Some(_)) => {
+            errors.push(FieldError::forbidden(path, "`parameters.scope` is set to 'Cluster'"));
+        }
+        _ => {}
+    }
+}

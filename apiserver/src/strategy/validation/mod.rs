@@ -1,0 +1,163 @@
+//! What is wrong with an object: one row per resource, its rules in the file of its subject.
+//!
+//! Rules that one field alone decides stand in `fields.txt`; what needs code is a function of the row. Rules are
+//! those of a new object and of a changed one together: `old` says which. All take any well-formed JSON.
+
+mod addresses;
+mod affinity;
+mod autoscalers;
+mod containers;
+mod environment;
+mod fields;
+mod flow_control;
+mod handlers;
+mod ingresses;
+mod jobs;
+mod mounts;
+mod networks;
+mod persistent_volumes;
+mod pod_change;
+mod pod_spec;
+mod quantities;
+mod quotas;
+mod rollouts;
+mod runtime_classes;
+mod security_contexts;
+mod storage;
+mod volumes;
+mod workloads;
+
+use api_types::kinds::Kind;
+use serde_json::Value;
+
+use super::metadata::NameRule;
+use super::rules::Errors;
+
+/// Sections of `fields.txt` that code of this folder asks for.
+#[cfg(test)]
+const SHARED: &[&str] = &["volume", "container", "scaleReference"];
+
+/// A write whose object is to be checked.
+pub(super) struct Check<'a> {
+    pub(super) kind: &'a Kind,
+    /// Empty for the object itself.
+    pub(super) subresource: &'a str,
+    pub(super) new: &'a Value,
+    /// The object as it was, if it existed.
+    pub(super) old: Option<&'a Value>,
+}
+
+type Rules = fn(&Check<'_>, &mut Errors);
+
+/// The rules of a resource as stored (`Kind::storage`).
+struct Row {
+    storage: &'static str,
+    /// Rules for a write of anything but the status.
+    object: Rules,
+    /// Rules for a write of the status.
+    status: Rules,
+}
+
+const fn def(storage: &'static str, object: Rules) -> Row {
+    Row { storage, object, status: |_, _| {} }
+}
+
+const fn both(storage: &'static str, object: Rules, status: Rules) -> Row {
+    Row { storage, object, status }
+}
+
+static ROWS: &[Row] = &[
+    def("limitranges", quotas::limit_range),
+    both("persistentvolumeclaims", persistent_volumes::claim, persistent_volumes::claim_status),
+    def("persistentvolumes", persistent_volumes::volume),
+    both("pods", pod_change::pod, pod_change::status),
+    def("podtemplates", pod_spec::pod_template),
+    both("replicationcontrollers", workloads::replication_controller, workloads::replica_set_status),
+    both("resourcequotas", quotas::quota, quotas::quota_status),
+    def("apps/daemonsets", workloads::daemon_set),
+    both("apps/deployments", workloads::deployment, workloads::deployment_status),
+    both("apps/replicasets", workloads::replica_set, workloads::replica_set_status),
+    both("apps/statefulsets", workloads::stateful_set, workloads::stateful_set_status),
+    def("autoscaling/horizontalpodautoscalers", autoscalers::autoscaler),
+    def("batch/cronjobs", jobs::cron_job),
+    def("batch/jobs", jobs::job),
+    both("flowcontrol.apiserver.k8s.io/flowschemas", flow_control::schema, flow_control::conditions),
+    both(
+        "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations",
+        flow_control::level,
+        flow_control::conditions,
+    ),
+    def("networking.k8s.io/ingressclasses", ingresses::class),
+    both("networking.k8s.io/ingresses", ingresses::ingress, ingresses::ingress_status),
+    def("networking.k8s.io/ipaddresses", networks::ip_address),
+    def("networking.k8s.io/networkpolicies", networks::policy),
+    def("networking.k8s.io/servicecidrs", networks::service_cidr),
+    def("node.k8s.io/runtimeclasses", runtime_classes::class),
+    def("policy/poddisruptionbudgets", quotas::disruption_budget),
+    def("storage.k8s.io/csidrivers", storage::driver),
+    def("storage.k8s.io/csinodes", storage::node),
+    def("storage.k8s.io/csistoragecapacities", storage::capacity),
+    def("storage.k8s.io/storageclasses", storage::class),
+    def("storage.k8s.io/volumeattachments", storage::attachment),
+    def("storage.k8s.io/volumeattributesclasses", storage::attributes_class),
+];
+
+/// Resources whose names are checked by rules of their own, or may be anything that fits in a path.
+const LOOSELY_NAMED: &[&str] = &["networking.k8s.io/ipaddresses", "apiregistration.k8s.io/apiservices"];
+
+/// The rule for names of this resource, where it is not the usual one.
+pub(super) fn name_rule(kind: &Kind) -> Option<NameRule> {
+    LOOSELY_NAMED.contains(&kind.storage.as_str()).then_some(NameRule::PathSegment)
+}
+
+/// Everything that is wrong with an object, its metadata aside.
+pub(super) fn validate(check: &Check<'_>) -> Errors {
+    let mut errors = Errors::new();
+    let is_status = check.subresource == "status";
+    fields::check(&check.kind.storage, check.new, check.old, is_status, &mut errors);
+    if let Some(row) = ROWS.iter().find(|row| row.storage == check.kind.storage) {
+        let rules = if is_status { row.status } else { row.object };
+        rules(check, &mut errors);
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where an object of a resource is wrong.
+    pub(super) fn paths(
+        group: &str,
+        plural: &str,
+        subresource: &str,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Vec<String> {
+        let kinds = api_types::kinds::builtin();
+        let kind = kinds.iter().find(|kind| kind.group == group && kind.plural == plural).unwrap();
+        let errors = validate(&Check { kind, subresource, new, old });
+        errors.into_iter().map(|error| error.path).collect()
+    }
+
+    #[test]
+    fn every_row_is_a_resource() {
+        let kinds = api_types::kinds::builtin();
+        for row in ROWS {
+            assert!(kinds.iter().any(|kind| kind.storage == row.storage), "{}", row.storage);
+        }
+    }
+
+    #[test]
+    fn any_well_formed_object_is_taken() {
+        let odd = serde_json::json!({"spec": [], "status": 1, "metadata": null, "data": "x", "webhooks": {}, "rules": [1]});
+        for kind in api_types::kinds::builtin() {
+            for new in [&odd, &Value::Null, &serde_json::json!([1])] {
+                for subresource in ["", "status"] {
+                    validate(&Check { kind, subresource, new, old: Some(&odd) });
+                    validate(&Check { kind, subresource, new, old: None });
+                }
+            }
+        }
+    }
+}
