@@ -14,9 +14,10 @@ use component_base::clock::Clock;
 use component_base::supervise::Tasks;
 use parking_lot::{Mutex, RwLock};
 
+use crate::encryption::Encryption;
 use crate::store::{
     Backend, CommitError, Committed, Did, DiskStorage, EtcdStorage, Event as StoreEvent, Feed, HistoryError,
-    Key, Loaded, MemoryStorage, OpenError, Revision, Storage, Transaction,
+    Key, Loaded, MemoryStorage, OpenError, OpeningFeed, Revision, SealedStorage, Seals, Storage, Transaction,
 };
 
 mod ring;
@@ -76,31 +77,71 @@ pub(crate) struct Expired {
 pub(crate) struct Objects {
     storage: Arc<dyn Storage>,
     cache: Arc<Cache>,
+    seals: Arc<Seals>,
 }
 
 impl Objects {
     /// Opens `backend` and reads all of it. Background work runs in `tasks` and ends with it; call
     /// [`Objects::close`] after the last write.
+    #[cfg(test)]
     pub(crate) async fn open(backend: Backend, clock: Clock, tasks: &Tasks) -> Result<Arc<Self>, OpenError> {
-        Self::open_with(backend, CacheLimits::default(), clock, tasks).await
+        Self::open_sealed(backend, None, clock, tasks).await
     }
 
+    /// As `open`, with what is stored encrypted as the configuration says. A state that its keys do not
+    /// read is refused.
+    pub(crate) async fn open_sealed(
+        backend: Backend,
+        encryption: Option<Encryption>,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
+        Self::open_all(backend, CacheLimits::default(), encryption.unwrap_or_default(), clock, tasks).await
+    }
+
+    #[cfg(test)]
     pub(crate) async fn open_with(
         backend: Backend,
         limits: CacheLimits,
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::open_all(backend, limits, Encryption::default(), clock, tasks).await
+    }
+
+    async fn open_all(
+        backend: Backend,
+        limits: CacheLimits,
+        encryption: Encryption,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
         let cache = Arc::new(Cache::new(limits));
+        let plain = encryption.is_empty();
+        let seals = Seals::new(encryption);
+        let feed = Arc::new(OpeningFeed { inner: cache.clone(), seals: seals.clone() });
         let storage: Arc<dyn Storage> = match backend {
-            Backend::Memory { history } => Arc::new(MemoryStorage::open(clock, history, cache.clone())),
-            Backend::Disk { dir, limits } => Arc::new(DiskStorage::open(&dir, limits, clock, cache.clone())?),
+            Backend::Memory { history } => Arc::new(MemoryStorage::open(clock, history, feed)),
+            Backend::Disk { dir, limits } => Arc::new(DiskStorage::open(&dir, limits, clock, feed)?),
             Backend::Etcd { endpoints, prefix } => {
-                Arc::new(EtcdStorage::open(endpoints, prefix, clock, cache.clone(), tasks).await?)
+                Arc::new(EtcdStorage::open(endpoints, prefix, clock, feed, tasks).await?)
             }
         };
+        if let Err(unreadable) = seals.check() {
+            storage.close().await;
+            return Err(unreadable);
+        }
+        let storage = match plain {
+            true => storage,
+            false => Arc::new(SealedStorage { inner: storage, seals: seals.clone() }),
+        };
         tasks.spawn_until_shutdown("watch bookmarks", Cache::bookmarks(cache.clone()));
-        Ok(Arc::new(Self { storage, cache }))
+        Ok(Arc::new(Self { storage, cache, seals }))
+    }
+
+    /// Whether a write that changes nothing would still store the object with another key.
+    pub(crate) fn is_stale(&self, key: &Key) -> bool {
+        self.seals.is_stale(key)
     }
 
     /// Makes `transaction` happen, or says why not. When it returns, the result is as durable as asked for

@@ -22,6 +22,8 @@ pub struct Config {
     pub pki_dir: Option<PathBuf>,
     /// A CSV file of static tokens, as kube-apiserver's `--token-auth-file`.
     pub token_auth_file: Option<PathBuf>,
+    /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
+    pub encryption_config: Option<PathBuf>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous: bool,
     pub clock: Clock,
@@ -37,6 +39,7 @@ impl Default for Config {
             service_cidr: "10.96.0.0/16".into(),
             pki_dir: None,
             token_auth_file: None,
+            encryption_config: None,
             anonymous: true,
             clock: Clock::system(),
             limits: Limits::default(),

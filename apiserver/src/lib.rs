@@ -11,6 +11,7 @@ mod bootstrap;
 mod cache;
 mod config;
 mod discovery;
+mod encryption;
 mod health;
 mod metrics;
 mod negotiate;
@@ -32,6 +33,7 @@ mod webhook;
 use std::collections::BTreeMap;
 
 pub use config::{Config, Limits};
+pub use encryption::EncryptionConfigError;
 pub use pki::{Credential, Pki, PkiError};
 pub use server::{Loopback, Running, StartError, run, start};
 pub use store::{Backend, DiskLimits, HistoryLimits, OpenError};

@@ -46,6 +46,9 @@ struct Flags {
     /// A CSV file of static tokens: token,user,uid,"group1,group2".
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
+    /// An EncryptionConfiguration file: which resources are encrypted in the store, and with which keys.
+    #[arg(long, value_name = "FILE")]
+    encryption_provider_config: Option<PathBuf>,
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
@@ -121,6 +124,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         service_cidr: flags.service_cidr,
         pki_dir: flags.cert_dir.or_else(|| flags.data_dir.map(|dir| dir.join("pki"))),
         token_auth_file: flags.token_auth_file,
+        encryption_config: flags.encryption_provider_config,
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),
         ..Config::default()

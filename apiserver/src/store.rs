@@ -28,6 +28,7 @@ mod follower;
 mod index;
 mod log;
 mod memory;
+mod sealed;
 mod past;
 mod sled;
 mod snapshot;
@@ -36,6 +37,7 @@ pub(crate) use body::Body;
 pub(crate) use disk::DiskStorage;
 pub(crate) use etcd::EtcdStorage;
 pub(crate) use memory::MemoryStorage;
+pub(crate) use sealed::{OpeningFeed, SealedStorage, Seals};
 
 /// The number of a committed transaction, cluster-wide and growing; a `resourceVersion`.
 pub(crate) type Revision = u64;
@@ -394,6 +396,11 @@ pub enum OpenError {
     },
     #[error("cannot start the store's thread")]
     Thread(#[source] std::io::Error),
+    #[error(
+        "{0}; nothing was changed. Start with the EncryptionConfiguration that has its key \
+         (--encryption-provider-config)"
+    )]
+    Decrypt(String),
     #[error("cannot reach etcd at {endpoints}: {detail}")]
     Etcd { endpoints: String, detail: String },
 }

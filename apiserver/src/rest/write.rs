@@ -346,6 +346,7 @@ impl Attempt<'_> {
         let outcome = |bytes| Outcome { code, bytes, warnings: Vec::new() };
         if let Some((old, stored)) = self.old
             && metadata::is_unchanged(old, &object)
+            && !call.server.objects.is_stale(&call.key_of(name))
         {
             return Ok(outcome(call.bytes_of(stored)));
         }

@@ -25,6 +25,7 @@ use crate::authz::Authorizers;
 use crate::cache::Objects;
 use crate::config::Config;
 use crate::discovery::Registry;
+use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::metrics::RequestMetrics;
 use crate::node_proxy::NodeDialer;
 use crate::pki::{self, Pki, PkiError};
@@ -39,6 +40,8 @@ use crate::{UserInfo, admission, bootstrap, negotiate};
 pub enum StartError {
     #[error("cannot open the store")]
     OpenStore(#[from] OpenError),
+    #[error("--encryption-provider-config: {0}")]
+    Encryption(#[from] EncryptionConfigError),
     #[error("--service-cidr: {0}")]
     ServiceCidr(String),
     #[error("cannot make or read the certificates")]
@@ -81,9 +84,10 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let tasks = Tasks::new(shutdown.clone());
     let cidr: ServiceCidr =
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
+    let encryption = config.encryption_config.as_deref().map(Encryption::read).transpose()?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
-    let objects = Objects::open(config.backend.clone(), config.clock, &store_tasks).await?;
+    let objects = Objects::open_sealed(config.backend.clone(), encryption, config.clock, &store_tasks).await?;
     let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
     let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
     let view: Arc<dyn View> = objects.clone();
