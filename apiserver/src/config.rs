@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use component_base::clock::Clock;
 
+use crate::audit::AuditConfig;
 use crate::store::Backend;
 
 /// How to start an API server.
@@ -24,6 +25,8 @@ pub struct Config {
     pub token_auth_file: Option<PathBuf>,
     /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
     pub encryption_config: Option<PathBuf>,
+    /// What is kept of requests, and where.
+    pub audit: Option<AuditConfig>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous: bool,
     pub clock: Clock,
@@ -40,6 +43,7 @@ impl Default for Config {
             pki_dir: None,
             token_auth_file: None,
             encryption_config: None,
+            audit: None,
             anonymous: true,
             clock: Clock::system(),
             limits: Limits::default(),

@@ -5,6 +5,7 @@
 //! `strategy`. Components in the same process call the same layers through a [`Loopback`].
 
 mod admission;
+mod audit;
 mod authn;
 mod authz;
 mod bootstrap;
@@ -32,6 +33,7 @@ mod webhook;
 
 use std::collections::BTreeMap;
 
+pub use audit::{AuditConfig, AuditError, LogFile, OpenLogError, PolicyError};
 pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use pki::{Credential, Pki, PkiError};

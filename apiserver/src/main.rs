@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use apiserver::{Backend, Config, DiskLimits, HistoryLimits};
+use apiserver::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, LogFile};
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
@@ -49,6 +49,8 @@ struct Flags {
     /// An EncryptionConfiguration file: which resources are encrypted in the store, and with which keys.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
@@ -80,6 +82,38 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "must be a whole number and s, m, h or d".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// What is kept of requests.
+#[derive(clap::Args)]
+struct AuditFlags {
+    /// A Policy file (audit.k8s.io/v1): how much of which requests is kept in the audit log.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// The audit log, one JSON event a line; `-` is standard output.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    audit_log_path: Option<PathBuf>,
+    /// The audit log is set aside when it has this many megabytes.
+    #[arg(long, value_name = "MB", default_value = "100")]
+    audit_log_maxsize: u64,
+    /// How many logs that were set aside are kept; 0 keeps all.
+    #[arg(long, value_name = "N", default_value = "0")]
+    audit_log_maxbackup: usize,
+    /// Logs that were set aside this many days ago are removed; 0 keeps them.
+    #[arg(long, value_name = "DAYS", default_value = "0")]
+    audit_log_maxage: i64,
+}
+
+impl AuditFlags {
+    fn config(self) -> Option<AuditConfig> {
+        let log = LogFile {
+            path: self.audit_log_path?,
+            megabytes_max: self.audit_log_maxsize,
+            backups_max: self.audit_log_maxbackup,
+            age_days_max: self.audit_log_maxage,
+        };
+        Some(AuditConfig { policy: self.audit_policy_file?, log })
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -125,6 +159,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         pki_dir: flags.cert_dir.or_else(|| flags.data_dir.map(|dir| dir.join("pki"))),
         token_auth_file: flags.token_auth_file,
         encryption_config: flags.encryption_provider_config,
+        audit: flags.audit.config(),
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),
         ..Config::default()

@@ -27,9 +27,10 @@ use tracing::{error, warn};
 pub use loopback::Loopback;
 pub use start::{Running, StartError, run, start};
 
+use crate::audit::{Audit, Trail};
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::{self, Authenticators, PeerCertificates, Presented, impersonation};
-use crate::authz::{Attributes, Authorizers, review};
+use crate::authz::{self, Attributes, Authorizers, Decision, review};
 use crate::cache::Objects;
 use crate::config::Limits;
 use crate::discovery::{self, Registry};
@@ -58,6 +59,7 @@ pub(crate) struct Server {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
+    audit: Option<Arc<Audit>>,
     pub(crate) shutdown: Shutdown,
     /// `host:port` that discovery tells clients.
     pub(crate) address: String,
@@ -92,6 +94,8 @@ pub(crate) fn layers(server: Arc<Server>) -> axum::Router {
         .layer(middleware::from_fn_with_state(server.clone(), read_info))
         .layer(middleware::from_fn_with_state(server.clone(), bound))
         .layer(middleware::from_fn_with_state(server.clone(), authenticate))
+        .layer(middleware::from_fn_with_state(server.clone(), record))
+        .layer(middleware::from_fn_with_state(server.clone(), impersonate))
         .layer(middleware::from_fn_with_state(server.clone(), authorize));
     axum::Router::new().fallback(serve).with_state(server).layer(layer)
 }
@@ -189,10 +193,39 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
             }
             Err(refused) => {
                 warn!(%refused, "authentication failed");
-                return negotiate::answer_status(&Status::unauthorized());
+                let status = Status::unauthorized();
+                if let Some(audit) = &server.audit {
+                    audit.refused(&request, audit_id(&request), status.code());
+                }
+                return negotiate::answer_status(&status);
             }
         }
     }
+    next.run(request).await
+}
+
+/// Keeps the audit trail of what the policy names.
+async fn record(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    let Some(trail) = server.audit.as_ref().and_then(|audit| audit.begin(&request, audit_id(&request))) else {
+        return next.run(request).await;
+    };
+    let is_long = is_long(&request);
+    request.extensions_mut().insert(trail.clone());
+    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => trail.answers(response, is_long).await,
+        Err(panic) => {
+            trail.panicked();
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+fn audit_id(request: &Request) -> &str {
+    request.extensions().get::<AuditId>().map_or("", |id| &id.0)
+}
+
+/// Lets the request run as somebody else, if it asks for it and may.
+async fn impersonate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     if !impersonation::is_asked(request.headers()) {
         return next.run(request).await;
     }
@@ -200,6 +233,9 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
     let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
     match impersonation::apply(&Attributes::of(&user, &info), request.headers(), &server.authorizers) {
         Ok(impersonated) => {
+            if let Some(trail) = request.extensions().get::<Trail>() {
+                trail.impersonates(&impersonated);
+            }
             request.extensions_mut().insert(impersonated.user);
             next.run(request).await
         }
@@ -219,9 +255,14 @@ async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Ne
     if info.path == transaction::PATH && info.verb == "post" {
         return next.run(request).await;
     }
-    match server.authorizers.check(&Attributes::of(user, info)) {
-        Ok(()) => next.run(request).await,
-        Err(status) => negotiate::answer_status(&status),
+    let attributes = Attributes::of(user, info);
+    let decision = server.authorizers.decide(&attributes);
+    if let Some(trail) = request.extensions().get::<Trail>() {
+        trail.decided(matches!(decision, Decision::Allow(_)), decision.reason());
+    }
+    match decision {
+        Decision::Allow(_) => next.run(request).await,
+        Decision::NoOpinion(reason) => negotiate::answer_status(&authz::forbidden(&attributes, &reason)),
     }
 }
 
@@ -261,6 +302,9 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         true => bytes::Bytes::new(),
         false => read_body(body, server.limits.body_bytes_max).await?,
     };
+    if let Some(trail) = parts.extensions.get::<Trail>() {
+        trail.requests(&parts.headers, &body);
+    }
     rest::answer(Call {
         server,
         info,

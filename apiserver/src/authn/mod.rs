@@ -41,6 +41,10 @@ pub(crate) fn is_in(user: &UserInfo, group: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCertificates(pub(crate) std::sync::Arc<[CertificateDer<'static>]>);
 
+/// Where a connection comes from; set by the listener as a request extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) std::net::SocketAddr);
+
 /// What a request presents.
 pub(crate) struct Presented<'a> {
     pub(crate) headers: &'a HeaderMap,

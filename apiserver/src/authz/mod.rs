@@ -77,6 +77,14 @@ pub(crate) enum Decision {
     NoOpinion(String),
 }
 
+impl Decision {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Allow(reason) | Self::NoOpinion(reason) => reason,
+        }
+    }
+}
+
 /// One way to decide about a request. Called for every request: no I/O, no parsing of objects.
 pub(crate) trait Authorizer: Send + Sync {
     fn authorize(&self, attributes: &Attributes) -> Decision;

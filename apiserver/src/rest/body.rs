@@ -33,6 +33,14 @@ pub(crate) fn decode(media: &str, body: &[u8]) -> Result<Decoded, Status> {
     }
 }
 
+/// The value of a body, a patch's too, for those who only look at it.
+pub(crate) fn decode_any(headers: &http::HeaderMap, body: &[u8]) -> Result<Value, Status> {
+    let media = super::media_type(headers);
+    let media = if media.ends_with("patch+json") { "application/json" } else { media };
+    let media = if media.ends_with("patch+yaml") { "application/yaml" } else { media };
+    decode(media, body).map(|decoded| decoded.value)
+}
+
 /// Reads JSON.
 pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
     let duplicates = RefCell::new(Vec::new());

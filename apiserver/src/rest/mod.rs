@@ -37,7 +37,7 @@ use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
-pub(crate) use body::decode;
+pub(crate) use body::{decode, decode_any};
 pub(crate) use convert::convert as convert_object;
 pub(crate) use delete::{DeleteOptions, Reviewed, remove};
 pub(crate) use metadata::timestamp;

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-use crate::authn::PeerCertificates;
+use crate::authn::{PeerAddress, PeerCertificates};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,6 +99,7 @@ impl Connection {
             if let Some(certificates) = &certificates {
                 request.extensions_mut().insert(certificates.clone());
             }
+            request.extensions_mut().insert(PeerAddress(peer));
             request.map(axum::body::Body::new)
         });
         let mut builder = Builder::new(TokioExecutor::new());

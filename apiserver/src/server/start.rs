@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::listener::Listener;
 use super::{Loopback, Server, layers};
+use crate::audit::{Audit, AuditError};
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::token_file::{TokenFile, TokenFileError};
 use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
@@ -42,6 +43,8 @@ pub enum StartError {
     OpenStore(#[from] OpenError),
     #[error("--encryption-provider-config: {0}")]
     Encryption(#[from] EncryptionConfigError),
+    #[error("cannot keep the audit log")]
+    Audit(#[from] AuditError),
     #[error("--service-cidr: {0}")]
     ServiceCidr(String),
     #[error("cannot make or read the certificates")]
@@ -85,6 +88,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let cidr: ServiceCidr =
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
     let encryption = config.encryption_config.as_deref().map(Encryption::read).transpose()?;
+    // With the store's tasks: what the last requests leave is written before the end.
+    let audit = config.audit.as_ref().map(|audit| Audit::open(audit, config.clock, &store_tasks)).transpose()?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
     let objects = Objects::open_sealed(config.backend.clone(), encryption, config.clock, &store_tasks).await?;
@@ -108,6 +113,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         clock: config.clock,
         limits: config.limits.clone(),
         metrics: RequestMetrics::new(),
+        audit: audit.map(Arc::new),
         shutdown: shutdown.clone(),
         address: address.map(|a| reachable(a).to_string()).unwrap_or_default(),
         ready: AtomicBool::new(false),

@@ -16,9 +16,14 @@ pub(crate) struct Client {
 impl Client {
     /// A fresh server in memory, and a client that may do everything.
     pub(crate) async fn start() -> Self {
+        Self::start_with(Config::default()).await
+    }
+
+    /// A server started as `config` says, and a client that may do everything.
+    pub(crate) async fn start_with(config: Config) -> Self {
         component_base::client::install_crypto_provider();
         let shutdown = Shutdown::new();
-        let running = apiserver::start(Config::default(), shutdown.clone()).await.unwrap();
+        let running = apiserver::start(config, shutdown.clone()).await.unwrap();
         Self { loopback: running.loopback(UserInfo::admin()), shutdown, running: Some(running) }
     }
 
