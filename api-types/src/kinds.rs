@@ -60,6 +60,10 @@ pub struct Kind {
     /// Field paths besides `metadata.name` and `metadata.namespace` that `fieldSelector` may name.
     pub selectable_fields: Vec<String>,
     pub columns: Vec<Column>,
+    /// Plural and subresource through which a create of this kind is made, where the kind is nothing else.
+    pub through: Option<(String, String)>,
+    /// What every answer warns of.
+    pub deprecation: Option<String>,
     /// The definition's name in the built-in OpenAPI document (`io.k8s.api.apps.v1.Deployment`); empty for custom kinds.
     pub definition: String,
 }
@@ -73,6 +77,11 @@ impl Kind {
     /// `deployments.apps`, `pods`: the resource's qualified name, as errors and RBAC say it.
     pub fn group_resource(&self) -> String {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// Whether objects are kept. Others are answered (reviews) or found out when asked for.
+    pub fn is_kept(&self) -> bool {
+        !self.storage.is_empty()
     }
 
     pub fn is_namespaced(&self) -> bool {
@@ -203,11 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn a_deprecated_kind_says_what_to_use_instead() {
+        let endpoints = find_resource("", "v1", "endpoints").unwrap();
+        let text = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        assert_eq!(endpoints.deprecation.as_deref(), Some(text));
+        let health = find_resource("", "v1", "componentstatuses").unwrap();
+        assert_eq!(health.deprecation.as_deref(), Some("v1 ComponentStatus is deprecated in v1.19+"));
+    }
+
+    #[test]
     fn every_row_has_its_own_path_and_every_stored_one_a_place() {
         let mut seen = std::collections::HashSet::new();
         for k in builtin() {
             assert!(seen.insert((&k.group, &k.version, &k.plural)), "{} twice", k.group_resource());
-            assert_eq!(k.storage.is_empty(), k.verbs == ["create"], "{}", k.group_resource());
+            let is_changed = k.verbs.iter().any(|verb| verb == "update");
+            assert_eq!(k.is_kept(), is_changed, "{}", k.group_resource());
         }
     }
 }

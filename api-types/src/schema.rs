@@ -93,6 +93,8 @@ pub struct Schema {
     /// The value is an object with `apiVersion`, `kind` and `metadata` of its own.
     pub embedded: bool,
     pub nullable: bool,
+    /// A built-in text that may be empty and yet be said: a pointer in Go.
+    pub pointer: bool,
     /// Null and empty values are dropped as Kubernetes' Go types drop them.
     pub builtin: bool,
 }

@@ -180,9 +180,13 @@ fn resource_list(table: &Table, group: &str, version: &str) -> Option<Value> {
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-    Some(json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
-    }))
+    let mut list =
+        json!({ "kind": "APIResourceList", "groupVersion": group_version, "resources": resources });
+    // The core group's list has always been without; clients rely on neither.
+    if !group.is_empty() {
+        list["apiVersion"] = json!("v1");
+    }
+    Some(list)
 }
 
 fn describe_resource(row: &Kind) -> Value {

@@ -75,20 +75,39 @@ fn row(group: &str, version: &str, line: &str) -> Option<Kind> {
         storage: if group.is_empty() { plural.to_owned() } else { format!("{group}/{plural}") },
         selectable_fields: vec![],
         columns: vec![],
+        through: None,
+        deprecation: None,
         definition: definition(group, version, kind),
     };
     if row.verbs == ["create"] {
         row.storage.clear();
     }
     for word in words {
-        match word.split_once('=')? {
-            ("short", names) => row.short_names = list(names),
-            ("categories", names) => row.categories = list(names),
-            ("storage", place) => row.storage = place.to_owned(),
-            _ => return None,
-        }
+        property(&mut row, word)?;
     }
     Some(row)
+}
+
+fn property(row: &mut Kind, word: &str) -> Option<()> {
+    match word.split_once('=').unwrap_or((word, "")) {
+        ("short", names) => row.short_names = list(names),
+        ("categories", names) => row.categories = list(names),
+        ("storage", place) => row.storage = place.to_owned(),
+        ("computed", _) => row.storage.clear(),
+        ("through", place) => {
+            let (plural, subresource) = place.split_once('/')?;
+            row.through = Some((plural.to_owned(), subresource.to_owned()));
+        }
+        ("deprecated", since) => {
+            row.deprecation = Some(format!("{} {} is deprecated in v{since}+", row.api_version(), row.kind));
+        }
+        ("instead", place) => {
+            let (api_version, kind) = place.rsplit_once('/')?;
+            row.deprecation.as_mut()?.push_str(&format!("; use {api_version} {kind}"));
+        }
+        _ => return None,
+    }
+    Some(())
 }
 
 /// Kubernetes names a definition after the Go package, whose name is the group's first label.

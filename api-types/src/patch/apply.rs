@@ -38,8 +38,11 @@ const UNOWNED: [&[&str]; 11] = [
     &["metadata", "resourceVersion"],
 ];
 
+/// An object in another version of its kind (an `apiVersion`) with that version's schema.
+pub type Translate<'a> = &'a dyn Fn(&str, &Value) -> Option<(Schema, Value)>;
+
 /// Who writes, and through what.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Writer<'a> {
     /// The `fieldManager`, or what stands for it (the first part of the user agent).
     pub manager: &'a str,
@@ -50,6 +53,17 @@ pub struct Writer<'a> {
     pub now: DateTime<Utc>,
     /// Fields that this way of writing cannot change: `["status"]` for the object itself.
     pub reset: &'a [&'a [&'a str]],
+    /// Owners through another version lose what changed in that version. None where a kind has only one.
+    pub translate: Option<Translate<'a>>,
+}
+
+impl Writer<'_> {
+    /// What a change is to an owner through `api_version`.
+    fn changes_in(&self, api_version: &str, old: &Value, new: &Value) -> Option<Comparison> {
+        let translate = self.translate.filter(|_| api_version != self.api_version)?;
+        let ((schema, old), (_, new)) = (translate(api_version, old)?, translate(api_version, new)?);
+        Some(changes(&schema, &old, &new, self))
+    }
 }
 
 /// A configuration that cannot be applied.
@@ -178,11 +192,12 @@ fn reconcile(
         None => merged,
     };
     let difference = changes(schema, old, &pruned, writer);
-    let conflicts = conflicts(&managed, &mine, &difference);
+    let differences = Differences { own: difference, old, new: &pruned, writer };
+    let conflicts = conflicts(&managed, &mine, &differences);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    yield_to(&mut managed, Some(&mine), &difference);
+    yield_to(&mut managed, Some(&mine), &differences);
     let changed = without_managed(old) != without_managed(&pruned);
     if let Some(i) = managed.position(&mine) {
         let before = last.and_then(|l| l.time);
@@ -213,12 +228,29 @@ fn prune(schema: &Schema, merged: Value, managed: &Managed, last: &FieldSet) -> 
     remove(&merged, &gone.intersection(&named(last)))
 }
 
-fn conflicts(managed: &Managed, mine: &Entry, difference: &Comparison) -> Vec<Conflict> {
-    let changed = difference.modified.union(&difference.added);
+/// One change as the owners through each version see it.
+struct Differences<'a> {
+    own: Comparison,
+    old: &'a Value,
+    new: &'a Value,
+    writer: &'a Writer<'a>,
+}
+
+impl Differences<'_> {
+    fn seen_by<T>(&self, owner: &Entry, look: impl Fn(&Comparison) -> T) -> T {
+        match self.writer.changes_in(&owner.api_version, self.old, self.new) {
+            Some(other) => look(&other),
+            None => look(&self.own),
+        }
+    }
+}
+
+fn conflicts(managed: &Managed, mine: &Entry, differences: &Differences<'_>) -> Vec<Conflict> {
     let others = managed.entries.iter().filter(|e| !e.is_same_owner(mine));
     others
         .flat_map(|e| {
             let owner = e.describe();
+            let changed = differences.seen_by(e, |d| d.modified.union(&d.added));
             let paths = e.fields.intersection(&changed).paths();
             paths.into_iter().map(move |path| Conflict { owner: owner.clone(), path })
         })
@@ -226,10 +258,10 @@ fn conflicts(managed: &Managed, mine: &Entry, difference: &Comparison) -> Vec<Co
 }
 
 /// All but `mine` lose what changed, and everybody else what is gone.
-fn yield_to(managed: &mut Managed, mine: Option<&Entry>, difference: &Comparison) {
-    let changed = difference.modified.union(&difference.added).union(&difference.removed);
+fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differences<'_>) {
     for e in &mut managed.entries {
         if !mine.is_some_and(|mine| e.is_same_owner(mine)) {
+            let changed = differences.seen_by(e, |d| d.modified.union(&d.added).union(&d.removed));
             e.fields = e.fields.difference(&changed);
         }
     }
@@ -238,8 +270,8 @@ fn yield_to(managed: &mut Managed, mine: Option<&Entry>, difference: &Comparison
 
 fn update(schema: &Schema, old: &Value, new: &Value, mut managed: Managed, writer: &Writer<'_>) -> Managed {
     let difference = changes(schema, old, new, writer);
-    yield_to(&mut managed, None, &difference);
     let taken = own(difference.modified.union(&difference.added), writer);
+    yield_to(&mut managed, None, &Differences { own: difference, old, new, writer });
     if taken.is_empty() {
         return managed;
     }

@@ -68,6 +68,7 @@ fn lay_over(schema: &mut Schema, facts: &overlay::Field) {
     }
     schema.atomic = (schema.atomic || facts.atomic) && !facts.granular;
     schema.patch = facts.patch.clone();
+    schema.pointer = facts.pointer;
     schema.default = match (&facts.default, facts.structure) {
         (Some(default), _) => Some(Arc::new(default.clone())),
         (None, true) => Some(Arc::new(Value::Object(Map::new()))),

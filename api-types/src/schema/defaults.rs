@@ -35,6 +35,11 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
                     (Some(Value::Null), Some(default)) if !child.nullable => {
                         fields.insert(name.clone(), (**default).clone());
                     }
+                    (Some(Value::String(text)), Some(default))
+                        if text.is_empty() && child.builtin && !child.pointer =>
+                    {
+                        fields.insert(name.clone(), (**default).clone());
+                    }
                     (None, Some(default)) => {
                         fields.insert(name.clone(), (**default).clone());
                     }
@@ -55,7 +60,12 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
 
 pub(super) fn fill_nulls(schema: &Schema, value: &mut Value) {
     let Value::Object(fields) = value else { return };
-    for name in schema.required.iter().chain(schema.written.iter()).filter(|_| schema.builtin) {
+    // A required structure that is shared by its fields is absent: Go has a pointer there, and leaves it out.
+    let absent = |name: &&String| {
+        schema.properties.get(*name).is_some_and(|child| child.ty == Type::Object && !child.atomic)
+    };
+    let required = schema.required.iter().filter(|name| !absent(name));
+    for name in required.chain(schema.written.iter()).filter(|_| schema.builtin) {
         fields.entry(name.clone()).or_insert(Value::Null);
     }
     for (name, value) in fields {

@@ -34,7 +34,11 @@ fn tidy(schema: &Schema, value: &mut Value) {
     match (schema.ty, value) {
         (Type::Object, Value::Object(fields)) => {
             fields.retain(|key, value| match schema.properties.get(key) {
-                Some(child) if child.builtin => !is_nothing(child, value) || schema.written.contains(key),
+                Some(child) if child.builtin => {
+                    !is_nothing(child, value)
+                        || schema.written.contains(key)
+                        || (value == "" && schema.required.contains(key))
+                }
                 _ => true,
             });
             for name in schema.written.iter() {
@@ -82,10 +86,11 @@ pub(super) fn settle(schema: &Schema, value: &mut Value) {
     }
 }
 
-/// What Go's `omitempty` leaves out; scalars are not judged, because some of them are pointers there.
+/// What Go's `omitempty` leaves out. Numbers and booleans are not judged: many of them are pointers there.
 fn is_nothing(schema: &Schema, value: &Value) -> bool {
     match (schema.ty, value) {
         (_, Value::Null) => true,
+        (Type::String, Value::String(text)) => text.is_empty() && !schema.pointer && schema.default.is_none(),
         (Type::Map, Value::Object(entries)) => entries.is_empty(),
         (Type::List, Value::Array(items)) => items.is_empty(),
         _ => false,

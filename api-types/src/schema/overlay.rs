@@ -23,6 +23,8 @@ pub(super) struct Field {
     pub(super) patch: PatchStrategy,
     /// Always there, an empty object at least.
     pub(super) structure: bool,
+    /// An empty text is kept, because it says something else than none.
+    pub(super) pointer: bool,
     /// Always there, null at least.
     pub(super) written: bool,
     pub(super) default: Option<Value>,
@@ -79,6 +81,7 @@ fn read(field: &mut Field, word: &str) -> Option<()> {
         ("granular", _) => field.granular = true,
         ("struct", _) => field.structure = true,
         ("null", _) => field.written = true,
+        ("pointer", _) => field.pointer = true,
         ("default", json) => field.default = Some(serde_json::from_str(json).ok()?),
         _ => return None,
     }

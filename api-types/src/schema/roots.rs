@@ -70,6 +70,7 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
 }
 
 pub(super) static ROOTS: &[Root] = &[
+    listed::<core::ComponentStatus>(),
     listed::<core::ConfigMap>(),
     listed::<core::Endpoints>(),
     listed::<core::Event>(),
@@ -101,6 +102,7 @@ pub(super) static ROOTS: &[Root] = &[
     def::<authorization::SelfSubjectRulesReview>(),
     def::<authorization::SubjectAccessReview>(),
     def::<autoscaling_v1::Scale>(),
+    listed::<autoscaling_v1::HorizontalPodAutoscaler>(),
     listed::<autoscaling::HorizontalPodAutoscaler>(),
     listed::<batch::CronJob>(),
     listed::<batch::Job>(),

@@ -49,7 +49,7 @@ pub(crate) fn convert(from: &Kind, to: &Kind, mut object: Value) -> Value {
 }
 
 /// Puts `kind`, `apiVersion` and `metadata` before the rest: lists rely on how stored objects begin.
-fn ordered(object: Value) -> Value {
+pub(super) fn ordered(object: Value) -> Value {
     let Value::Object(mut fields) = object else { return object };
     let mut out = Map::with_capacity(fields.len());
     for name in ["kind", "apiVersion", "metadata"] {

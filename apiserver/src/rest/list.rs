@@ -5,14 +5,17 @@ use std::ops::ControlFlow;
 use api_types::status::{Cause, Details, FieldError, Reason, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::selection::Selection;
-use super::{Answer, Call, Verb, past};
+use super::{Answer, Call, Verb, convert, past};
 use crate::cache::Snapshot;
 use crate::negotiate::{self, Items};
 use crate::store::Revision;
+use crate::strategy::computed;
 
 pub(super) struct List;
 
@@ -21,14 +24,34 @@ impl Verb for List {
 
     async fn answer(call: Call) -> Answer {
         let selection = Selection::parse(&call.kind, &call.info.query)?;
-        let mut page = Page::parse(&call)?;
-        page.exact = past::asked(&call).await?.or(page.exact);
-        let snapshot = page.snapshot(&call).await?;
-        let items = collect(&call, &selection, &page, &snapshot);
+        let items = if call.kind.is_kept() {
+            let mut page = Page::parse(&call)?;
+            page.exact = past::asked(&call).await?.or(page.exact);
+            let snapshot = page.snapshot(&call).await?;
+            collect(&call, &selection, &page, &snapshot)
+        } else {
+            let objects = computed(&call, selection.name().unwrap_or_default());
+            Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
+        };
         let now = call.server.clock.now();
         let body = negotiate::list_body(&call.kind, &items, &call.accept, call.include(), now);
         negotiate::answer_json(StatusCode::OK, body, &call.accept)
     }
+}
+
+/// The objects of a kind of which nothing is kept: all, or that of a name.
+pub(super) fn computed(call: &Call, name: &str) -> Vec<Bytes> {
+    let found = computed::objects(&call.kind, &*call.server.view, call.server.clock.now());
+    let wanted = |object: &Value| name.is_empty() || object["metadata"]["name"] == name;
+    found
+        .into_iter()
+        .filter(wanted)
+        .map(|mut object| {
+            object["kind"] = json!(call.kind.kind);
+            object["apiVersion"] = json!(call.kind.api_version());
+            negotiate::encode(&convert::ordered(object))
+        })
+        .collect()
 }
 
 /// Where a paged list goes on: the revision of its first page and the last object sent.

@@ -113,6 +113,9 @@ static VERBS: &[Row] = &[
 /// Answers an authorized request about a resource. What admission warned of is in the answer, be it an error.
 pub(crate) async fn answer(call: Call) -> Answer {
     let notes = call.notes.clone();
+    if let Some(deprecation) = &call.kind.deprecation {
+        notes.warn(deprecation);
+    }
     let mut answer = dispatch(call).await;
     let warnings = notes.take_warnings();
     if !warnings.is_empty() {
@@ -127,6 +130,9 @@ pub(crate) async fn answer(call: Call) -> Answer {
 }
 
 async fn dispatch(call: Call) -> Answer {
+    if let (Some(through), "create") = (call.kind.through.clone(), call.info.verb.as_str()) {
+        return answer_through(call, through).await;
+    }
     let info = &call.info;
     let scope_is_wrong =
         !call.kind.is_namespaced() && !info.namespace.is_empty() && info.namespace != info.name;
@@ -134,6 +140,19 @@ async fn dispatch(call: Call) -> Answer {
         return Err(Status::unknown_resource());
     }
     if info.subresource.is_empty() { answer_main(call).await } else { answer_subresource(call).await }
+}
+
+/// A create that is one of the subresource of another object, the one that the body names.
+fn answer_through(mut call: Call, (plural, subresource): (String, String)) -> BoxFuture<'static, Answer> {
+    Box::pin(async move {
+        let body = decode(media_type(&call.headers), &call.body)?.value;
+        let kind = call.server.registry.find(&call.kind.group, &call.kind.version, &plural);
+        call.kind = kind.ok_or_else(Status::unknown_resource)?;
+        call.info.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        call.info.resource = plural;
+        call.info.subresource = subresource;
+        answer(call).await
+    })
 }
 
 async fn answer_main(call: Call) -> Answer {

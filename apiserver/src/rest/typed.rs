@@ -1,6 +1,6 @@
 //! What a kind's schema says about bodies: checks, defaults, patches, ownership of fields.
 
-use api_types::kinds::Kind;
+use api_types::kinds::{self, Kind};
 use api_types::patch::apply::{self, Writer};
 use api_types::patch::changes::changes;
 use api_types::patch::{self, strategic};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::body::Decoded;
 use super::options::FieldValidation;
-use super::{Call, WriteOptions};
+use super::{Call, WriteOptions, convert};
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
@@ -115,7 +115,9 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
 /// Notes which fields the manager of an ordinary write owns now.
 pub(super) fn track(call: &Call, old: Option<&Value>, object: &mut Value, manager: &str) {
     let version = call.kind.api_version();
-    apply::track(&of(&call.kind), old, object, &writer(call, manager, &version));
+    let translate = translation(call);
+    let writer = Writer { translate: Some(&translate), ..writer(call, manager, &version) };
+    apply::track(&of(&call.kind), old, object, &writer);
 }
 
 /// As `track`, for a body that is answered and never stored.
@@ -134,7 +136,20 @@ fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<
         (true, "status" | "approval") => ALL_BUT_STATUS,
         _ => &[],
     };
-    Writer { manager, api_version, subresource: &call.info.subresource, now: call.server.clock.now(), reset }
+    Writer { manager, api_version, subresource: &call.info.subresource, now: call.server.clock.now(), reset, translate: None }
+}
+
+/// An object of the request's kind in the form of another row that shows the same objects, with its schema.
+fn translation(call: &Call) -> impl Fn(&str, &Value) -> Option<(Schema, Value)> {
+    |api_version, object| {
+        let (group, version) = kinds::split_api_version(api_version);
+        let other = call.server.registry.find(group, version, &call.kind.plural)?;
+        if other.storage != call.kind.storage {
+            return None;
+        }
+        let stored = convert::store(&call.server.registry, &call.kind, object.clone());
+        Some((of(&other), convert::read(&call.server.registry, &other, stored)))
+    }
 }
 
 /// RFC 6902.
@@ -160,7 +175,8 @@ pub(super) fn apply(
     options: &WriteOptions,
 ) -> Result<Value, Status> {
     let version = call.kind.api_version();
-    let writer = writer(call, &options.manager, &version);
+    let translate = translation(call);
+    let writer = Writer { translate: Some(&translate), ..writer(call, &options.manager, &version) };
     let applied = apply::apply(&of(&call.kind), current, config, &writer, options.force);
     applied.map(|a| a.object).map_err(|e| e.to_status())
 }

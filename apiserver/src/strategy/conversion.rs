@@ -1,47 +1,69 @@
-//! Between versions of a kind that share their storage: which field of the one is which of the other.
+//! Between the form in which objects are stored and the other forms in which their group, or an older or newer
+//! version, shows them: a table of pairs of functions. Type names are the caller's.
+
+mod autoscaling;
+mod events;
+
+use std::borrow::Cow;
 
 use api_types::kinds::Kind;
 use serde_json::Value;
 
-/// Fields of core events and what `events.k8s.io` calls them.
-const EVENT_FIELDS: &[(&str, &str)] = &[
-    ("involvedObject", "regarding"),
-    ("message", "note"),
-    ("source", "deprecatedSource"),
-    ("firstTimestamp", "deprecatedFirstTimestamp"),
-    ("lastTimestamp", "deprecatedLastTimestamp"),
-    ("count", "deprecatedCount"),
-    ("reportingComponent", "reportingController"),
+pub(crate) use autoscaling::stored as stored_autoscaler;
+
+/// A form that is not the stored one.
+struct Form {
+    group: &'static str,
+    version: &'static str,
+    storage: &'static str,
+    /// Makes it of the stored form.
+    show: fn(&mut Value),
+    /// Makes the stored form of it.
+    store: fn(&mut Value),
+    /// The stored name of a field by its name in this form.
+    fields: &'static [(&'static str, &'static str)],
+}
+
+static FORMS: &[Form] = &[
+    Form {
+        group: "events.k8s.io",
+        version: "v1",
+        storage: "events",
+        show: events::show,
+        store: events::store,
+        fields: events::FIELDS,
+    },
+    Form {
+        group: "autoscaling",
+        version: "v1",
+        storage: "autoscaling/horizontalpodautoscalers",
+        show: autoscaling::show_version_1,
+        store: autoscaling::store_version_1,
+        fields: &[],
+    },
 ];
 
-type Pairs = &'static [(&'static str, &'static str)];
+fn find(kind: &Kind) -> Option<&'static Form> {
+    FORMS.iter().find(|form| {
+        form.storage == kind.storage && form.group == kind.group && form.version == kind.version
+    })
+}
 
-/// Field pairs by storage prefix: the stored name, and that of the other group.
-static RENAMED: &[(&str, &str, Pairs)] = &[("events", "events.k8s.io", EVENT_FIELDS)];
-
-/// Rewrites `object` from one row's form to the other's. Type names are the caller's.
+/// Rewrites `object` from one row's form to the other's.
 pub(crate) fn convert(from: &Kind, to: &Kind, object: &mut Value) {
-    let Some(fields) = object.as_object_mut() else { return };
-    for (storage, group, pairs) in RENAMED {
-        if from.storage != *storage || from.group == to.group {
-            continue;
-        }
-        for (stored, shown) in *pairs {
-            let (old, new) = if to.group == *group { (stored, shown) } else { (shown, stored) };
-            if let Some(value) = fields.shift_remove(*old) {
-                fields.insert((*new).to_owned(), value);
-            }
-        }
+    if let Some(form) = find(from) {
+        (form.store)(object);
+    }
+    if let Some(form) = find(to) {
+        (form.show)(object);
     }
 }
 
 /// The stored path of a field that a selector names in `kind`'s own words.
-pub(crate) fn stored_field<'a>(kind: &Kind, path: &'a str) -> std::borrow::Cow<'a, str> {
+pub(crate) fn stored_field<'a>(kind: &Kind, path: &'a str) -> Cow<'a, str> {
     let (head, tail) = path.split_once('.').map_or((path, None), |(h, t)| (h, Some(t)));
-    let renamed =
-        RENAMED.iter().filter(|(storage, group, _)| kind.storage == *storage && kind.group == *group);
-    let found = renamed.flat_map(|(_, _, pairs)| pairs.iter()).find(|(_, shown)| *shown == head);
-    match (found, tail) {
+    let renamed = find(kind).and_then(|form| form.fields.iter().find(|(_, shown)| *shown == head));
+    match (renamed, tail) {
         (None, _) => path.into(),
         (Some((stored, _)), None) => (*stored).into(),
         (Some((stored, _)), Some(tail)) => format!("{stored}.{tail}").into(),

@@ -5,6 +5,7 @@
 //! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
 
 mod certificates;
+pub(crate) mod computed;
 pub(crate) mod conversion;
 mod cron_schedule;
 pub(crate) mod isolate;
@@ -19,6 +20,7 @@ mod rules;
 mod services;
 mod small;
 mod validation;
+mod volumes;
 mod workloads;
 
 use api_types::kinds::Kind;
@@ -161,6 +163,8 @@ static ROWS: &[Row] = &[
     def("events", &small::Events),
     def("namespaces", &namespaces::Namespaces),
     def("nodes", &nodes::Nodes),
+    def("persistentvolumeclaims", &volumes::Claims),
+    def("persistentvolumes", &volumes::Volumes),
     def("pods", &pods::Pods),
     def("replicationcontrollers", &workloads::ReplicationControllers),
     def("secrets", &small::Secrets),

@@ -1,5 +1,6 @@
 //! `binding`: a scheduler's decision. The node's name and the condition that says so are one write.
 
+use api_types::kinds::Kind;
 use api_types::status::{FieldError, Status};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -49,7 +50,8 @@ fn bind(call: Call) -> BoxFuture<'static, Answer> {
 
 fn assign(call: &Call, pod: &Value, body: &Value, node: &str) -> Result<Value, Status> {
     let name = &call.info.name;
-    let conflict = |why: String| Err(Status::conflict(&call.kind, name, why));
+    let named = Kind { plural: format!("{}/{}", call.kind.plural, Binding::NAME), ..(*call.kind).clone() };
+    let conflict = |why: String| Err(Status::conflict(&named, name, why));
     if let Some(uid) = body["metadata"]["uid"].as_str().filter(|u| !u.is_empty())
         && pod["metadata"]["uid"].as_str() != Some(uid)
     {

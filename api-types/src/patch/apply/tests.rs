@@ -30,7 +30,7 @@ impl Object {
         self.second += 1;
         let (api_version, now) = (self.kind.api_version(), DateTime::from_timestamp(self.second, 0).unwrap());
         let writer =
-            Writer { manager, api_version: &api_version, subresource: "", now, reset: &[&["status"]] };
+            Writer { manager, api_version: &api_version, subresource: "", now, reset: &[&["status"]], translate: None };
         write(self, &writer)
     }
 

@@ -245,15 +245,7 @@ fn persistent_volume(object: &mut Value) {
 
 fn persistent_volume_claim(object: &mut Value) {
     put(ensure(object, "status"), "phase", "Pending");
-    at(object, &["spec"], |spec| {
-        put(spec, "volumeMode", "Filesystem");
-        for (from, to) in [("dataSource", "dataSourceRef"), ("dataSourceRef", "dataSource")] {
-            if spec.get(from).is_some_and(Value::is_object) {
-                let source = spec[from].clone();
-                put(spec, to, source);
-            }
-        }
-    });
+    at(object, &["spec"], |spec| put(spec, "volumeMode", "Filesystem"));
 }
 
 /// Of a container's limits: the maximum is the default limit, and that is the default request.

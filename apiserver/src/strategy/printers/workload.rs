@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Printed, labels, or_none, selector};
+use crate::strategy::conversion;
 
 pub(super) fn replica_set(printed: &Printed<'_>) -> Vec<Value> {
     let [names, images] = printed.containers("/spec/template/spec/containers");
@@ -86,6 +87,8 @@ pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
+    let stored = conversion::stored_autoscaler(printed.object);
+    let printed = &Printed { object: &stored, now: printed.now };
     let target = format!(
         "{}/{}",
         printed.text("/spec/scaleTargetRef/kind"),
@@ -102,30 +105,72 @@ pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
     ]
 }
 
-/// `cpu: 20%/50%` for each resource metric; what has not been measured is `<unknown>`.
+/// How many metrics are shown before the rest is only counted.
+const METRICS_SHOWN: usize = 2;
+
+/// `cpu: 20%/50%` for each metric; what has not been measured is `<unknown>`.
 fn metrics(printed: &Printed<'_>) -> String {
     let current = printed.list("/status/currentMetrics");
-    let parts: Vec<String> = printed
-        .list("/spec/metrics")
+    let wanted = printed.list("/spec/metrics");
+    let shown: Vec<_> = wanted
         .iter()
-        .map(|metric| {
-            let name = metric["resource"]["name"].as_str().unwrap_or_default();
-            let wanted = metric["resource"]["target"]["averageUtilization"].as_i64();
-            let seen = current
-                .iter()
-                .find(|seen| seen["resource"]["name"] == name)
-                .and_then(|seen| seen["resource"]["current"]["averageUtilization"].as_i64());
-            let percent = |n: Option<i64>| n.map_or_else(|| "<unknown>".to_owned(), |n| format!("{n}%"));
-            format!("{name}: {}/{}", percent(seen), percent(wanted))
-        })
+        .take(METRICS_SHOWN)
+        .enumerate()
+        .map(|(i, metric)| metric_text(metric, current.get(i).unwrap_or(&Value::Null)))
         .collect();
-    if parts.is_empty() { "<none>".to_owned() } else { parts.join(", ") }
+    match wanted.len() {
+        0 => "<none>".to_owned(),
+        all if all > METRICS_SHOWN => format!("{} + {} more...", shown.join(", "), all - METRICS_SHOWN),
+        _ => shown.join(", "),
+    }
+}
+
+fn metric_text(metric: &Value, current: &Value) -> String {
+    let field = match metric["type"].as_str() {
+        Some("ContainerResource") => "containerResource",
+        Some("Resource") => "resource",
+        Some("Pods") => "pods",
+        Some("Object") => "object",
+        Some("External") => "external",
+        _ => return "<unknown type>".to_owned(),
+    };
+    let (target, seen) = (&metric[field]["target"], &current[field]["current"]);
+    let text = |value: &Value, unit: &str| match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => format!("{number}{unit}"),
+        _ => "<unknown>".to_owned(),
+    };
+    let of = |amount: &str, unit: &str| {
+        let wanted = if target[amount].is_null() { "<auto>".to_owned() } else { text(&target[amount], unit) };
+        format!("{}/{wanted}", text(&seen[amount], unit))
+    };
+    let is_resource = matches!(field, "resource" | "containerResource");
+    match (is_resource, target["averageValue"].is_null()) {
+        (true, false) => format!("{}: {}", text(&metric[field]["name"], ""), of("averageValue", "")),
+        (true, true) => format!("{}: {}", text(&metric[field]["name"], ""), of("averageUtilization", "%")),
+        (false, true) => of("value", ""),
+        (false, false) if field == "pods" => of("averageValue", ""),
+        (false, false) => format!("{} (avg)", of("averageValue", "")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::check;
     use super::*;
+
+    #[test]
+    fn an_autoscaler_prints_its_first_metrics_in_either_version() {
+        let mut object = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "apiVersion": "autoscaling/v1", "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"},
+                "minReplicas": 1, "maxReplicas": 3, "targetCPUUtilizationPercentage": 60}});
+        let cells = |metrics| ["a", "Deployment/web", metrics, "1", "3", "0", "5m"];
+        check(autoscaler, &object, &cells("cpu: <unknown>/60%"));
+        object["apiVersion"] = json!("autoscaling/v2");
+        let pods = json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"averageValue": "10"}}});
+        object["spec"]["metrics"] = json!([pods, pods, pods]);
+        check(autoscaler, &object, &cells("<unknown>/10, <unknown>/10 + 1 more..."));
+    }
 
     #[test]
     fn a_deployment_prints_ready_of_wanted() {
