@@ -16,6 +16,16 @@ fn job_spec() -> Value {
     json!({ "template": template })
 }
 
+/// A request for a certificate of `CN=sample`.
+const REQUEST: &str = concat!(
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlITU1ITUNBUUF3RVRFUE1BMEdBMVVFQXd3R2MyRn",
+    "RjR3hsTUZrd0V3WUhLb1pJemowQ0FRWUlLb1pJemowRApBUWNEUWdBRWFzWW0xZWxwVy9Ob2VYdGNnWEliUmhoK1hC",
+    "L29TZVNwYnZ0VHRPcmRuT1A4YzNmK0pWbzZXNGh2CnhKWVlSMmw2TmhHTzRSeEFCWkMwWG5sYm40alU0S0FBTUFvR0",
+    "NDcUdTTTQ5QkFNQ0Ewa0FNRVlDSVFDMXhFZkcKbC9ZYjM0aXFiMWNJem84MDNUQjlVR0RLODRYRGt6K3NQUlEwTlFJ",
+    "aEFJdHBnNTVlaDJyZUIrMHlFTk5xdGhSRAo2UysvSEpCMExQc0w1a0NlUXhDbwotLS0tLUVORCBDRVJUSUZJQ0FURS",
+    "BSRVFVRVNULS0tLS0K",
+);
+
 /// What a kind needs besides its name; most need nothing.
 fn parts(kind: &str) -> Value {
     let selector = json!({ "matchLabels": { "app": "x" } });
@@ -44,6 +54,9 @@ fn parts(kind: &str) -> Value {
         }}),
         "Job" => json!({ "spec": job_spec() }),
         "CronJob" => json!({ "spec": { "schedule": "@hourly", "jobTemplate": { "spec": job_spec() } } }),
+        "CertificateSigningRequest" => json!({ "spec": {
+            "request": REQUEST, "signerName": "example.com/signer", "usages": ["client auth"],
+        }}),
         "Lease" => json!({ "spec": { "holderIdentity": "me", "leaseDurationSeconds": 10 } }),
         "EndpointSlice" => json!({ "addressType": "IPv4", "endpoints": [], "ports": [] }),
         "IngressClass" => json!({ "spec": { "controller": "example.com/c" } }),
