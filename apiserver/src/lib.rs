@@ -38,7 +38,7 @@ pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use pki::{Credential, Pki, PkiError};
 pub use server::{Loopback, Running, StartError, run, start};
-pub use store::{Backend, DiskLimits, HistoryLimits, OpenError};
+pub use store::{Backend, DiskLimits, ForkError, Forked, HistoryLimits, OpenError, fork};
 
 /// Who a request is from, once authenticated. It travels as a request extension.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

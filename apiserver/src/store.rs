@@ -25,6 +25,7 @@ mod disk;
 mod etcd;
 mod files;
 mod follower;
+mod fork;
 mod index;
 mod log;
 mod memory;
@@ -36,6 +37,7 @@ mod snapshot;
 pub(crate) use body::Body;
 pub(crate) use disk::DiskStorage;
 pub(crate) use etcd::EtcdStorage;
+pub use fork::{ForkError, Forked, fork};
 pub(crate) use memory::MemoryStorage;
 pub(crate) use sealed::{OpeningFeed, SealedStorage, Seals};
 

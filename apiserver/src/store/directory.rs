@@ -21,18 +21,18 @@ pub(super) struct Claim {
 
 /// Takes `dir`, which is empty, missing, or ours; anything else is refused and stays as it is.
 pub(super) fn claim(dir: &Path) -> Result<Claim, OpenError> {
-    let is_ours = check(dir)?;
+    let is_ours = format_of(dir)?;
     let at = |source| OpenError::UseDirectory { dir: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = lock(dir)?;
     if is_ours != Some(FORMAT) {
-        write_marker(dir).map_err(at)?;
+        mark(dir).map_err(at)?;
     }
     Ok(Claim { _lock: lock })
 }
 
 /// The format of a directory that is ours already. Only looks.
-fn check(dir: &Path) -> Result<Option<u32>, OpenError> {
+pub(super) fn format_of(dir: &Path) -> Result<Option<u32>, OpenError> {
     let at = |source| OpenError::UseDirectory { dir: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -65,7 +65,8 @@ fn check(dir: &Path) -> Result<Option<u32>, OpenError> {
     }
 }
 
-fn write_marker(dir: &Path) -> io::Result<()> {
+/// Says that `dir` is ours and in this version's format.
+pub(super) fn mark(dir: &Path) -> io::Result<()> {
     let new = dir.join("COXSWAIN.new");
     let mut file = File::create(&new)?;
     writeln!(file, "coxswain store, format {FORMAT}")?;

@@ -1,6 +1,7 @@
 //! The command line of `coxswain`: a file and a row per command.
 
 mod certificates;
+mod fork;
 mod image;
 mod test;
 mod up;
@@ -29,7 +30,7 @@ const fn def<S: Subcommand>() -> Row {
 }
 
 static COMMANDS: &[Row] =
-    &[def::<up::Up>(), def::<test::Test>(), def::<image::Image>(), def::<certificates::Certificates>()];
+    &[def::<up::Up>(), def::<test::Test>(), def::<image::Image>(), def::<fork::Fork>(), def::<certificates::Certificates>()];
 
 /// Reads the command line, runs the command, prints an error with its causes.
 pub fn main() -> ExitCode {
