@@ -128,11 +128,20 @@ pub struct Status {
     details: Option<Box<Details>>,
     /// A reason that somebody else gave and that is none of Kubernetes' own.
     foreign_reason: Option<Box<str>>,
+    /// Where a list that cannot go on consistently could go on all the same.
+    continues: Option<Box<str>>,
 }
 
 impl Status {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Status { reason, message: message.into(), code: reason.code(), details: None, foreign_reason: None }
+        Status {
+            reason,
+            message: message.into(),
+            code: reason.code(),
+            details: None,
+            foreign_reason: None,
+            continues: None,
+        }
     }
 
     /// A failure that Kubernetes gives a code and a text but no reason.
@@ -155,6 +164,12 @@ impl Status {
             foreign_reason: foreign.then(|| reason.into()),
             ..Status::new(known, message)
         }
+    }
+
+    /// Offers a token with which a list can go on, inconsistently.
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.continues = Some(token.into());
+        self
     }
 
     pub fn with_details(mut self, details: Details) -> Self {
@@ -316,7 +331,9 @@ impl Status {
         let mut status = Map::new();
         status.insert("kind".into(), "Status".into());
         status.insert("apiVersion".into(), "v1".into());
-        status.insert("metadata".into(), json!({}));
+        let mut metadata = Map::new();
+        put(&mut metadata, "continue", self.continues.as_deref().unwrap_or_default());
+        status.insert("metadata".into(), metadata.into());
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.as_str().into());
         match &self.foreign_reason {

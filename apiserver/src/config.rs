@@ -71,6 +71,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// A watch without `timeoutSeconds` ends after this long, plus up to as much again by chance.
     pub watch_timeout: Duration,
+    /// A list's next page is refused with 410 when its first is older than this, as clients are held to by
+    /// Kubernetes' compaction.
+    pub continue_age_max: Duration,
     /// Time between bookmarks on a quiet watch that asked for them.
     pub bookmark_interval: Duration,
     /// How often a write without a precondition is tried again when other writers are faster.
@@ -87,6 +90,7 @@ impl Default for Limits {
             in_flight_max: 600,
             connections_max: 20_000,
             watch_timeout: Duration::from_secs(1800),
+            continue_age_max: Duration::from_secs(360),
             bookmark_interval: Duration::from_secs(60),
             write_attempts_max: 16,
             drain_timeout: Duration::from_secs(5),

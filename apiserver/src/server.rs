@@ -376,8 +376,18 @@ fn paths(table: &discovery::Table) -> Value {
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
     paths.extend(
-        ["/.well-known/openid-configuration", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-            .map(String::from),
+        [
+            "/.well-known/openid-configuration",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(String::from),
     );
     serde_json::json!({ "paths": paths })
 }

@@ -42,7 +42,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Address {
     /// `https://host:port/path`.
     Url(String),
-    Service { namespace: String, name: String, port: u16, path: String },
+    Service {
+        namespace: String,
+        name: String,
+        port: u16,
+        path: String,
+    },
 }
 
 /// A webhook and the authority of its certificate.

@@ -56,9 +56,8 @@ fn written(
 ) -> Vec<String> {
     let said = |name: &str| facts.and_then(|f| f.fields.get(name)).is_some_and(|f| f.written);
     let collection = |schema: &Schema| matches!(schema.ty, Type::List | Type::Map);
-    let always = |(name, schema): &(&String, &Schema)| {
-        said(name) || (required.contains(name) && collection(schema))
-    };
+    let always =
+        |(name, schema): &(&String, &Schema)| said(name) || (required.contains(name) && collection(schema));
     properties.iter().filter(always).map(|(name, _)| name.clone()).collect()
 }
 

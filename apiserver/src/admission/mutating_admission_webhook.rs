@@ -56,7 +56,9 @@ fn apply(
     };
     if review.new.is_none() {
         let name = &hook.name;
-        let why = format!("admission webhook {name:?} attempted to modify the object, which is not supported for this operation");
+        let why = format!(
+            "admission webhook {name:?} attempted to modify the object, which is not supported for this operation"
+        );
         return Err(Status::internal(why));
     }
     let patched = patch::json(&shown(review, row), &wanted).map_err(Status::internal)?;

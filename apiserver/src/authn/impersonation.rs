@@ -45,7 +45,8 @@ pub(crate) fn apply(
         }
     }
     let whole = parts(&wanted, "");
-    let allowed = whole.into_iter().try_for_each(|part| check_part("impersonate", part, request, authorizers));
+    let allowed =
+        whole.into_iter().try_for_each(|part| check_part("impersonate", part, request, authorizers));
     match (allowed, refusal) {
         (Ok(()), _) => Ok(Impersonated { user: complete(wanted), constraint: "" }),
         (Err(_), Some(first)) => Err(first),
@@ -63,7 +64,9 @@ struct Mode {
 static MODES: &[Mode] = &[
     Mode {
         verb: "impersonate:associated-node",
-        fits: |wanted, asking| node_of(wanted).is_some_and(|node| is_name_only(wanted) && runs_on(asking, node)),
+        fits: |wanted, asking| {
+            node_of(wanted).is_some_and(|node| is_name_only(wanted) && runs_on(asking, node))
+        },
     },
     Mode {
         verb: "impersonate:arbitrary-node",
@@ -245,7 +248,8 @@ mod tests {
             error.message,
             r#"pods is forbidden: User "bob" cannot impersonate-on:user-info:list resource "pods" in API group "" in the namespace "ns""#
         );
-        let asked = headers(&[("impersonate-user", "system:serviceaccount:ns:a"), ("impersonate-group", "x")]);
+        let asked =
+            headers(&[("impersonate-user", "system:serviceaccount:ns:a"), ("impersonate-group", "x")]);
         let error = become_by(bob(), &asked, Fixture::default()).unwrap_err();
         assert_eq!(
             error.message,

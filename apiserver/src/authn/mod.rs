@@ -163,26 +163,19 @@ mod tests {
 
     #[test]
     fn the_first_that_knows_the_credentials_decides() {
-        let user = chain()
-            .authenticate(&Presented::to_server(&bearer("Bearer secret"), None))
-            .unwrap();
+        let user = chain().authenticate(&Presented::to_server(&bearer("Bearer secret"), None)).unwrap();
         assert_eq!(user.name, "alice");
         assert!(is_in(&user, AUTHENTICATED) && is_in(&user, "ops"));
     }
 
     #[test]
     fn a_wrong_token_is_refused_and_not_anonymous() {
-        assert!(
-            chain()
-                .authenticate(&Presented::to_server(&bearer("Bearer stale"), None))
-                .is_err()
-        );
+        assert!(chain().authenticate(&Presented::to_server(&bearer("Bearer stale"), None)).is_err());
     }
 
     #[test]
     fn a_request_without_credentials_is_anonymous() {
-        let user =
-            chain().authenticate(&Presented::to_server(&HeaderMap::new(), None)).unwrap();
+        let user = chain().authenticate(&Presented::to_server(&HeaderMap::new(), None)).unwrap();
         assert_eq!(user.name, "system:anonymous");
         assert!(is_in(&user, UNAUTHENTICATED));
     }

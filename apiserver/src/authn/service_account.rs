@@ -167,7 +167,11 @@ impl ServiceAccount {
     }
 
     /// The user of a token that is good for one of `audiences`, and for which of them.
-    pub(crate) fn user_of(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+    pub(crate) fn user_of(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), String> {
         if unverified_issuer(token).is_some_and(|issuer| issuer == LEGACY_ISSUER) {
             return self.user_of_legacy(token, audiences);
         }
@@ -198,8 +202,7 @@ impl ServiceAccount {
         if held.is_none_or(|held| held != token.as_bytes()) {
             return Err("service account token has been invalidated".to_owned());
         }
-        let bound =
-            Bound { namespace: claims.namespace, serviceaccount: account, ..Bound::default() };
+        let bound = Bound { namespace: claims.namespace, serviceaccount: account, ..Bound::default() };
         let mut user = account_user(&claims.sub, &bound);
         user.extra.clear();
         Ok((user, good))

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::rbac::Rule;
 use super::{Attributes, Authorizers, Decision};
 use crate::UserInfo;
-use crate::authn::service_account::{ISSUER, ServiceAccount};
 use crate::authn::Authenticators;
+use crate::authn::service_account::{ISSUER, ServiceAccount};
 
 /// Who answers.
 pub(crate) struct Reviewers<'a> {
@@ -46,7 +46,8 @@ pub(crate) fn answer(
         }
         match kind {
             "SelfSubjectReview" => {
-                *metadata = json!({"creationTimestamp": reviewers.now.to_rfc3339_opts(SecondsFormat::Secs, true)});
+                *metadata =
+                    json!({"creationTimestamp": reviewers.now.to_rfc3339_opts(SecondsFormat::Secs, true)});
             }
             // Kubernetes answers without the question here.
             "SelfSubjectRulesReview" => {
@@ -224,10 +225,11 @@ fn demanded_fields(resource: &Value) -> Vec<(String, String)> {
         return parsed.filter(|term| term.equal).map(|term| (term.path, term.value)).collect();
     }
     let requirements = selector["requirements"].as_array().into_iter().flatten();
-    let equal = requirements.filter_map(|r| match (r["operator"].as_str()?, r["values"].as_array()?.as_slice()) {
-        ("In", [one]) => Some((r["key"].as_str()?.to_owned(), one.as_str()?.to_owned())),
-        _ => None,
-    });
+    let equal =
+        requirements.filter_map(|r| match (r["operator"].as_str()?, r["values"].as_array()?.as_slice()) {
+            ("In", [one]) => Some((r["key"].as_str()?.to_owned(), one.as_str()?.to_owned())),
+            _ => None,
+        });
     equal.collect()
 }
 
@@ -316,7 +318,9 @@ mod tests {
             ["spec.resourceAttributes.fieldSelector.requirements"]
         );
         assert_eq!(
-            paths(json!({"labelSelector": {"rawSelector": "a=b", "requirements": [{"key": "a", "operator": "In"}]}})),
+            paths(
+                json!({"labelSelector": {"rawSelector": "a=b", "requirements": [{"key": "a", "operator": "In"}]}})
+            ),
             [
                 "spec.resourceAttributes.labelSelector.rawSelector",
                 "spec.resourceAttributes.labelSelector.requirements[0].values"

@@ -14,6 +14,7 @@ use super::selection::Selection;
 use super::{Answer, Call, Verb, convert, past};
 use crate::cache::Snapshot;
 use crate::negotiate::{self, Items};
+use crate::request_info::Query;
 use crate::store::Revision;
 use crate::strategy::computed;
 
@@ -54,25 +55,61 @@ pub(super) fn computed(call: &Call, name: &str) -> Vec<Bytes> {
         .collect()
 }
 
-/// Where a paged list goes on: the revision of its first page and the last object sent.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a paged list goes on, in Kubernetes' own form: the revision of its first page (-1: whatever is there
+/// now) and the first key that may come next, relative to the collection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Token {
     v: String,
-    rv: Revision,
-    namespace: String,
-    name: String,
+    #[serde(default)]
+    rv: i64,
+    #[serde(default)]
+    start: String,
+    /// When the first page was sent. Kubernetes' tokens expire with the next compaction.
+    #[serde(default)]
+    ms: i64,
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// The revision of a list whose consistency is given up.
+const LATEST: i64 = -1;
 
 impl Token {
     fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("a token always encodes"))
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
-        serde_json::from_slice(&bytes).ok().filter(|t: &Self| t.v == TOKEN_VERSION)
+    fn decode(text: &str) -> Result<Self, Status> {
+        let refuse = |why: String| Status::bad_request(format!("invalid continue token: {why}"));
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|error| refuse(format!("continue key is not valid: {error}")))?;
+        let token: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| refuse(format!("continue key is not valid: {error}")))?;
+        let of = "(version meta.k8s.io/v1)";
+        match &token {
+            Self { v, .. } if v != TOKEN_VERSION => Err(refuse(format!(
+                "continue key is not valid: server does not recognize this encoded version {v:?}"
+            ))),
+            Self { rv: 0, .. } => Err(refuse(format!(
+                "continue key is not valid: incorrect encoded start resourceVersion {of}"
+            ))),
+            Self { start, .. } if start.is_empty() => {
+                Err(refuse(format!("continue key is not valid: encoded start key empty {of}")))
+            }
+            Self { start, .. } if start.split('/').any(|part| part == "..") => {
+                Err(refuse(format!("continue key is not valid: {start}")))
+            }
+            _ => Ok(token),
+        }
+    }
+
+    /// Namespace and name of the last object that was sent.
+    fn last<'a>(&'a self, namespace: Option<&'a str>) -> (&'a str, &'a str) {
+        let key = self.start.trim_end_matches('\0');
+        match namespace {
+            Some(namespace) => (namespace, key),
+            None => key.split_once('/').unwrap_or(("", key)),
+        }
     }
 }
 
@@ -82,89 +119,127 @@ struct Page {
     after: Option<Token>,
     exact: Option<Revision>,
     not_older: Option<Revision>,
+    /// When the list began, for its tokens.
+    began_ms: i64,
 }
 
 impl Page {
     fn parse(call: &Call) -> Result<Self, Status> {
         let query = &call.info.query;
-        let number = |key: &str| -> Result<Option<u64>, Status> {
-            let text = query.get(key);
-            text.map(str::parse).transpose().map_err(|_| {
-                let text = query.get(key).unwrap_or_default();
-                Status::bad_request(format!("{key}: Invalid value: {text:?}: must be a number"))
-            })
-        };
-        let after = query.get("continue").map(|text| {
-            Token::decode(text)
-                .ok_or_else(|| Status::bad_request("continue key is not valid: encoding is not understood"))
-        });
-        let revision = number("resourceVersion")?;
+        let errors = check_options(query);
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", errors));
+        }
+        let revision = revision_of(query)?;
+        let after = query.get("continue").map(Token::decode).transpose()?;
         if after.is_some() && revision.is_some_and(|r| r > 0) {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let matching = query.get("resourceVersionMatch");
-        check_match(revision, query.has("continue"), matching)?;
-        let exact = revision.filter(|_| matching == Some("Exact"));
-        let not_older = revision.filter(|r| exact.is_none() && *r > 0);
-        let limit = query.get("limit").map(str::parse::<i64>).transpose();
-        let limit = limit.map_err(|e| Status::bad_request(format!("limit: {e}")))?.unwrap_or_default();
+        let asked = number(query, "limit")?.and_then(|limit| usize::try_from(limit).ok());
         // "Any revision will do" is answered with all there is.
-        let limit = usize::try_from(limit).ok().filter(|l| *l > 0 && revision != Some(0));
-        Ok(Self { limit, after: after.transpose()?, exact, not_older })
+        let limit = asked.filter(|limit| *limit > 0 && revision != Some(0));
+        // A page of a revision is a page of exactly that revision, as there will be more of it.
+        let is_exact = match query.get("resourceVersionMatch") {
+            Some(matching) => matching == "Exact",
+            None => limit.is_some(),
+        };
+        let exact = revision.filter(|r| is_exact && *r > 0);
+        let not_older = revision.filter(|r| exact.is_none() && *r > 0);
+        let now_ms = call.server.clock.now().timestamp_millis();
+        let began_ms = after.as_ref().filter(|token| token.rv != LATEST).map_or(now_ms, |token| token.ms);
+        Ok(Self { limit, after, exact, not_older, began_ms })
     }
 
     async fn snapshot(&self, call: &Call) -> Result<Snapshot, Status> {
         let objects = &call.server.objects;
-        let namespace = call.kind.is_namespaced().then_some(call.namespace()).filter(|n| !n.is_empty());
+        let namespace = namespace_of(call);
         if let Some(wanted) = self.exact.or(self.not_older)
             && wanted > objects.revision()
         {
             return Err(too_new(wanted, objects.revision()));
         }
-        let past = self.after.as_ref().map(|t| t.rv).or(self.exact);
-        match past {
-            None => Ok(objects.list(&call.kind.storage, namespace)),
-            Some(revision) => {
-                objects.list_past(&call.kind.storage, namespace, revision).await.map_err(|_| {
-                    Status::expired(match self.after {
-                        Some(_) => {
-                            "The provided continue parameter is too old to display a consistent list result. \
-                         You must start a new list without the continue parameter."
-                                .to_owned()
-                        }
-                        None => format!("The resourceVersion for the provided list is too old: {revision}"),
-                    })
-                })
+        let past = match &self.after {
+            Some(token) => Revision::try_from(token.rv).ok(),
+            None => self.exact,
+        };
+        let Some(revision) = past else { return Ok(objects.list(&call.kind.storage, namespace)) };
+        let age_ms = call.server.clock.now().timestamp_millis() - self.began_ms;
+        let is_late = self.after.as_ref().is_some_and(|token| token.ms > 0)
+            && u128::try_from(age_ms).is_ok_and(|age| age > call.server.limits.continue_age_max.as_millis());
+        let found = match is_late {
+            true => None,
+            false => objects.list_past(&call.kind.storage, namespace, revision).await.ok(),
+        };
+        found.ok_or_else(|| self.expired())
+    }
+
+    fn expired(&self) -> Status {
+        match &self.after {
+            None => Status::expired("The resourceVersion for the provided list is too old."),
+            Some(token) => {
+                let message = "The provided continue parameter is too old to display a consistent list result. \
+                    You can start a new list without the continue parameter, or use the continue token in this \
+                    response to retrieve the remainder of the results. Continuing with the provided token \
+                    results in an inconsistent list - objects that were created, modified, or deleted between \
+                    the time the first chunk was returned and now may show up in the list.";
+                let inconsistent = Token { rv: LATEST, ..token.clone() };
+                Status::expired(message).with_continue(inconsistent.encode())
             }
         }
     }
 }
 
-fn check_match(revision: Option<Revision>, continues: bool, matching: Option<&str>) -> Result<(), Status> {
-    let invalid = |error| Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]));
-    let forbidden = |why: &str| invalid(FieldError::forbidden("resourceVersionMatch", why));
-    match (matching, revision) {
-        (None, _) => Ok(()),
-        (Some(_), _) if continues => forbidden("resourceVersionMatch is forbidden when continue is provided"),
-        (Some(_), None) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        (Some("Exact"), Some(0)) => {
-            forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+fn namespace_of(call: &Call) -> Option<&str> {
+    Some(call.namespace()).filter(|namespace| !namespace.is_empty())
+}
+
+/// A number among the parameters.
+pub(super) fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
+    let Some(text) = query.get(key) else { return Ok(None) };
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|_| {
+        Status::bad_request(format!("{key}: Invalid value: {text:?}: strconv.ParseInt: invalid syntax"))
+    })
+}
+
+/// The `resourceVersion` parameter.
+pub(super) fn revision_of(query: &Query) -> Result<Option<Revision>, Status> {
+    let Some(text) = query.get("resourceVersion") else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| {
+        Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+    })
+}
+
+/// What Kubernetes says about parameters of a list that do not go together.
+fn check_options(query: &Query) -> Vec<FieldError> {
+    let forbidden = |why: &str| FieldError::forbidden("resourceVersionMatch", why);
+    let mut errors = Vec::new();
+    if let Some(matching) = query.get("resourceVersionMatch") {
+        if query.get("resourceVersion").is_none() {
+            errors.push(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"));
         }
-        (Some("Exact" | "NotOlderThan"), _) => Ok(()),
-        (Some(other), _) => {
-            invalid(FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]))
+        if query.get("continue").is_some() {
+            errors.push(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            let known = &["Exact", "NotOlderThan", ""];
+            errors.push(FieldError::not_supported("resourceVersionMatch", matching, known));
+        }
+        if matching == "Exact" && query.get("resourceVersion") == Some("0") {
+            errors.push(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
         }
     }
+    if query.has("sendInitialEvents") {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    errors
 }
 
 /// Refuses a read that must not be older than what is yet to come.
 pub(super) fn check_not_older(call: &Call) -> Result<(), Status> {
-    let Some(text) = call.info.query.get("resourceVersion") else { return Ok(()) };
-    let wanted: Revision = text.parse().map_err(|_| {
-        Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
-    })?;
+    let wanted = revision_of(&call.info.query)?.unwrap_or_default();
     let current = call.server.objects.revision();
     if wanted > current { Err(too_new(wanted, current)) } else { Ok(()) }
 }
@@ -203,7 +278,8 @@ fn collect(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot)
     };
     match &page.after {
         Some(token) => {
-            for stored in snapshot.range_after(&token.namespace, &token.name) {
+            let (namespace, name) = token.last(namespace_of(call));
+            for stored in snapshot.range_after(namespace, name) {
                 if visit(stored).is_break() {
                     break;
                 }
@@ -218,8 +294,12 @@ fn collect(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot)
         }
     }
     if let (true, Some(key)) = (seen > 0, last) {
-        let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-        let token = Token { v: TOKEN_VERSION.into(), rv: snapshot.revision, namespace, name };
+        let start = match (namespace_of(call), call.kind.is_namespaced()) {
+            (None, true) => format!("{}/{}\0", key.namespace, key.name),
+            _ => format!("{}\0", key.name),
+        };
+        let rv = i64::try_from(snapshot.revision).unwrap_or(LATEST);
+        let token = Token { v: TOKEN_VERSION.into(), rv, start, ms: page.began_ms };
         items.continues = Some(token.encode());
         items.remaining = everything.then_some(seen);
         call.server.objects.pin(&call.kind.storage, snapshot);
@@ -233,8 +313,18 @@ mod tests {
 
     #[test]
     fn a_continue_token_survives_the_way_to_the_client() {
-        let token = Token { v: TOKEN_VERSION.into(), rv: 7, namespace: "a".into(), name: "b".into() };
-        assert_eq!(Token::decode(&token.encode()), Some(token));
-        assert_eq!(Token::decode("nonsense"), None);
+        let token = Token { v: TOKEN_VERSION.into(), rv: 7, start: "a/b\0".into(), ms: 1 };
+        assert_eq!(Token::decode(&token.encode()).unwrap(), token);
+        assert_eq!((token.last(None), token.last(Some("c"))), (("a", "b"), ("c", "a/b")));
+    }
+
+    #[test]
+    fn a_token_that_makes_no_sense_is_refused_with_the_reason() {
+        let refused = |token: &str| Token::decode(token).unwrap_err().message;
+        assert!(refused("nonsense").starts_with("invalid continue token: continue key is not valid: "));
+        let encode = |json: &str| refused(&URL_SAFE_NO_PAD.encode(json));
+        assert!(encode(r#"{"v":"meta.k8s.io/v2","rv":1}"#).contains("encoded version \"meta.k8s.io/v2\""));
+        assert!(encode(r#"{"v":"meta.k8s.io/v1"}"#).contains("incorrect encoded start resourceVersion"));
+        assert!(encode(r#"{"v":"meta.k8s.io/v1","rv":-1}"#).contains("encoded start key empty"));
     }
 }

@@ -14,6 +14,7 @@ use super::selection::Selection;
 use super::{Answer, Call, Verb, list};
 use crate::cache::{Expired, Stored, WatchEvent, WatchSpec};
 use crate::negotiate::{self, Form};
+use crate::request_info::Query;
 use crate::store::Revision;
 
 pub(super) struct Watch;
@@ -62,39 +63,49 @@ enum Begin {
 impl Begin {
     fn parse(call: &Call) -> Result<Self, Status> {
         let query = &call.info.query;
-        let invalid = |error| Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![error]));
-        let revision: Option<Revision> =
-            query.get("resourceVersion").map(str::parse).transpose().map_err(|_| {
-                let text = query.get("resourceVersion").unwrap_or_default();
-                Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
-            })?;
-        let matching = query.get("resourceVersionMatch");
-        let initial = query.get("sendInitialEvents");
-        match (initial, matching) {
-            (None, Some(_)) => {
-                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-                return invalid(FieldError::forbidden("resourceVersionMatch", why));
-            }
-            (Some(_), None) => {
-                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                return invalid(FieldError::forbidden("resourceVersionMatch", why));
-            }
-            (Some(_), Some(other)) if other != "NotOlderThan" => {
-                return invalid(FieldError::not_supported("resourceVersionMatch", other, &["NotOlderThan"]));
-            }
-            _ => {}
+        let errors = check_options(query);
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", errors));
         }
+        let revision = list::revision_of(query)?;
+        list::number(query, "limit")?;
+        let initial = query.get("sendInitialEvents");
         let current = call.server.objects.revision();
-        if let Some(wanted) = revision.filter(|r| *r > current) {
+        // A watch alone may wait for what is yet to come; a state that is not older cannot be given.
+        if let Some(wanted) = revision.filter(|r| initial.is_some() && *r > current) {
             return Err(list::too_new(wanted, current));
         }
+        let bookmarks = query.is_true("allowWatchBookmarks");
         Ok(match (initial, revision) {
-            (Some("true" | "1"), _) => Self::State { mark: true },
+            (Some(asked), _) if asked != "false" && asked != "0" => Self::State { mark: bookmarks },
             (Some(_), None | Some(0)) => Self::Now,
             (None, None | Some(0)) => Self::State { mark: false },
             (_, Some(revision)) => Self::After(revision),
         })
     }
+}
+
+/// What Kubernetes says about parameters of a watch that do not go together.
+fn check_options(query: &Query) -> Vec<FieldError> {
+    let forbidden = |why: &str| FieldError::forbidden("resourceVersionMatch", why);
+    let (initial, matching) = (query.has("sendInitialEvents"), query.get("resourceVersionMatch"));
+    let mut errors = Vec::new();
+    if initial && matching != Some("NotOlderThan") {
+        errors.push(forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+    }
+    let Some(matching) = matching else { return errors };
+    if !initial {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(forbidden(why));
+    }
+    if !matches!(matching, "Exact" | "NotOlderThan") {
+        let known = &["Exact", "NotOlderThan", ""];
+        errors.push(FieldError::not_supported("resourceVersionMatch", matching, known));
+    }
+    if query.get("continue").is_some() {
+        errors.push(forbidden("resourceVersionMatch is forbidden when continue is provided"));
+    }
+    errors
 }
 
 /// `timeoutSeconds`, or the server's own limit spread by chance so that watches do not all end together.

@@ -65,9 +65,7 @@ impl Connector {
         let name = uri.host().ok_or(DialError::NoHost)?.trim_matches(['[', ']']).to_owned();
         let (host, port) = match &self.address {
             Address::Url(_) => (name.clone(), uri.port_u16().unwrap_or(443)),
-            Address::Service { namespace, name, port, .. } => {
-                endpoint(&*self.view, namespace, name, *port)?
-            }
+            Address::Service { namespace, name, port, .. } => endpoint(&*self.view, namespace, name, *port)?,
         };
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let stream = TcpStream::connect((host.as_str(), port)).await;
@@ -157,7 +155,13 @@ fn tls_text(error: &io::Error) -> String {
             "certificate has expired or is not yet valid".to_owned()
         }
         Some(rustls::Error::InvalidCertificate(other)) => other.to_string(),
-        _ => return if error.kind() == io::ErrorKind::UnexpectedEof { "EOF".into() } else { error.to_string() },
+        _ => {
+            return if error.kind() == io::ErrorKind::UnexpectedEof {
+                "EOF".into()
+            } else {
+                error.to_string()
+            };
+        }
     };
     format!("tls: failed to verify certificate: x509: {why}")
 }

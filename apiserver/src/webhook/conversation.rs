@@ -58,12 +58,20 @@ fn has_own_kind(kind: &Kind, subresource: &str) -> bool {
 }
 
 fn to_row(review: &Review<'_>, row: &Kind, object: Value) -> Value {
-    if has_own_kind(review.kind, review.subresource) { object } else { convert_object(review.kind, row, object) }
+    if has_own_kind(review.kind, review.subresource) {
+        object
+    } else {
+        convert_object(review.kind, row, object)
+    }
 }
 
 /// What `row` shows, as the request has it.
 pub(crate) fn from_row(review: &Review<'_>, row: &Kind, object: Value) -> Value {
-    if has_own_kind(review.kind, review.subresource) { object } else { convert_object(row, review.kind, object) }
+    if has_own_kind(review.kind, review.subresource) {
+        object
+    } else {
+        convert_object(row, review.kind, object)
+    }
 }
 
 /// The object under review as the webhook saw it.
@@ -211,7 +219,10 @@ mod tests {
         let value = status.to_value();
         assert_eq!((&value["code"], &value["reason"]), (&json!(418), &json!("Teapot")));
         let silent = refusal("w.example.com", &Value::Null);
-        assert_eq!(silent.message, r#"admission webhook "w.example.com" denied the request without explanation"#);
+        assert_eq!(
+            silent.message,
+            r#"admission webhook "w.example.com" denied the request without explanation"#
+        );
         assert_eq!(silent.code(), 400);
     }
 }

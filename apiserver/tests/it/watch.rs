@@ -97,3 +97,109 @@ async fn shutdown_ends_watches() {
     client.stop().await;
     assert!(events.next().await.is_none());
 }
+
+#[tokio::test]
+async fn parameters_that_do_not_go_together_are_all_told() {
+    let client = Client::start().await;
+    let check = async |query: &str, code: u16, fields: &[&str]| {
+        let (got, status) = client.get(&format!("{MAPS}?{query}")).await;
+        let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
+        let named: Vec<_> = causes.iter().map(|c| c["field"].as_str().unwrap_or_default()).collect();
+        assert_eq!((got, named.as_slice()), (code, fields), "{query}: {status}");
+    };
+    let matching = "resourceVersionMatch";
+    check("resourceVersionMatch=Exact", 422, &[matching]).await;
+    check("resourceVersionMatch=Exact&resourceVersion=0", 422, &[matching]).await;
+    check("resourceVersionMatch=Perhaps&resourceVersion=5", 422, &[matching]).await;
+    check("resourceVersionMatch=Exact&continue=x", 422, &[matching, matching]).await;
+    check("sendInitialEvents=true", 422, &["sendInitialEvents"]).await;
+    check("watch=true&sendInitialEvents=true", 422, &[matching]).await;
+    check("watch=true&resourceVersionMatch=NotOlderThan", 422, &[matching]).await;
+    check("watch=true&sendInitialEvents=true&resourceVersionMatch=Exact", 422, &[matching]).await;
+    check("watch=true&limit=abc", 400, &[]).await;
+    check("limit=abc", 400, &[]).await;
+    check("resourceVersion=abc", 400, &[]).await;
+    check("continue=nonsense", 400, &[]).await;
+    check("resourceVersion=999999", 504, &[""]).await;
+    check("resourceVersion=999999&resourceVersionMatch=Exact", 504, &[""]).await;
+    let initial = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    check(&format!("{initial}&resourceVersion=999999"), 504, &[""]).await;
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn each_way_to_name_a_revision_gives_the_state_it_means() {
+    let client = Client::start().await;
+    let one = client.post(MAPS, &map("one")).await.1;
+    client.post(MAPS, &map("two")).await;
+    let then = one["metadata"]["resourceVersion"].as_str().unwrap();
+    let count = async |query: &str| {
+        let list = client.get(&format!("{MAPS}?{query}")).await.1;
+        list["items"].as_array().unwrap_or_else(|| panic!("{query}: {list}")).len()
+    };
+    assert_eq!(count("").await, 2);
+    assert_eq!(count("resourceVersion=0").await, 2);
+    assert_eq!(count("resourceVersion=0&limit=1").await, 2);
+    assert_eq!(count(&format!("resourceVersion={then}")).await, 2);
+    assert_eq!(count(&format!("resourceVersion={then}&resourceVersionMatch=NotOlderThan&limit=1")).await, 1);
+    assert_eq!(count(&format!("resourceVersion={then}&resourceVersionMatch=Exact")).await, 1);
+    // With a limit, an unqualified revision is an exact one.
+    let page = client.get(&format!("{MAPS}?resourceVersion={then}&limit=5")).await.1;
+    assert_eq!(page["metadata"]["resourceVersion"], then);
+    assert_eq!(page["items"].as_array().unwrap().len(), 1);
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_old_can_be_traded_for_an_inconsistent_list() {
+    let config = apiserver::Config {
+        limits: apiserver::Limits { continue_age_max: std::time::Duration::ZERO, ..Default::default() },
+        ..Default::default()
+    };
+    let client = Client::start_with(config).await;
+    for name in ["a", "b", "c", "d"] {
+        client.post(MAPS, &map(name)).await;
+    }
+    let first = client.get(&format!("{MAPS}?limit=2")).await.1;
+    client.post(MAPS, &map("bb")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let mut expired = client.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    while expired.0 == 200 {
+        // Within the same millisecond.
+        tokio::task::yield_now().await;
+        expired = client.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    }
+    assert_eq!((expired.0, &expired.1["reason"]), (410, &json!("Expired")), "{}", expired.1);
+    let token = expired.1["metadata"]["continue"].as_str().unwrap();
+    let next = client.get(&format!("{MAPS}?limit=2&continue={token}")).await.1;
+    let names: Vec<_> =
+        next["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bb", "c"]);
+    assert_eq!(next["metadata"]["remainingItemCount"], 1);
+    assert_ne!(next["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_from_what_is_yet_to_come_waits_for_it() {
+    let client = Client::start().await;
+    let now: u64 = client.post(MAPS, &map("a")).await.1["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let mut events = client.watch(&format!("{MAPS}?watch=true&resourceVersion={}", now + 2)).await;
+    for name in ["b", "c", "d"] {
+        client.post(MAPS, &map(name)).await;
+    }
+    assert_eq!(name_of(&events.next().await.unwrap()), "d");
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_client_said_so() {
+    let client = Client::start().await;
+    let mut events = client.watch(&format!("{MAPS}?watch=true&timeoutSeconds=1")).await;
+    assert!(events.next().await.is_none());
+    client.stop().await;
+}

@@ -88,8 +88,7 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Body>
             let labels = json!({ "seen": request["resource"]["resource"] });
             let patch = json!([{ "op": "add", "path": "/metadata/labels", "value": labels }]);
             response["patchType"] = json!("JSONPatch");
-            response["patch"] =
-                json!(base64::engine::general_purpose::STANDARD.encode(patch.to_string()));
+            response["patch"] = json!(base64::engine::general_purpose::STANDARD.encode(patch.to_string()));
         }
         "/judge" if request["name"].as_str().is_some_and(|name| name.ends_with("bad")) => {
             response["allowed"] = json!(false);
@@ -99,7 +98,8 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Body>
         }
         _ => {}
     }
-    let review = json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
+    let review =
+        json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
     Ok(http::Response::new(Body::from(review.to_string())))
 }
 
@@ -118,18 +118,26 @@ const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 /// Paths and bodies of objects of kinds that have nothing in common.
 fn of_all_sorts(name: &str) -> Vec<(&'static str, Value)> {
     let object = |api_version: &str, kind: &str, more: Value| {
-        let mut object =
-            json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name } });
+        let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name } });
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         object
     };
     vec![
         ("/api/v1/namespaces/default/configmaps", object("v1", "ConfigMap", json!({}))),
         ("/api/v1/namespaces/default/secrets", object("v1", "Secret", json!({}))),
-        ("/apis/coordination.k8s.io/v1/namespaces/default/leases", object("coordination.k8s.io/v1", "Lease", json!({}))),
+        (
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases",
+            object("coordination.k8s.io/v1", "Lease", json!({})),
+        ),
         ("/api/v1/namespaces", object("v1", "Namespace", json!({}))),
-        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", object("rbac.authorization.k8s.io/v1", "ClusterRole", json!({}))),
-        ("/apis/scheduling.k8s.io/v1/priorityclasses", object("scheduling.k8s.io/v1", "PriorityClass", json!({ "value": 1 }))),
+        (
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            object("rbac.authorization.k8s.io/v1", "ClusterRole", json!({})),
+        ),
+        (
+            "/apis/scheduling.k8s.io/v1/priorityclasses",
+            object("scheduling.k8s.io/v1", "PriorityClass", json!({ "value": 1 })),
+        ),
     ]
 }
 
@@ -245,7 +253,8 @@ async fn selectors_and_dry_runs_decide_who_is_asked() {
     let (client, served) = (Client::start().await, Served::start().await);
     let selective = json!({ "objectSelector": { "matchLabels": { "ask": "yes" } }, "sideEffects": "Some" });
     let hook = served.hook("/judge", &selective);
-    let mut elsewhere = served.hook("/judge", &json!({ "namespaceSelector": { "matchLabels": { "no": "where" } } }));
+    let mut elsewhere =
+        served.hook("/judge", &json!({ "namespaceSelector": { "matchLabels": { "no": "where" } } }));
     elsewhere["name"] = json!("elsewhere.example.com");
     configure(&client, "Validating", "judge", &[hook, elsewhere]).await;
     let (path, mut body) = of_all_sorts("a").remove(0);

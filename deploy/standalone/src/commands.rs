@@ -29,8 +29,13 @@ const fn def<S: Subcommand>() -> Row {
     Row { name: S::NAME, command: || S::command(Command::new(S::NAME)), run: |matches| S::run(matches) }
 }
 
-static COMMANDS: &[Row] =
-    &[def::<up::Up>(), def::<test::Test>(), def::<image::Image>(), def::<fork::Fork>(), def::<certificates::Certificates>()];
+static COMMANDS: &[Row] = &[
+    def::<up::Up>(),
+    def::<test::Test>(),
+    def::<image::Image>(),
+    def::<fork::Fork>(),
+    def::<certificates::Certificates>(),
+];
 
 /// Reads the command line, runs the command, prints an error with its causes.
 pub fn main() -> ExitCode {

@@ -98,7 +98,8 @@ mod tests {
         let mut object = json!({"metadata": {"name": "v1.x", "creationTimestamp": MADE}, "spec": {}});
         check(api_service, &object, &["v1.x", "Local", "Unknown", "5m"]);
         object["spec"]["service"] = json!({"namespace": "n", "name": "s"});
-        object["status"] = json!({"conditions": [{"type": "Available", "status": "False", "reason": "Gone"}]});
+        object["status"] =
+            json!({"conditions": [{"type": "Available", "status": "False", "reason": "Gone"}]});
         check(api_service, &object, &["v1.x", "n/s", "False (Gone)", "5m"]);
     }
 
@@ -110,8 +111,7 @@ mod tests {
         object["spec"]["paramRef"] = json!({"namespace": "n", "name": "c"});
         check(policy_binding, &object, &["b", "p", "n/c", "5m"]);
         object["spec"]["paramRef"] = json!({"selector": {"matchLabels": {"a": "b"}}});
-        let selector =
-            "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}";
+        let selector = "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}";
         check(policy_binding, &object, &["b", "p", selector, "5m"]);
     }
 }

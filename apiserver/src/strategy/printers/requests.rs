@@ -41,9 +41,8 @@ fn certificate_state(printed: &Printed<'_>) -> String {
 
 pub(super) fn component_status(printed: &Printed<'_>) -> Vec<Value> {
     let healthy = printed.list("/conditions").iter().find(|condition| condition["type"] == "Healthy");
-    let part = |field: &str| {
-        healthy.and_then(|condition| condition[field].as_str()).unwrap_or_default().to_owned()
-    };
+    let part =
+        |field: &str| healthy.and_then(|condition| condition[field].as_str()).unwrap_or_default().to_owned();
     let status = match part("status").as_str() {
         "True" => "Healthy",
         "False" => "Unhealthy",

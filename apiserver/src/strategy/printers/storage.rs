@@ -10,9 +10,8 @@ pub(super) fn csi_driver(printed: &Printed<'_>) -> Vec<Value> {
         true => "<unset>".to_owned(),
         false => join(tokens.iter().map(|token| token["audience"].as_str().unwrap_or_default())),
     };
-    let flag = |field: &str, unset: bool| {
-        json!(printed.at(&format!("/spec/{field}")).as_bool().unwrap_or(unset))
-    };
+    let flag =
+        |field: &str, unset: bool| json!(printed.at(&format!("/spec/{field}")).as_bool().unwrap_or(unset));
     vec![
         printed.name(),
         flag("attachRequired", true),
