@@ -5,15 +5,24 @@
 //! at once ([`Plugin`]); the few that have to ask or to wait are an [`AsyncPlugin`], and only those cost an
 //! allocation, and only for a review that concerns them.
 
+pub(crate) mod certificate_approval;
+pub(crate) mod certificate_signing;
+pub(crate) mod certificate_subject_restriction;
+pub(crate) mod default_ingress_class;
+pub(crate) mod default_storage_class;
 pub(crate) mod default_toleration_seconds;
 pub(crate) mod limit_ranger;
 pub(crate) mod mutating_admission_webhook;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
+pub(crate) mod persistent_volume_claim_resize;
+pub(crate) mod pod_security;
 pub(crate) mod priority;
 pub(crate) mod rbac_escalation;
 mod review;
+pub(crate) mod runtime_class;
 pub(crate) mod service_account;
+pub(crate) mod storage_object_in_use_protection;
 pub(crate) mod taint_nodes_by_condition;
 pub(crate) mod validating_admission_webhook;
 
@@ -104,8 +113,17 @@ pub(crate) static PLUGINS: &[Row] = &[
     def::<service_account::ServiceAccount>(),
     def::<node_restriction::NodeRestriction>(),
     def::<taint_nodes_by_condition::TaintNodesByCondition>(),
+    def::<pod_security::PodSecurity>(),
     def::<priority::Priority>(),
     def::<default_toleration_seconds::DefaultTolerationSeconds>(),
+    def::<default_storage_class::DefaultStorageClass>(),
+    def::<storage_object_in_use_protection::StorageObjectInUseProtection>(),
+    def::<persistent_volume_claim_resize::PersistentVolumeClaimResize>(),
+    def::<runtime_class::RuntimeClass>(),
+    def::<certificate_approval::CertificateApproval>(),
+    def::<certificate_signing::CertificateSigning>(),
+    def::<certificate_subject_restriction::CertificateSubjectRestriction>(),
+    def::<default_ingress_class::DefaultIngressClass>(),
     def_async::<mutating_admission_webhook::MutatingAdmissionWebhook>(),
     def_async::<validating_admission_webhook::ValidatingAdmissionWebhook>(),
 ];

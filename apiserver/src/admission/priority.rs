@@ -35,15 +35,15 @@ impl Plugin for Priority {
         let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
         let policy =
             class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
-        if given.is_some_and(|given| given != value) {
-            return Err(review.forbidden(
-                "the integer value of priority must not be provided in pod spec; priority admission controller computes it from the given PriorityClass name",
-            ));
+        if let Some(given) = given.filter(|given| *given != value) {
+            return Err(review.forbidden(&format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            )));
         }
-        if given_policy.is_some_and(|given| given != policy) {
-            return Err(review.forbidden(
-                "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computes it from the given PriorityClass name",
-            ));
+        if let Some(given) = given_policy.filter(|given| given != policy) {
+            return Err(review.forbidden(&format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            )));
         }
         let Some(pod) = review.new.as_deref_mut().filter(|pod| pod["spec"].is_object()) else {
             return Ok(());
