@@ -23,7 +23,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 pub use build::SchemaError;
 pub use check::{Findings, TypeError};
 pub use defaults::set_defaults;
-pub use openapi::openapi_v3;
+pub use openapi::{openapi_definitions, openapi_discovery, openapi_v3};
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api_types::kinds::{self, Kind, Scope};
+use api_types::status::Status;
 use arc_swap::ArcSwap;
-use http::HeaderMap;
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::negotiate::media_ranges;
+use crate::negotiate::{self, Accept, media_ranges};
 
 /// All kinds that are served now.
 pub(crate) struct Registry {
@@ -83,24 +85,35 @@ impl Table {
 }
 
 /// The document at a discovery path, if it is one.
-pub(crate) fn document(table: &Table, path: &str, headers: &HeaderMap, address: &str) -> Option<Answer> {
+pub(crate) fn document(
+    table: &Table,
+    path: &str,
+    headers: &HeaderMap,
+    address: &str,
+) -> Result<Option<Answer>, Status> {
     let segments: Vec<_> = path.split('/').filter(|s| !s.is_empty()).collect();
-    match segments.as_slice() {
-        ["api"] => Some(match aggregated_version(headers) {
-            Some(version) => Answer::aggregated(aggregated(table, true, version), version),
-            None => Answer::plain(json!({
-                "kind": "APIVersions", "versions": ["v1"],
-                "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }],
-            })),
-        }),
-        ["apis"] => Some(match aggregated_version(headers) {
-            Some(version) => Answer::aggregated(aggregated(table, false, version), version),
-            None => Answer::plain(group_list(table)),
-        }),
+    let all = match segments.as_slice() {
+        ["api"] | ["apis"] => wanted_form(headers)?,
+        other => return Ok(part(table, other)),
+    };
+    let core = segments == ["api"];
+    Ok(Some(match all {
+        Some(version) => Answer::aggregated(aggregated(table, core, version), version),
+        None if core => Answer::plain(json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }],
+        })),
+        None => Answer::plain(group_list(table)),
+    }))
+}
+
+/// The document of a group or of one of its versions.
+fn part(table: &Table, segments: &[&str]) -> Option<Answer> {
+    match segments {
         ["api", version] => resource_list(table, "", version).map(Answer::plain),
         ["apis", group] => {
             let groups = table.groups();
-            let (name, versions) = groups.iter().find(|(g, _)| g == group && !g.is_empty())?;
+            let (name, versions) = groups.iter().find(|(g, _)| *g == *group && !g.is_empty())?;
             let mut document = json!({ "kind": "APIGroup", "apiVersion": "v1" });
             let described = describe_group(name, versions);
             document.as_object_mut()?.extend(described.as_object()?.clone());
@@ -118,6 +131,28 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The answer to a client that may have the same document already.
+    pub(crate) fn response(self, headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
+        let body = negotiate::encode(&self.value);
+        let tag = HeaderValue::from_str(&format!("\"{:08X}-{:X}\"", crc32fast::hash(&body), body.len()));
+        let tag = tag.map_err(Status::internal)?;
+        let mut response = match headers.get(header::IF_NONE_MATCH) {
+            Some(known) if *known == tag => {
+                let mut response = http::Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            }
+            _ => negotiate::answer_json(StatusCode::OK, body, &Accept::default())?,
+        };
+        let media = HeaderValue::from_str(&self.media).map_err(Status::internal)?;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, media);
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::ETAG, tag);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        Ok(response)
+    }
+
     fn plain(value: Value) -> Self {
         Self { value, media: "application/json".into() }
     }
@@ -128,20 +163,27 @@ impl Answer {
     }
 }
 
-/// The version of the aggregated form that the client prefers over the plain one.
-fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
-    for range in media_ranges(headers) {
-        if range.media != "application/json" {
-            continue;
-        }
+/// Whether the client prefers the aggregated form, and in which version; an error when it accepts neither form.
+fn wanted_form(headers: &HeaderMap) -> Result<Option<&'static str>, Status> {
+    let ranges = media_ranges(headers);
+    let form = ranges.iter().find_map(|range| {
+        negotiate::encoding(range.media)?;
         match (range.param("as"), range.param("g"), range.param("v")) {
-            (None, ..) => return None,
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
-            _ => {}
+            (None, ..) => Some(None),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => Some(Some("v2")),
+            _ => None,
         }
+    });
+    match form {
+        Some(form) => Ok(form),
+        None if ranges.is_empty() => Ok(None),
+        // Old clients name protobuf only, and read JSON.
+        None if ranges.iter().any(|range| range.media == PROTOBUF && range.param("as").is_none()) => Ok(None),
+        None => Err(negotiate::not_acceptable(&ranges)),
     }
-    None
 }
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 fn describe_group(name: &str, versions: &[&str]) -> Value {
     let described: Vec<_> =
@@ -302,6 +344,6 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        assert_eq!(aggregated_version(&headers), None);
+        assert_eq!(wanted_form(&headers).unwrap(), None);
     }
 }

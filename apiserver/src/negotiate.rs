@@ -89,17 +89,32 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<Accept, Status> {
         return Ok(Accept { gzip, ..Accept::default() });
     }
     let chosen = ranges.iter().find_map(choose);
-    chosen.map(|a| Accept { gzip, ..a }).ok_or_else(|| {
-        Status::not_acceptable(&["application/json", "application/yaml"]).with_details(Details::default())
-    })
+    chosen.map(|a| Accept { gzip, ..a }).ok_or_else(|| not_acceptable(&ranges))
+}
+
+/// What is written, and what Kubernetes names with it.
+const WRITTEN: &[&str] = &["application/json", "application/yaml"];
+
+/// No range can be met: be it that the media type is unknown, or only the form in which objects are asked for.
+pub(crate) fn not_acceptable(ranges: &[MediaRange<'_>]) -> Status {
+    let status = Status::not_acceptable(WRITTEN);
+    match ranges.iter().any(|range| encoding(range.media).is_some()) {
+        true => status,
+        false => status.with_details(Details::default()),
+    }
+}
+
+/// In what a range of media types is answered, if it can be.
+pub(crate) fn encoding(media: &str) -> Option<Encoding> {
+    match media {
+        "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
+        "application/yaml" => Some(Encoding::Yaml),
+        _ => None,
+    }
 }
 
 fn choose(range: &MediaRange<'_>) -> Option<Accept> {
-    let encoding = match range.media {
-        "application/json" | "*/*" | "application/*" => Encoding::Json,
-        "application/yaml" => Encoding::Yaml,
-        _ => return None,
-    };
+    let encoding = encoding(range.media)?;
     let group_is_meta = range.param("g").is_none_or(|g| g == "meta.k8s.io");
     let form = match range.param("as") {
         None => Form::Whole,

@@ -1,14 +1,14 @@
 //! `/openapi/v3`: what kubectl's `explain`, and its check whether the server validates, read.
 //!
-//! Paths and schemas follow from the kinds table. Version 2 is answered with a document without
-//! definitions: clients that still ask for it fall back on the server's own validation.
+//! Paths and schemas follow from the kinds table. Version 2 is the same in one document.
 
 mod gnostic;
+mod paths;
+mod version_2;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use api_types::kinds::Kind;
 use api_types::schema;
 use api_types::status::Status;
 use axum::body::Body;
@@ -29,8 +29,8 @@ pub(crate) fn answer(
 ) -> Option<Result<http::Response<Body>, Status>> {
     let path = info.path.trim_end_matches('/');
     match path {
-        "/openapi/v2" => Some(answer_version_2(headers)),
-        "/openapi/v3" => Some(negotiate::answer_value(StatusCode::OK, &root(table), &Accept::default())),
+        "/openapi/v2" => Some(answer_version_2(table, headers)),
+        "/openapi/v3" => Some(index(table)),
         _ => {
             let name = path.strip_prefix("/openapi/v3/")?;
             Some(document(table, name, info))
@@ -38,39 +38,112 @@ pub(crate) fn answer(
     }
 }
 
-/// The form of version 2 that kubectl and helm ask for, and nothing else.
-const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-
-fn answer_version_2(headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
-    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    if !wanted.into_iter().any(|accept| accept.contains(GNOSTIC)) {
-        return negotiate::answer_value(StatusCode::OK, &version_2(), &Accept::default());
-    }
-    let mut response = http::Response::new(Body::from(gnostic::encode(&version_2())));
-    // An `@` is no letter of a media type; Kubernetes answers with a dot.
-    let named = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
-    response.headers_mut().insert(header::CONTENT_TYPE, named);
+/// The list of the documents of version 3; it has always been served as plain text.
+fn index(table: &Table) -> Result<http::Response<Body>, Status> {
+    let mut response = negotiate::answer_value(StatusCode::OK, &root(table), &Accept::default())?;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
     Ok(response)
 }
 
-fn version_2() -> Value {
-    json!({ "swagger": "2.0", "info": about(), "paths": {}, "definitions": {} })
+/// The form of version 2 that kubectl and helm ask for, and nothing else.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+fn answer_version_2(table: &Table, headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
+    let text = format!("{} {:?}", env!("CARGO_PKG_VERSION"), table.rows());
+    let hash = format!("{:08X}", crc32fast::hash(text.as_bytes()));
+    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if !wanted.into_iter().any(|accept| accept.contains(GNOSTIC)) {
+        let body = kept(&format!("v2 {hash}"), || negotiate::encode(&version_2(table)));
+        return tagged(negotiate::answer_json(StatusCode::OK, body, &Accept::default())?, &hash);
+    }
+    let body = kept(&format!("v2 protobuf {hash}"), || gnostic::encode(&version_2(table)).into());
+    let mut response = http::Response::new(Body::from(body));
+    // An `@` is no letter of a media type; Kubernetes answers with a dot.
+    let named = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    response.headers_mut().insert(header::CONTENT_TYPE, named);
+    tagged(response, &hash)
+}
+
+fn version_2(table: &Table) -> Value {
+    let mut all = Map::new();
+    for (group, versions) in table.groups() {
+        versions.iter().for_each(|version| all.extend(paths::of_version(table, group, version)));
+    }
+    version_2::document(about(), schema::openapi_definitions(), all)
 }
 
 fn about() -> Value {
     json!({ "title": "Kubernetes", "version": "v1.36.0" })
 }
 
+/// A document of version 3.
+enum Part<'a> {
+    /// What a path of discovery answers: its description and definition.
+    Discovery(&'static str, &'static str),
+    Version(&'a str, &'a str),
+}
+
+/// All documents of version 3 by name, sorted.
+fn parts(table: &Table) -> Vec<(String, Part<'_>)> {
+    let mut parts = vec![
+        ("api".to_owned(), Part::Discovery("get available API versions", "APIVersions")),
+        ("apis".to_owned(), Part::Discovery("get available API versions", "APIGroupList")),
+        ("version".to_owned(), Part::Discovery("get the version information for this server", "")),
+    ];
+    for (group, versions) in table.groups() {
+        if !group.is_empty() {
+            let name = format!("apis/{group}");
+            parts.push((name, Part::Discovery("get information of a group", "APIGroup")));
+        }
+        parts.extend(versions.into_iter().map(|v| (path_of(group, v), Part::Version(group, v))));
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    parts
+}
+
 fn root(table: &Table) -> Value {
     let mut paths = Map::new();
-    for (group, versions) in table.groups() {
-        for version in versions {
-            let name = path_of(group, version);
-            let url = format!("/openapi/v3/{name}?hash={}", hash(table, group, version));
-            paths.insert(name, json!({ "serverRelativeURL": url }));
-        }
+    for (name, part) in parts(table) {
+        let url = format!("/openapi/v3/{name}?hash={}", part.hash(table, &name));
+        paths.insert(name, json!({ "serverRelativeURL": url }));
     }
     json!({ "paths": paths })
+}
+
+impl Part<'_> {
+    fn hash(&self, table: &Table, name: &str) -> String {
+        match self {
+            Part::Discovery(..) => {
+                let text = format!("{} {name}", env!("CARGO_PKG_VERSION"));
+                format!("{:08X}", crc32fast::hash(text.as_bytes()))
+            }
+            Part::Version(group, version) => hash(table, group, version),
+        }
+    }
+
+    fn paths(&self, table: &Table, name: &str) -> Map<String, Value> {
+        match self {
+            Part::Discovery(description, definition) => {
+                Map::from_iter([(format!("/{name}/"), paths::document(description, definition))])
+            }
+            Part::Version(group, version) => paths::of_version(table, group, version),
+        }
+    }
+
+    fn schemas(&self, table: &Table) -> Value {
+        match self {
+            Part::Discovery(_, "") => json!({}),
+            Part::Discovery(..) => schema::openapi_discovery(),
+            Part::Version(group, version) => {
+                let own = table.rows().iter().filter(|r| r.group == *group && r.version == *version);
+                let bodies = own.flat_map(|row| &row.subresources);
+                let bodies: Vec<_> =
+                    bodies.map(|s| (s.group.as_str(), s.version.as_str(), s.kind.as_str())).collect();
+                schema::openapi_v3(group, version, &bodies)
+            }
+        }
+    }
 }
 
 fn path_of(group: &str, version: &str) -> String {
@@ -85,15 +158,13 @@ fn hash(table: &Table, group: &str, version: &str) -> String {
 }
 
 fn document(table: &Table, name: &str, info: &RequestInfo) -> Result<http::Response<Body>, Status> {
-    let groups = table.groups();
-    let found = groups.iter().flat_map(|(g, versions)| versions.iter().map(move |v| (*g, *v)));
-    let (group, version) =
-        found.into_iter().find(|(g, v)| path_of(g, v) == name).ok_or_else(Status::unknown_resource)?;
-    let hash = hash(table, group, version);
+    let found = parts(table).into_iter().find(|(known, _)| known == name);
+    let (_, part) = found.ok_or_else(Status::unknown_resource)?;
+    let hash = part.hash(table, name);
     let body = kept(&format!("{name} {hash}"), || {
         let document = json!({
-            "openapi": "3.0.0", "info": about(), "paths": paths(table, group, version),
-            "components": { "schemas": schema::openapi_v3(group, version) },
+            "openapi": "3.0.0", "info": about(), "paths": part.paths(table, name),
+            "components": { "schemas": part.schemas(table) },
         });
         negotiate::encode(&document)
     });
@@ -102,126 +173,29 @@ fn document(table: &Table, name: &str, info: &RequestInfo) -> Result<http::Respo
         let forever = HeaderValue::from_static("public, immutable");
         response.headers_mut().insert(header::CACHE_CONTROL, forever);
     }
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
+    tagged(response, &hash)
+}
+
+fn tagged(mut response: http::Response<Body>, hash: &str) -> Result<http::Response<Body>, Status> {
+    let tag = HeaderValue::from_str(&format!("\"{hash}\"")).map_err(Status::internal)?;
+    response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
 }
 
-/// Documents made so far, by name and hash; as many as there are group versions.
+/// As many documents are kept as this: group versions come and go with custom kinds.
+const KEPT_MAX: usize = 256;
+
+/// Documents made so far, by name and hash.
 fn kept(key: &str, make: impl FnOnce() -> Bytes) -> Bytes {
     static KEPT: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
     if let Some(bytes) = KEPT.lock().get(key) {
         return bytes.clone();
     }
     let made = make();
-    KEPT.lock().insert(key.to_owned(), made.clone());
+    let mut kept = KEPT.lock();
+    if kept.len() >= KEPT_MAX {
+        kept.clear();
+    }
+    kept.insert(key.to_owned(), made.clone());
     made
-}
-
-fn paths(table: &Table, group: &str, version: &str) -> Value {
-    let mut paths = Map::new();
-    for row in table.rows().iter().filter(|r| r.group == group && r.version == version) {
-        let base = format!("/{}", path_of(group, version));
-        let collection = match row.is_namespaced() {
-            true => format!("{base}/namespaces/{{namespace}}/{}", row.plural),
-            false => format!("{base}/{}", row.plural),
-        };
-        let verb = |name: &str| row.verbs.iter().any(|v| v == name);
-        let collection_actions = [
-            ("get", "list", "list"),
-            ("post", "post", "create"),
-            ("delete", "deletecollection", "deletecollection"),
-        ];
-        insert(&mut paths, row, &collection, &collection_actions, &verb);
-        if row.is_namespaced() {
-            insert(&mut paths, row, &format!("{base}/{}", row.plural), &[("get", "list", "list")], &verb);
-        }
-        let item = format!("{collection}/{{name}}");
-        const ITEM: &[(&str, &str, &str)] = &[
-            ("get", "get", "get"),
-            ("put", "put", "update"),
-            ("patch", "patch", "patch"),
-            ("delete", "delete", "delete"),
-        ];
-        insert(&mut paths, row, &item, ITEM, &verb);
-        for sub in &row.subresources {
-            let verb = |name: &str| sub.verbs.iter().any(|v| v == name);
-            const SUB: &[(&str, &str, &str)] = &[
-                ("get", "get", "get"),
-                ("put", "put", "update"),
-                ("patch", "patch", "patch"),
-                ("post", "post", "create"),
-            ];
-            insert(&mut paths, row, &format!("{item}/{}", sub.name), SUB, &verb);
-        }
-    }
-    Value::Object(paths)
-}
-
-/// Adds a path with those of `actions` (method, action, verb) that are served.
-fn insert(
-    paths: &mut Map<String, Value>,
-    row: &Kind,
-    path: &str,
-    actions: &[(&str, &str, &str)],
-    served: &dyn Fn(&str) -> bool,
-) {
-    let mut operations = Map::new();
-    for (method, action, verb) in actions.iter().filter(|(_, _, verb)| served(verb)) {
-        operations.insert((*method).into(), operation(row, action, verb));
-    }
-    if !operations.is_empty() {
-        paths.insert(path.to_owned(), Value::Object(operations));
-    }
-}
-
-fn operation(row: &Kind, action: &str, verb: &str) -> Value {
-    let names: &[&str] = match verb {
-        "create" | "update" => &["dryRun", "fieldManager", "fieldValidation"],
-        "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
-        "list" | "deletecollection" => {
-            &["continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "watch"]
-        }
-        "delete" => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
-        _ => &[],
-    };
-    let kind_of = |name: &str| match name {
-        "force" | "watch" => "boolean",
-        "limit" | "gracePeriodSeconds" => "integer",
-        _ => "string",
-    };
-    let parameters: Vec<_> = names
-        .iter()
-        .map(|name| json!({ "name": name, "in": "query", "schema": { "type": kind_of(name), "uniqueItems": true } }))
-        .collect();
-    let definition = if verb == "list" { format!("{}List", row.definition) } else { row.definition.clone() };
-    let content = match row.definition.is_empty() {
-        true => json!({}),
-        false => {
-            json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{definition}") } } })
-        }
-    };
-    let mut operation = json!({
-        "operationId": format!("{verb}{}{}", row.version, row.kind),
-        "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": { "group": row.group, "version": row.version, "kind": row.kind },
-        "parameters": parameters,
-        "responses": { "200": { "description": "OK", "content": content } },
-    });
-    if verb == "patch" {
-        operation["requestBody"] = json!({ "content": patch_content(row) });
-    }
-    operation
-}
-
-/// What a patch may be written in. Clients look here for whether a kind knows strategic merges.
-fn patch_content(row: &Kind) -> Value {
-    let mut forms =
-        vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
-    if !row.definition.is_empty() {
-        forms.push("application/strategic-merge-patch+json");
-    }
-    let schema = json!({ "schema": { "type": "object" } });
-    forms.into_iter().map(|form| (form.to_owned(), schema.clone())).collect::<Map<_, _>>().into()
 }

@@ -349,13 +349,8 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
         return Err(Status::method_not_allowed());
     }
     let table = server.registry.table();
-    if let Some(found) = discovery::document(&table, &info.path, request.headers(), &server.address) {
-        let mut response = negotiate::answer_value(StatusCode::OK, &found.value, &Accept::default())?;
-        if let Ok(media) = HeaderValue::from_str(&found.media) {
-            response.headers_mut().insert(header::CONTENT_TYPE, media);
-        }
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-        return Ok(response);
+    if let Some(found) = discovery::document(&table, &info.path, request.headers(), &server.address)? {
+        return found.response(request.headers());
     }
     let own = health::answer(server, info)
         .or_else(|| authn::discovery::answer(server, info))
@@ -364,7 +359,6 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
     own.unwrap_or_else(|| match info.path.as_str() {
         "/" => negotiate::answer_value(StatusCode::OK, &paths(&table), &Accept::default()),
         "/version" | "/version/" => negotiate::answer_value(StatusCode::OK, &version(), &Accept::default()),
-        path if path.starts_with("/api/") || path.starts_with("/apis/") => Err(Status::unknown_resource()),
         _ => Ok(health::plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())),
     })
 }

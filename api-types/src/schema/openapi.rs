@@ -3,10 +3,34 @@
 use super::{ListType, overlay, roots};
 use serde_json::{Map, Value, json};
 
-/// The `components.schemas` of a group's version: its kinds, their lists and all that they refer to.
-pub fn openapi_v3(group: &str, version: &str) -> Value {
+/// The `components.schemas` of a group's version: its kinds, the bodies of their subresources (group, version and
+/// kind), their lists and all that they refer to.
+pub fn openapi_v3(group: &str, version: &str, bodies: &[(&str, &str, &str)]) -> Value {
+    schemas_of(|root| {
+        (root.group, root.version) == (group, version)
+            || (root.kind.is_empty() && !is_discovery(root))
+            || bodies.contains(&(root.group, root.version, root.kind))
+    })
+}
+
+/// The schemas of discovery's own documents.
+pub fn openapi_discovery() -> Value {
+    schemas_of(is_discovery)
+}
+
+fn is_discovery(root: &roots::Root) -> bool {
+    let definition = root.definition();
+    root.kind.is_empty() && [".APIGroupList", ".APIVersions"].iter().any(|name| definition.ends_with(name))
+}
+
+/// The definitions of all built-in kinds in the form of version 3.
+pub fn openapi_definitions() -> Value {
+    schemas_of(|_| true)
+}
+
+fn schemas_of(own: impl Fn(&roots::Root) -> bool) -> Value {
     let mut generator = roots::generator();
-    let own = |r: &&roots::Root| (r.group, r.version) == (group, version) || r.version.is_empty();
+    let own = |root: &&roots::Root| own(root);
     roots::ROOTS.iter().filter(own).for_each(|r| r.add(&mut generator));
     let mut schemas: Vec<(String, Value)> = generator.take_definitions(false).into_iter().collect();
     schemas.sort_by(|a, b| a.0.cmp(&b.0));

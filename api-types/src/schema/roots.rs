@@ -12,6 +12,7 @@ use k8s_openapi::api::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 as apiregistration;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use k8s_openapi::{ListableResource, Resource};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
@@ -141,10 +142,15 @@ pub(super) static ROOTS: &[Root] = &[
     listed::<resource::ResourceSlice>(),
     listed::<flowcontrol::FlowSchema>(),
     listed::<flowcontrol::PriorityLevelConfiguration>(),
+    plain::<meta::APIGroupList>(),
+    plain::<meta::APIResourceList>(),
+    plain::<meta::APIVersions>(),
     plain::<meta::DeleteOptions>(),
     plain::<meta::ListMeta>(),
     plain::<meta::ObjectMeta>(),
+    plain::<meta::Patch>(),
     plain::<meta::Status>(),
+    plain::<meta::WatchEvent<RawExtension>>(),
 ];
 
 /// A generator whose definitions refer to each other as an OpenAPI document's do.

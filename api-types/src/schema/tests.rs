@@ -114,7 +114,7 @@ fn lists_know_their_keys() {
 
 #[test]
 fn published_schemas_name_their_kinds_and_strategies() {
-    let schemas = openapi_v3("apps", "v1");
+    let schemas = openapi_v3("apps", "v1", &[]);
     let ports = &schemas["io.k8s.api.core.v1.Container"]["properties"]["ports"];
     assert_eq!(ports["x-kubernetes-patch-merge-key"], "containerPort");
     let gvk = |name: &str| schemas[name]["x-kubernetes-group-version-kind"].to_string();
