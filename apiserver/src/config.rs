@@ -67,6 +67,10 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Requests other than watches and streams that are served at once; more are answered with 429.
     pub in_flight_max: usize,
+    /// How long a node agent, a proxied pod or service, or an extension API server may take to accept a connection.
+    pub dial_timeout: Duration,
+    /// Whether pods and services may be proxied to on this machine's loopback, which Kubernetes refuses.
+    pub proxy_to_loopback: bool,
     /// Connections served at once; more wait in the listener's backlog.
     pub connections_max: usize,
     /// A watch without `timeoutSeconds` ends after this long, plus up to as much again by chance.
@@ -88,6 +92,8 @@ impl Default for Limits {
             body_bytes_max: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
             in_flight_max: 600,
+            dial_timeout: Duration::from_secs(10),
+            proxy_to_loopback: false,
             connections_max: 20_000,
             watch_timeout: Duration::from_secs(1800),
             continue_age_max: Duration::from_secs(360),

@@ -8,6 +8,7 @@ mod admission;
 mod audit;
 mod authn;
 mod authz;
+mod backend;
 mod bootstrap;
 mod cache;
 mod config;

@@ -4,85 +4,16 @@
 //! answer passed on. When the protocol changes, the connection becomes a pipe of bytes: the server does not
 //! look into it.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use api_types::kinds;
 use api_types::status::Status;
 use axum::body::Body;
-use component_base::supervise::Tasks;
-use http::{HeaderMap, HeaderName, StatusCode, header};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tracing::debug;
 
+use crate::backend::{self, DialError, Security};
 use crate::health::plain_text;
 use crate::rest::{Answer, Call};
 use crate::store::Key;
-
-/// How long an agent may take to accept a connection.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connects to node agents.
-pub(crate) struct NodeDialer {
-    tls: TlsConnector,
-    tasks: Tasks,
-}
-
-/// Why an agent was not reached. The chain goes to the client: it names the node's address.
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("error dialing backend: dial tcp {address}: {source}")]
-    Connect { address: String, source: std::io::Error },
-    #[error("error dialing backend: dial tcp {address}: i/o timeout")]
-    Timeout { address: String },
-    #[error("error dialing backend: the address {address} is not one")]
-    Address { address: String },
-    #[error("error dialing backend: {0}")]
-    Http(#[from] hyper::Error),
-}
-
-impl NodeDialer {
-    pub(crate) fn new(tls: Arc<rustls::ClientConfig>, tasks: Tasks) -> Self {
-        // Upgrades are a matter of HTTP/1.1.
-        let mut tls = (*tls).clone();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { tls: TlsConnector::from(Arc::new(tls)), tasks }
-    }
-
-    async fn dial(
-        &self,
-        host: &str,
-        port: u16,
-    ) -> Result<http1::SendRequest<Empty<bytes::Bytes>>, DialError> {
-        let address = format!("{host}:{port}");
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| DialError::Address { address: address.clone() })?;
-        let connect = async {
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            self.tls.connect(name, stream).await
-        };
-        let stream = match tokio::time::timeout(DIAL_TIMEOUT, connect).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(source)) => return Err(DialError::Connect { address, source }),
-            Err(_) => return Err(DialError::Timeout { address }),
-        };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        self.tasks.spawn_until_shutdown("node connection", async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "connection to a node agent ended with an error");
-            }
-        });
-        Ok(sender)
-    }
-}
 
 /// Asks the agent about one container of the pod that the path names; `params` are passed on.
 pub(crate) async fn container(call: Call, endpoint: &str, params: &[&str]) -> Answer {
@@ -100,11 +31,6 @@ pub(crate) async fn pod(call: Call, endpoint: &str, params: &[&str]) -> Answer {
     let pod = call.value_of(&*call.stored()?);
     let path = format!("/{endpoint}/{}/{}", call.namespace(), call.info.name);
     ask(call, &pod, &path, params).await
-}
-
-/// What this server does not do yet.
-pub(crate) async fn unsupported(call: Call) -> Answer {
-    Err(Status::unexplained(501, format!("{} is not served", call.info.subresource)))
 }
 
 fn node_of(pod: &Value) -> &str {
@@ -147,33 +73,27 @@ async fn ask(mut call: Call, pod: &Value, path: &str, params: &[&str]) -> Answer
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));
     }
     let (host, port) = address_of(&call, &node)?;
-    let upgrade = call.upgrade.take();
+    let upgrade = call.connection.upgrade.take();
     if upgrade.is_none() && call.info.subresource != "log" {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let target = format!("{path}?{}", agent_query(&call, params));
-    let mut request = http::Request::new(Empty::new());
+    let mut request = http::Request::new(Body::empty());
     *request.method_mut() = if upgrade.is_some() { call.method.clone() } else { http::Method::GET };
     *request.uri_mut() =
         target.parse().map_err(|e| Status::bad_request(format!("the parameters make no URL: {e}")))?;
     *request.headers_mut() = forwarded(&call.headers, &host, port, upgrade.is_some());
-    let mut sender = call.server.nodes.dial(&host, port).await.map_err(Status::internal)?;
-    let response = sender.send_request(request).await;
-    let mut response = response.map_err(|e| Status::internal(DialError::Http(e)))?;
-    if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), upgrade) {
-        let agent = hyper::upgrade::on(&mut response);
-        call.server.nodes.tasks.spawn_until_shutdown("stream to a node", pipe(client, agent));
-        let (parts, _) = response.into_parts();
-        return Ok(http::Response::from_parts(parts, Body::empty()));
-    }
+    let failed = |error: DialError| Status::internal(format!("error dialing backend: {error}"));
+    let backend = call.server.backends.dial(&host, port, Security::Node).await.map_err(failed)?;
+    let response = backend.exchange(request, upgrade).await.map_err(failed)?;
     if response.status().is_client_error() || response.status().is_server_error() {
         return Err(refused(response).await);
     }
-    Ok(response.map(Body::new))
+    Ok(response)
 }
 
 /// The agent's refusal, as a `Status` with its text.
-async fn refused(response: http::Response<hyper::body::Incoming>) -> Status {
+async fn refused(response: http::Response<Body>) -> Status {
     use http_body_util::BodyExt as _;
     const TEXT_BYTES_MAX: usize = 64 * 1024;
     let code = response.status().as_u16();
@@ -187,19 +107,8 @@ async fn refused(response: http::Response<hyper::body::Incoming>) -> Status {
     }
 }
 
-async fn pipe(client: OnUpgrade, agent: OnUpgrade) {
-    let (client, agent) = match tokio::try_join!(client, agent) {
-        Ok(both) => both,
-        Err(error) => return debug!(%error, "a stream to a node did not come about"),
-    };
-    let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut agent).await {
-        debug!(%error, "a stream to a node ended with an error");
-    }
-}
-
 /// Where the node's agent listens, as its status says.
-fn address_of(call: &Call, node: &str) -> Result<(String, u16), Status> {
+pub(crate) fn address_of(call: &Call, node: &str) -> Result<(String, u16), Status> {
     let kind = kinds::find_kind("", "v1", "Node").ok_or_else(|| Status::internal("nodes are not served"))?;
     let stored = call.server.objects.get(&Key::new(&kind.storage, "", node));
     let object = stored.ok_or_else(|| Status::not_found(kind, node))?.value();
@@ -252,16 +161,10 @@ fn encode(text: &str) -> String {
 
 /// The client's headers without what is between it and this server.
 fn forwarded(headers: &HeaderMap, host: &str, port: u16, upgrades: bool) -> HeaderMap {
-    let mut out = HeaderMap::new();
-    let dropped = |name: &HeaderName| {
-        let hop = [header::CONNECTION, header::UPGRADE].contains(name) && !upgrades;
-        let private =
-            [header::AUTHORIZATION, header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-        hop || private.contains(name) || name.as_str().starts_with("impersonate-")
-    };
-    for (name, value) in headers.iter().filter(|(name, _)| !dropped(name)) {
-        out.append(name.clone(), value.clone());
-    }
+    let mut out = headers.clone();
+    backend::drop_hop_by_hop(&mut out, upgrades);
+    backend::drop_credentials(&mut out);
+    out.remove(header::CONTENT_LENGTH);
     if let Ok(value) = format!("{host}:{port}").parse() {
         out.insert(header::HOST, value);
     }

@@ -29,19 +29,19 @@ pub use start::{Running, StartError, run, start};
 
 use crate::audit::{Audit, Trail};
 use crate::authn::service_account::{ServiceAccount, Tokens};
-use crate::authn::{self, Authenticators, PeerCertificates, Presented, impersonation};
+use crate::authn::{self, Authenticators, PeerAddress, PeerCertificates, Presented, impersonation};
 use crate::authz::{self, Attributes, Authorizers, Decision, review};
 use crate::cache::Objects;
 use crate::config::Limits;
 use crate::discovery::{self, Registry};
 use crate::metrics::RequestMetrics;
 use crate::negotiate::{self, Accept};
-use crate::node_proxy::NodeDialer;
+use crate::backend::Backends;
 use crate::request_info::{self, RequestInfo};
-use crate::rest::{self, Call};
+use crate::rest::{self, Call, Connection};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, admission, health, openapi, transaction};
+use crate::{UserInfo, admission, health, openapi, subresource, transaction};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -55,7 +55,7 @@ pub(crate) struct Server {
     pub(crate) service_accounts: ServiceAccount,
     pub(crate) tokens: Tokens,
     pub(crate) pki: Arc<crate::Pki>,
-    pub(crate) nodes: NodeDialer,
+    pub(crate) backends: Backends,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
@@ -161,8 +161,9 @@ async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) 
 
 fn is_long(request: &Request) -> bool {
     let info = request.extensions().get::<RequestInfo>();
-    let streams =
-        |i: &RequestInfo| i.verb == "watch" || (i.subresource == "log" && i.query.is_true("follow"));
+    let streams = |i: &RequestInfo| {
+        i.verb == "watch" || matches!(i.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    };
     info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
 }
 
@@ -297,10 +298,12 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
     };
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
-    let body = match upgrades {
-        true => bytes::Bytes::new(),
-        false => read_body(body, server.limits.body_bytes_max).await?,
+    let (mut parts, body) = request.into_parts();
+    name_host(&mut parts);
+    let streams = subresource::find(&info.subresource).is_some_and(subresource::Action::streams);
+    let (body, stream) = match upgrades || streams {
+        true => (bytes::Bytes::new(), Some(body)),
+        false => (read_body(body, server.limits.body_bytes_max).await?, None),
     };
     if let Some(trail) = parts.extensions.get::<Trail>() {
         trail.requests(&parts.headers, &body);
@@ -317,9 +320,22 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         audit_id,
         notes: Arc::default(),
         staging: None,
-        upgrade,
+        connection: Connection {
+            raw_query: parts.uri.query().map(str::to_owned),
+            peer: parts.extensions.get::<PeerAddress>().map(|peer| peer.0),
+            stream: parking_lot::Mutex::new(stream),
+            upgrade,
+        },
     })
     .await
+}
+
+/// HTTP/2 names the host in the URL; from here on it is in the header, as in HTTP/1.1.
+fn name_host(parts: &mut http::request::Parts) {
+    let named = parts.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    if let Some(host) = named {
+        parts.headers.entry(header::HOST).or_insert(host);
+    }
 }
 
 async fn answer_transaction(

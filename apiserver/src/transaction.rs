@@ -17,7 +17,7 @@ use crate::UserInfo;
 use crate::authz::Attributes;
 use crate::negotiate::{self, Accept};
 use crate::request_info::{self, RequestInfo};
-use crate::rest::{self, Call, Difference, Staging};
+use crate::rest::{self, Call, Connection, Difference, Staging};
 use crate::server::Server;
 use crate::store::{Cause, CommitError, Key, Precondition, Revision};
 
@@ -231,7 +231,7 @@ fn call(
         audit_id: request.audit_id.clone(),
         notes: Arc::default(),
         staging: Some(staging.clone()),
-        upgrade: None,
+        connection: Connection::default(),
     })
 }
 

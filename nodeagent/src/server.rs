@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Path, Query, RawQuery, State, WebSocketUpgrade};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -27,12 +27,18 @@ use tracing::{debug, warn};
 
 use crate::agent::Agent;
 use crate::config::{Config, Pem};
-use crate::runtime::{Container, ContainerFilter, ExecRequest, RuntimeError, labels};
+use crate::runtime::{Container, ContainerFilter, ExecRequest, RuntimeError, Streams, labels};
 
 mod logs;
 mod port_forward;
+mod remote_command;
+mod spdy;
 mod stats;
 mod streams;
+mod tunnel;
+mod upgrade;
+
+use upgrade::Asked;
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -147,9 +153,9 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/pods", get(pods))
         .route("/stats/summary", get(stats::summary))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
-        .route("/exec/{namespace}/{pod}/{container}", get(exec))
-        .route("/attach/{namespace}/{pod}/{container}", get(attach))
-        .route("/portForward/{namespace}/{pod}", get(port_forward))
+        .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
+        .route("/portForward/{namespace}/{pod}", get(port_forward).post(port_forward))
         .with_state(agent)
 }
 
@@ -270,7 +276,7 @@ async fn exec(
     State(agent): State<Arc<Agent>>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    asked: Asked,
 ) -> Result<Response, Refusal> {
     let query = StreamQuery::parse(&query.unwrap_or_default())?;
     if query.command.is_empty() {
@@ -280,7 +286,7 @@ async fn exec(
     }
     let run = latest(&agent, &namespace, &pod, &container).await?;
     let request = ExecRequest { command: query.command.clone(), tty: query.tty };
-    Ok(streams::upgrade(upgrade, query, move |streams| async move {
+    Ok(answer_streams(asked, query, move |streams| async move {
         agent.runtime.exec(&run.id, &request, streams).await
     }))
 }
@@ -289,20 +295,32 @@ async fn attach(
     State(agent): State<Arc<Agent>>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    asked: Asked,
 ) -> Result<Response, Refusal> {
     let query = StreamQuery::parse(&query.unwrap_or_default())?;
     let run = latest(&agent, &namespace, &pod, &container).await?;
-    Ok(streams::upgrade(upgrade, query, move |streams| async move {
+    Ok(answer_streams(asked, query, move |streams| async move {
         agent.runtime.attach(&run.id, streams).await.map(|()| 0)
     }))
+}
+
+/// Runs `command` on the streams of the protocol that the client asked for.
+fn answer_streams<F, Done>(asked: Asked, query: StreamQuery, command: F) -> Response
+where
+    F: FnOnce(Streams) -> Done + Send + 'static,
+    Done: Future<Output = Result<i32, RuntimeError>> + Send + 'static,
+{
+    match asked {
+        Asked::WebSocket(upgrade) => streams::upgrade(upgrade, query, command),
+        Asked::Spdy(upgrade) => remote_command::upgrade(upgrade, query, command),
+    }
 }
 
 async fn port_forward(
     State(agent): State<Arc<Agent>>,
     Path((namespace, pod)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    asked: Asked,
 ) -> Result<Response, Refusal> {
     let no_pod = || Refusal::NoPod { namespace: namespace.clone(), pod: pod.clone() };
     let found = agent.find_pod(&namespace, &pod).ok_or_else(no_pod)?;
@@ -311,6 +329,16 @@ async fn port_forward(
     let mut sandboxes = agent.runtime.list_sandboxes(&filter).await?;
     sandboxes.sort_by_key(|it| std::cmp::Reverse(it.attempt));
     let sandbox = sandboxes.into_iter().next().ok_or_else(no_pod)?;
+    let upgrade = match asked {
+        Asked::Spdy(upgrade) => return Ok(tunnel::upgrade(upgrade, agent, sandbox.id)),
+        Asked::WebSocket(upgrade) => {
+            let [newest, oldest] = port_forward::PROTOCOLS;
+            upgrade.protocols([tunnel::TUNNEL, newest, oldest])
+        }
+    };
+    if upgrade.selected_protocol().is_some_and(|it| it == tunnel::TUNNEL) {
+        return Ok(tunnel::upgrade_tunnel(upgrade, agent, sandbox.id));
+    }
     let ports = port_forward::parse_ports(&query.unwrap_or_default())?;
     Ok(port_forward::upgrade(upgrade, agent, sandbox.id, ports))
 }

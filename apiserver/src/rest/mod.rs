@@ -75,6 +75,18 @@ pub(crate) struct Call {
     pub(crate) notes: Arc<Notes>,
     /// The transaction that the request is a part of; its writes go there.
     pub(crate) staging: Option<Arc<Staging>>,
+    pub(crate) connection: Connection,
+}
+
+/// What a request is besides its meaning, for those who pass it on.
+#[derive(Default)]
+pub(crate) struct Connection {
+    /// The query as it was sent.
+    pub(crate) raw_query: Option<String>,
+    /// Where the request came from, if from outside the process.
+    pub(crate) peer: Option<std::net::SocketAddr>,
+    /// The body, where it is passed on unread.
+    pub(crate) stream: parking_lot::Mutex<Option<Body>>,
     /// The connection itself, when the client asks to speak another protocol on it.
     pub(crate) upgrade: Option<OnUpgrade>,
 }

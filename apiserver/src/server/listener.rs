@@ -96,10 +96,10 @@ impl Connection {
             PeerCertificates(owned.into())
         });
         let service = self.layers.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(PeerAddress(peer));
             if let Some(certificates) = &certificates {
                 request.extensions_mut().insert(certificates.clone());
             }
-            request.extensions_mut().insert(PeerAddress(peer));
             request.map(axum::body::Body::new)
         });
         let mut builder = Builder::new(TokioExecutor::new());

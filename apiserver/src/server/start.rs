@@ -23,12 +23,12 @@ use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::token_file::{TokenFile, TokenFileError};
 use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
 use crate::authz::Authorizers;
+use crate::backend::Backends;
 use crate::cache::Objects;
 use crate::config::Config;
 use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::metrics::RequestMetrics;
-use crate::node_proxy::NodeDialer;
 use crate::pki::{self, Pki, PkiError};
 use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
@@ -104,7 +104,12 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
         tokens: Tokens::new(&pki, config.clock),
-        nodes: NodeDialer::new(tls::node_client_config(&pki)?, tasks.clone()),
+        backends: Backends::new(
+            &*tls::node_client_config(&pki)?,
+            &tls::unverified_client_config()?,
+            config.limits.dial_timeout,
+            tasks.clone(),
+        ),
         objects,
         view,
         registry,
@@ -201,7 +206,7 @@ impl Running {
 
     /// The server as a service that acts as `user`, with the same layers as the socket.
     pub fn loopback(&self, user: UserInfo) -> Loopback {
-        Loopback::new(self.layers.clone(), user)
+        Loopback::new(self.layers.clone(), user, self.tasks.clone())
     }
 
     /// The certificate authority: makes kubeconfigs and certificates for components.

@@ -34,6 +34,13 @@ pub(crate) enum Action {
     Connect { act: fn(Call) -> BoxFuture<'static, Answer>, params: &'static [Param] },
 }
 
+impl Action {
+    /// Whether the body goes to what is connected to, unread.
+    pub(crate) fn streams(self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+}
+
 /// A parameter of a connection, a field of its options.
 #[derive(Clone, Copy)]
 pub(crate) enum Param {

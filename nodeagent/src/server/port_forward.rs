@@ -1,7 +1,7 @@
 //! Port-forward over WebSocket: for each port a channel of data and a channel of errors.
 //!
 //! Channels 2n and 2n+1 belong to the n-th port; the first message on each is the port, two bytes, little
-//! endian. Kubectl's tunnel of SPDY inside WebSocket is not spoken.
+//! endian. Kubectl instead tunnels SPDY inside WebSocket: `tunnel.rs`.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use tracing::debug;
 use super::Refusal;
 use crate::agent::Agent;
 
-const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "portforward.k8s.io"];
+pub(super) const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "portforward.k8s.io"];
 const BUFFER_BYTES: usize = 32 * 1024;
 /// Messages that wait for a slow client before the pods are held up.
 const MESSAGES_MAX: usize = 32;
@@ -45,7 +45,7 @@ pub(super) fn upgrade(
     sandbox: String,
     ports: Vec<u16>,
 ) -> Response {
-    upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| run(socket, agent, sandbox, ports))
+    upgrade.on_upgrade(move |socket| run(socket, agent, sandbox, ports))
 }
 
 async fn run(socket: WebSocket, agent: Arc<Agent>, sandbox: String, ports: Vec<u16>) {

@@ -27,7 +27,7 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// Bytes that wait in each direction before the faster side is held up.
 const BUFFER_BYTES: usize = 32 * 1024;
-const SIZES_MAX: usize = 8;
+pub(super) const SIZES_MAX: usize = 8;
 
 /// Answers the upgrade and runs `command` on the streams that `query` wants.
 pub(super) fn upgrade<F, Done>(upgrade: WebSocketUpgrade, query: StreamQuery, command: F) -> Response
@@ -138,7 +138,7 @@ fn frames(channel: u8, pipe: Option<DuplexStream>) -> impl Stream<Item = Bytes> 
 }
 
 /// The `Status` that ends a stream: success, the exit code, or what went wrong.
-fn status_of(result: &Result<i32, RuntimeError>) -> Value {
+pub(super) fn status_of(result: &Result<i32, RuntimeError>) -> Value {
     match result {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod kubectl;
 mod world;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};

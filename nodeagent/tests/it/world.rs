@@ -54,6 +54,12 @@ impl World {
         self.agent.spawn("agent", async move { run.await.unwrap() });
     }
 
+    /// The administrator's, for programs beside the test.
+    pub(crate) fn kubeconfig(&self) -> String {
+        let url = self.server.url().expect("the server listens");
+        self.server.credentials().kubeconfig("test", &url, "kubernetes-admin", &["system:masters"]).unwrap()
+    }
+
     pub(crate) async fn stop_agent(&self) {
         self.agent.shutdown().cancel();
         tokio::time::timeout(LIMIT, self.agent.join()).await.expect("the agent stops in time");
