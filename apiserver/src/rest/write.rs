@@ -26,6 +26,11 @@ pub(crate) trait Projection: Send + Sync {
     /// The object with what `body` may change taken from it.
     fn write(&self, kind: &Kind, object: &Value, body: Value) -> Result<Value, Status>;
 
+    /// Whether a writer comes to own also what its body changes and this view leaves as it was.
+    fn owns_whole_body(&self) -> bool {
+        false
+    }
+
     /// Whether what a client reads is the whole object, in its own kind.
     fn is_object(&self) -> bool {
         true
@@ -164,6 +169,12 @@ where
         let proposal = propose(Some(&shown))?;
         if proposal.expected.is_some_and(|r| r != stored.revision) {
             return Err(Status::modified(&call.kind, &call.info.name));
+        }
+        let mut proposal = proposal;
+        if view.owns_whole_body() && proposal.manage == Manage::Update {
+            typed::default(&call.kind, &mut proposal.object);
+            typed::track(call, Some(&old), &mut proposal.object, &options.manager);
+            proposal.manage = Manage::Done;
         }
         let mut object = view.write(&call.kind, &old, proposal.object)?;
         metadata::carry_over(&call.kind, &old, &mut object)?;

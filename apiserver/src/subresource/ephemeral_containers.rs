@@ -26,4 +26,8 @@ impl Projection for EphemeralContainers {
         }
         Ok(next)
     }
+
+    fn owns_whole_body(&self) -> bool {
+        true
+    }
 }

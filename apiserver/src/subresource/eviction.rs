@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Action, Subresource, check_name};
+use super::{Action, Subresource};
 use crate::admission::{Operation, Options};
 use crate::cache::Stored;
 use crate::rest::{
@@ -27,7 +27,9 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let written = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
         let mut body = decode(media_type(&call.headers), &call.body)?.value;
-        check_name(&call, &body)?;
+        if body["metadata"]["name"].as_str().is_some_and(|n| !n.is_empty() && n != call.info.name) {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        }
         admit_body(&call, Operation::Create, Options::Write(&written), &mut body).await?;
         let dry_run = call.info.query.get_all("dryRun").filter(|v| !v.is_empty());
         let options = DeleteOptions::from_value(&body["deleteOptions"], dry_run)?;

@@ -33,4 +33,8 @@ impl Projection for Resize {
         }
         Ok(next)
     }
+
+    fn owns_whole_body(&self) -> bool {
+        true
+    }
 }

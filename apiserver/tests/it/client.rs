@@ -64,6 +64,11 @@ impl Client {
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
+    /// A request as it is.
+    pub(crate) async fn respond(&self, request: http::Request<Body>) -> http::Response<Body> {
+        self.loopback.clone().oneshot(request).await.unwrap()
+    }
+
     /// A request as it is, answered in JSON.
     pub(crate) async fn raw(&self, request: http::Request<Body>) -> Value {
         let response = self.loopback.clone().oneshot(request).await.unwrap();

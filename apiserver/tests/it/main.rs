@@ -9,6 +9,7 @@ mod extensions;
 mod kubectl;
 mod matrix;
 mod objects;
+mod proxy;
 mod watch;
 mod webhooks;
 mod writes;
