@@ -177,6 +177,10 @@ impl Scanner {
         };
         let (text, tag) = rest.split_at(at);
         out.extend_from_slice(text);
+        if tag.get(1).is_some_and(|b| !b.is_ascii_alphabetic() && !matches!(b, b'/' | b'!' | b'?')) {
+            out.push(b'<');
+            return Some(&tag[1..]);
+        }
         if tag.starts_with(b"<!--") {
             self.until = Some(b"-->");
             return Some(tag);
@@ -192,6 +196,7 @@ impl Scanner {
                 None
             }
             None => {
+                // Also what may become the beginning of a comment.
                 self.pending = tag.to_vec();
                 None
             }
