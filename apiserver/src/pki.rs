@@ -113,6 +113,16 @@ impl Pki {
         &self.kubelet_client
     }
 
+    /// The authority with its key: signs approved requests for certificates.
+    pub fn authority(&self) -> &Credential {
+        &self.ca
+    }
+
+    /// The key that signs service-account tokens, PEM.
+    pub fn signing_key_pem(&self) -> String {
+        self.signing_key.serialize_pem()
+    }
+
     /// The key that signs service-account tokens.
     pub(crate) fn signing_key(&self) -> &KeyPair {
         &self.signing_key

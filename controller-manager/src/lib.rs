@@ -19,9 +19,13 @@ mod resources;
 mod revisions;
 mod runtime;
 mod service_pods;
+mod signing;
+mod signing_request;
+mod token_signer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use component_base::Shutdown;
 use component_base::client::ClientSource;
@@ -30,6 +34,9 @@ use component_base::health::Health;
 use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
+
+pub use signing::{Authority, SigningError};
+pub use token_signer::{SignerError, TokenSigner};
 
 /// What a controller manager is started with.
 #[derive(Clone)]
@@ -40,6 +47,10 @@ pub struct Config {
     pub controllers: Selection,
     /// The certificate of the cluster's CA (PEM), published to every namespace as `kube-root-ca.crt`. Nothing is published without it.
     pub root_ca: Option<String>,
+    /// What signs approved requests for certificates. Nothing is signed without it.
+    pub signing: Option<Arc<Authority>>,
+    /// What signs the tokens of Secrets. None are filled in without it.
+    pub token_signer: Option<Arc<TokenSigner>>,
     /// The election to win first; none runs at once.
     pub election: Option<Election>,
     /// Keys reconciled at the same time, by controller name.
@@ -60,6 +71,8 @@ impl Config {
             clock,
             controllers: Selection::default(),
             root_ca: None,
+            signing: None,
+            token_signer: None,
             election: None,
             concurrency: BTreeMap::new(),
             health: None,

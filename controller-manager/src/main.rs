@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -9,7 +10,7 @@ use component_base::clock::Clock;
 use component_base::flags::{DaemonFlags, with_config_file};
 use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
-use controller_manager::{Config, Selection};
+use controller_manager::{Authority, Config, Selection, TokenSigner};
 
 /// Runs the control loops of a cluster.
 ///
@@ -40,6 +41,18 @@ struct Flags {
     /// The CA certificate (PEM) that every namespace gets as the ConfigMap kube-root-ca.crt.
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
+    /// The certificate (PEM) of the authority that signs approved requests for certificates.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    /// The key (PEM) of that authority. Nothing is signed without it.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// How many hours a signed certificate is good for, unless the request asks for less.
+    #[arg(long, default_value = "8760", value_name = "HOURS", value_parser = hours)]
+    cluster_signing_duration: u64,
+    /// The private key (PEM) of service-account tokens; fills the Secrets that keep one.
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
     /// How long a node may be silent before its pods are moved away.
     #[arg(long, default_value = "40", value_name = "SECONDS", value_parser = seconds)]
     node_monitor_grace_period: Duration,
@@ -76,7 +89,26 @@ fn seconds(text: &str) -> Result<Duration, String> {
     digits.parse().map(Duration::from_secs).map_err(|_| format!("{text:?} is not a number of seconds"))
 }
 
+/// `8760`, `8760h` or `8760h0m0s`.
+fn hours(text: &str) -> Result<u64, String> {
+    let digits = text.strip_suffix("0m0s").unwrap_or(text).trim_end_matches('h');
+    digits.parse().map_err(|_| format!("{text:?} is not a number of hours"))
+}
+
 impl Flags {
+    /// Reads the keys of the signers.
+    fn read_keys(&self, config: &mut Config) -> anyhow::Result<()> {
+        if let (Some(certificate), Some(key)) = (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
+            let (certificate, key) = (std::fs::read_to_string(certificate)?, std::fs::read_to_string(key)?);
+            let life = Duration::from_secs(self.cluster_signing_duration * 3600);
+            config.signing = Some(Arc::new(Authority::new(&certificate, &key, life)?));
+        }
+        if let Some(key) = &self.service_account_private_key_file {
+            config.token_signer = Some(Arc::new(TokenSigner::new(&std::fs::read_to_string(key)?)?));
+        }
+        Ok(())
+    }
+
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = Config::new(self.daemon.client(), Clock::system());
         config.controllers = self.controllers.clone();
@@ -98,6 +130,7 @@ impl Flags {
             ("namespace-controller", self.concurrent_namespace_syncs),
             ("garbage-collector-controller", self.concurrent_gc_syncs),
         ];
+        self.read_keys(&mut config)?;
         config.concurrency = concurrency.map(|(name, count)| (name.to_owned(), count)).into();
         Ok(config)
     }

@@ -4,6 +4,10 @@
 
 use crate::controller::{Definition, def};
 
+mod certificatesigningrequest_approving;
+mod certificatesigningrequest_cleaner;
+mod certificatesigningrequest_signing;
+mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -18,6 +22,7 @@ mod pod_garbage_collector;
 mod replicaset;
 mod root_ca_certificate_publisher;
 mod serviceaccount;
+mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
@@ -25,7 +30,12 @@ mod ttl_after_finished;
 /// Every controller there is.
 pub(crate) static ALL: &[Definition] = &[
     def::<serviceaccount::ServiceAccountController>(),
+    def::<serviceaccount_token::ServiceAccountToken>(),
     def::<root_ca_certificate_publisher::RootCaCertificatePublisher>(),
+    def::<clusterrole_aggregation::ClusterRoleAggregation>(),
+    def::<certificatesigningrequest_approving::Approving>(),
+    def::<certificatesigningrequest_signing::Signing>(),
+    def::<certificatesigningrequest_cleaner::Cleaner>(),
     def::<namespace::NamespaceController>(),
     def::<deployment::DeploymentController>(),
     def::<replicaset::ReplicaSetController>(),

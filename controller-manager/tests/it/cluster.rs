@@ -1,13 +1,14 @@
 //! A cluster for one test: an API server in memory, a controller manager, and no nodes; the test is the kubelet.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::Shutdown;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::logs;
-use controller_manager::Config;
+use controller_manager::{Authority, Config, TokenSigner};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -57,8 +58,14 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self) -> Config {
+        let pki = self.server.as_ref().unwrap().credentials();
+        let (authority, key) = (pki.authority(), pki.signing_key_pem());
+        let year = Duration::from_secs(365 * 86_400);
+        let authority = Authority::new(&authority.certificate_pem, &authority.key_pem, year).unwrap();
         Config {
             root_ca: Some("the certificate".to_owned()),
+            signing: Some(Arc::new(authority)),
+            token_signer: Some(Arc::new(TokenSigner::new(&key).unwrap())),
             ..Config::new(ClientSource::Ready(self.client.clone()), Clock::system())
         }
     }

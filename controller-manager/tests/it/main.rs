@@ -7,4 +7,5 @@ mod collection;
 mod jobs;
 mod leadership;
 mod rollouts;
+mod trust;
 mod workloads;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{Backend, Running, UserInfo};
@@ -105,7 +106,7 @@ impl Cluster {
             server,
             _guards: guards,
         };
-        cluster.start_control(&options);
+        cluster.start_control(&options)?;
         cluster.start_nodes(&options)?;
         Ok(cluster)
     }
@@ -145,10 +146,16 @@ impl Cluster {
         self.api.stopped().await;
     }
 
-    fn start_control(&self, options: &Options) {
+    fn start_control(&self, options: &Options) -> anyhow::Result<()> {
         if options.controllers {
+            let pki = self.api.credentials();
+            let (authority, year) = (pki.authority(), std::time::Duration::from_secs(365 * 86_400));
+            let authority =
+                controller_manager::Authority::new(&authority.certificate_pem, &authority.key_pem, year)?;
             let config = controller_manager::Config {
-                root_ca: Some(self.api.credentials().ca_pem().to_owned()),
+                root_ca: Some(pki.ca_pem().to_owned()),
+                signing: Some(Arc::new(authority)),
+                token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
                 ..controller_manager::Config::new(
                     self.source(UserInfo::new("system:kube-controller-manager", &["system:authenticated"])),
                     options.clock,
@@ -163,6 +170,7 @@ impl Cluster {
             let run = scheduler::run(config, self.control.shutdown().clone());
             self.supervise(&self.control, "scheduler", run);
         }
+        Ok(())
     }
 
     fn start_nodes(&self, options: &Options) -> anyhow::Result<()> {
