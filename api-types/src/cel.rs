@@ -50,7 +50,7 @@ use std::sync::Arc;
 pub use authorizer::{Authorizer, Decision, Query};
 pub use cost::{Range, Sizes};
 pub use error::{CompileErrors, EvalError, Issue};
-pub use names::{escape, unescape};
+pub use names::{escape, is_identifier, unescape};
 pub use types::{AUTHORIZER, ObjectType, RESOURCE_CHECK, Type};
 pub use value::{Key, Lazy, List, Map, Opaque, Text, Value};
 
@@ -123,11 +123,6 @@ impl Program {
         &self.ty
     }
 
-    /// Whether the expression may evaluate to this type.
-    pub fn may_be(&self, ty: &Type) -> bool {
-        matches!(self.ty, Type::Dyn | Type::Param(_)) || self.ty == *ty
-    }
-
     /// Whether the expression reads the variable.
     pub fn uses(&self, variable: &str) -> bool {
         fn reads(expr: &ast::Expr, variable: &str) -> bool {
@@ -141,6 +136,15 @@ impl Program {
     /// Evaluates. What it costs is taken from the budget, also where it fails.
     pub fn eval<'a>(&self, activation: &Activation<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
         budget.begin();
+        eval::eval(&self.expr, activation, budget)
+    }
+
+    /// Evaluates as a part of another program's evaluation: what it costs, that one pays.
+    pub fn eval_within<'a>(
+        &self,
+        activation: &Activation<'a>,
+        budget: &mut Budget,
+    ) -> Result<Value<'a>, EvalError> {
         eval::eval(&self.expr, activation, budget)
     }
 

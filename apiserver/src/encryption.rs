@@ -198,7 +198,8 @@ pub(crate) fn is_sealed(stored: &[u8]) -> bool {
 /// Provider and key that a sealed value names: `aescbc:v1:key1`.
 fn name_of(sealed: &[u8]) -> String {
     let head = &sealed[..sealed.len().min(256)];
-    let parts: Vec<_> = head.split(|byte| *byte == b':').skip(2).take(3).map(String::from_utf8_lossy).collect();
+    let parts: Vec<_> =
+        head.split(|byte| *byte == b':').skip(2).take(3).map(String::from_utf8_lossy).collect();
     parts.join(":")
 }
 
@@ -230,14 +231,19 @@ fn read_rule(index: usize, rule: FileRule) -> Result<Rule, (String, String)> {
 
 fn read_provider(at: &str, provider: FileProvider) -> Result<Vec<Provider>, (String, String)> {
     if provider.kms.is_some() {
-        return Err((format!("{at}.kms"), "plug-ins of key management services are not supported".to_owned()));
+        return Err((
+            format!("{at}.kms"),
+            "plug-ins of key management services are not supported".to_owned(),
+        ));
     }
     let kinds = [("aescbc", provider.aescbc), ("aesgcm", provider.aesgcm), ("secretbox", provider.secretbox)];
     let mut found: Vec<_> = kinds.into_iter().filter_map(|(kind, keys)| Some((kind, keys?))).collect();
     match (found.pop(), provider.identity, found.is_empty()) {
         (None, Some(_), _) => Ok(vec![Provider::Identity]),
         (Some((kind, keys)), None, true) => read_keys(&format!("{at}.{kind}"), kind, keys),
-        _ => Err((at.to_owned(), "exactly one of aescbc, aesgcm, secretbox and identity is needed".to_owned())),
+        _ => {
+            Err((at.to_owned(), "exactly one of aescbc, aesgcm, secretbox and identity is needed".to_owned()))
+        }
     }
 }
 
@@ -252,7 +258,10 @@ fn read_keys(at: &str, kind: &str, keys: Keys) -> Result<Vec<Provider>, (String,
             return Err((format!("{at}.name"), "a name without colons is needed".to_owned()));
         }
         let secret = BASE64.decode(key.secret.trim()).map_err(|_| {
-            (format!("{at}.secret"), "the secret is not base64; make one with `head -c 32 /dev/urandom | base64`".to_owned())
+            (
+                format!("{at}.secret"),
+                "the secret is not base64; make one with `head -c 32 /dev/urandom | base64`".to_owned(),
+            )
         })?;
         let cipher = Cipher::new(kind, &secret).map_err(|why| (format!("{at}.secret"), why))?;
         providers.push(Provider::Cipher(format!("k8s:enc:{kind}:v1:{}:", key.name), cipher));
@@ -304,10 +313,7 @@ pub(crate) mod tests {
     fn what_cannot_be_read_says_which_key_is_wanted() {
         let sealed = encryption(&["secretbox/a/1"]).seal("secrets", "p", b"x").unwrap();
         let ask = |providers: &[&str], stored: &[u8]| encryption(providers).open("secrets", "p", stored);
-        assert_eq!(
-            ask(&["secretbox/b/1"], &sealed),
-            Err(DecryptError::UnknownKey("secretbox:v1:a".into()))
-        );
+        assert_eq!(ask(&["secretbox/b/1"], &sealed), Err(DecryptError::UnknownKey("secretbox:v1:a".into())));
         assert_eq!(ask(&["secretbox/a/9"], &sealed), Err(DecryptError::WrongKey("secretbox:v1:a".into())));
         assert_eq!(ask(&["secretbox/a/1"], b"{}"), Err(DecryptError::NotEncrypted));
         assert_eq!(ask(&["secretbox/a/1", "identity"], b"{}"), Ok(None));
@@ -344,7 +350,10 @@ pub(crate) mod tests {
             );
             Encryption::parse(&text, Path::new("e.yaml")).unwrap_err().to_string()
         };
-        assert!(with("{aescbc: {keys: [{name: a, secret: AAAA}]}}").contains("resources[0].providers[0].aescbc.keys[0].secret"));
+        assert!(
+            with("{aescbc: {keys: [{name: a, secret: AAAA}]}}")
+                .contains("resources[0].providers[0].aescbc.keys[0].secret")
+        );
         assert!(with("{kms: {name: x}}").contains("providers[0].kms"));
         assert!(with("{}").contains("exactly one"));
         assert!(with("{other: {}}").contains("unknown field"));

@@ -207,7 +207,8 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
 
 /// Keeps the audit trail of what the policy names.
 async fn record(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    let Some(trail) = server.audit.as_ref().and_then(|audit| audit.begin(&request, audit_id(&request))) else {
+    let Some(trail) = server.audit.as_ref().and_then(|audit| audit.begin(&request, audit_id(&request)))
+    else {
         return next.run(request).await;
     };
     let is_long = is_long(&request);

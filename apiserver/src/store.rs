@@ -29,8 +29,8 @@ mod fork;
 mod index;
 mod log;
 mod memory;
-mod sealed;
 mod past;
+mod sealed;
 mod sled;
 mod snapshot;
 

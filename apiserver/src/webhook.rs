@@ -8,7 +8,6 @@ mod ask;
 mod connect;
 mod conversation;
 mod hook;
-mod matching;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,9 +23,8 @@ use serde_json::Value;
 
 pub(crate) use ask::{Called, Half, WebhookMetrics, ask};
 use connect::{Connector, DialError};
-pub(crate) use conversation::{Answer, from_row, shown};
+pub(crate) use conversation::{Answer, from_row, request_of, shown, to_row};
 pub(crate) use hook::{Hook, Hooks};
-pub(crate) use matching::{find_row, is_exempt};
 
 use crate::view::View;
 

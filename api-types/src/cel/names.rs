@@ -55,6 +55,15 @@ pub fn unescape(name: &str) -> Option<String> {
     Some(out)
 }
 
+/// Whether a text can be the name of a variable.
+pub fn is_identifier(text: &str) -> bool {
+    let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    is_word
+        && !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && !RESERVED.contains(&text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,7 +105,7 @@ pub enum Map<'a> {
 /// Named values that are found only when they are asked for, such as a policy's variables.
 pub trait Lazy<'a>: fmt::Debug {
     /// None if there is none of that name.
-    fn get(&self, name: &str, budget: &mut Budget) -> Option<Result<Value<'a>, EvalError>>;
+    fn get(&'a self, name: &str, budget: &mut Budget) -> Option<Result<Value<'a>, EvalError>>;
 }
 
 /// A map's key.

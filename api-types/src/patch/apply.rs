@@ -174,6 +174,27 @@ pub fn apply(
     reconcile(schema, old, config, managed, writer, force)
 }
 
+/// The path of a list, map or structure in `config` that can only be replaced as a whole; none if all of it can
+/// be merged.
+pub fn find_atomic(schema: &Schema, config: &Value) -> Option<String> {
+    if schema.is_leaf() {
+        return (config.is_array() || config.is_object() && !schema.preserve_unknown).then(String::new);
+    }
+    match config {
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, value)| Some(format!(".{name}{}", find_atomic(schema.child(name)?, value)?))),
+        Value::Array(items) => items.iter().find_map(|item| find_atomic(schema.item()?, item)),
+        _ => None,
+    }
+}
+
+/// `config` laid over `live` as an apply would, with no thought of who owns what; or why it cannot be.
+pub fn overlay(schema: &Schema, live: &Value, config: &Value) -> Result<Value, String> {
+    merge::check(schema, config)?;
+    Ok(merge::merge(schema, Some(live), config))
+}
+
 fn reconcile(
     schema: &Schema,
     old: &Value,

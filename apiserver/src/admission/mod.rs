@@ -12,6 +12,7 @@ pub(crate) mod default_ingress_class;
 pub(crate) mod default_storage_class;
 pub(crate) mod default_toleration_seconds;
 pub(crate) mod limit_ranger;
+pub(crate) mod mutating_admission_policy;
 pub(crate) mod mutating_admission_webhook;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod node_restriction;
@@ -24,6 +25,7 @@ pub(crate) mod runtime_class;
 pub(crate) mod service_account;
 pub(crate) mod storage_object_in_use_protection;
 pub(crate) mod taint_nodes_by_condition;
+pub(crate) mod validating_admission_policy;
 pub(crate) mod validating_admission_webhook;
 
 use std::future::Future;
@@ -124,7 +126,9 @@ pub(crate) static PLUGINS: &[Row] = &[
     def::<certificate_signing::CertificateSigning>(),
     def::<certificate_subject_restriction::CertificateSubjectRestriction>(),
     def::<default_ingress_class::DefaultIngressClass>(),
+    def::<mutating_admission_policy::MutatingAdmissionPolicy>(),
     def_async::<mutating_admission_webhook::MutatingAdmissionWebhook>(),
+    def::<validating_admission_policy::ValidatingAdmissionPolicy>(),
     def_async::<validating_admission_webhook::ValidatingAdmissionWebhook>(),
 ];
 

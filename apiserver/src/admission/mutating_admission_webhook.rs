@@ -6,8 +6,9 @@ use api_types::status::Status;
 use serde_json::json;
 
 use super::{AsyncPlugin, Review};
+use crate::matching::is_exempt;
 use crate::rest::set_defaults;
-use crate::webhook::{Answer, Half, Hook, ask, find_row, from_row, is_exempt, shown};
+use crate::webhook::{Answer, Half, Hook, ask, from_row, shown};
 
 pub(crate) struct MutatingAdmissionWebhook;
 
@@ -31,7 +32,7 @@ impl AsyncPlugin for MutatingAdmissionWebhook {
             if review.rounds.is_second && !review.rounds.webhooks.due.contains(&hook.id()) {
                 continue;
             }
-            if let Some(row) = find_row(hook, review)? {
+            if let Some(row) = hook.selection.find_row(review)? {
                 let answer = ask(review, hook, &row, Half::Mutating, place).await?;
                 let changed = apply(review, hook, &row, answer)?;
                 note(review, hook, place, changed);

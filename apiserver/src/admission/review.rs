@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::UserInfo;
 use crate::authz::Authorizers;
 use crate::discovery::Registry;
+use crate::policy::Policies;
 use crate::rest::{DeleteOptions, FieldValidation, WriteOptions};
 use crate::store::{Key, Revision};
 use crate::view::View;
@@ -155,6 +156,8 @@ pub(crate) struct State {
     pub(crate) webhook_metrics: WebhookMetrics,
     pub(crate) mutating: Hooks,
     pub(crate) validating: Hooks,
+    pub(crate) mutating_policies: Policies,
+    pub(crate) validating_policies: Policies,
 }
 
 impl State {
@@ -164,6 +167,8 @@ impl State {
             webhook_metrics: WebhookMetrics::default(),
             mutating: Hooks::default(),
             validating: Hooks::default(),
+            mutating_policies: Policies::default(),
+            validating_policies: Policies::default(),
         }
     }
 }
@@ -176,6 +181,7 @@ pub(crate) struct Rounds {
     /// Set by a plugin that changed something for others to see.
     pub(crate) again: bool,
     pub(crate) webhooks: Called,
+    pub(crate) policies: Called,
 }
 
 /// What the plugins said about one request.

@@ -4,7 +4,8 @@ use api_types::status::Status;
 use futures::future::join_all;
 
 use super::{AsyncPlugin, Review};
-use crate::webhook::{Half, ask, find_row, is_exempt};
+use crate::matching::is_exempt;
+use crate::webhook::{Half, ask};
 
 pub(crate) struct ValidatingAdmissionWebhook;
 
@@ -21,7 +22,7 @@ impl AsyncPlugin for ValidatingAdmissionWebhook {
         let hooks = review.state.validating.of(review.view, CONFIGURATIONS);
         let mut asked = Vec::new();
         for (place, hook) in hooks.iter().enumerate() {
-            if let Some(row) = find_row(hook, review)? {
+            if let Some(row) = hook.selection.find_row(review)? {
                 asked.push(async move { ask(review, hook, &row, Half::Validating, place).await });
             }
         }

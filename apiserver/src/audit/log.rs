@@ -177,8 +177,7 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(dir).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -186,7 +185,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_file_is_set_aside_and_old_ones_go() {
         let dir = tempfile::tempdir().unwrap();
-        let file = LogFile { path: dir.path().join("a.log"), megabytes_max: 1, backups_max: 1, age_days_max: 0 };
+        let file =
+            LogFile { path: dir.path().join("a.log"), megabytes_max: 1, backups_max: 1, age_days_max: 0 };
         std::fs::write(dir.path().join("a-2020-01-02T03-04-05.000.log"), "old").unwrap();
         let mut writer = Writer { file, clock: Clock::system(), open: None, bytes: 0 };
         writer.write(&vec![b'x'; 900 << 10]).await.unwrap();

@@ -43,7 +43,7 @@ pub(crate) use delete::{DeleteOptions, Reviewed, remove};
 pub(crate) use metadata::timestamp;
 pub(crate) use options::{FieldValidation, WriteOptions};
 pub(crate) use staging::{Difference, Staging};
-pub(crate) use typed::default as set_defaults;
+pub(crate) use typed::{default as set_defaults, of as schema_of};
 pub(crate) use write::{Projection, Whole, acted_on, commit_put, commit_status, write_object};
 
 use crate::UserInfo;

@@ -75,7 +75,7 @@ fn say(problems: Vec<String>, validation: FieldValidation) -> Result<Vec<String>
 }
 
 /// The schema of a kind; one without any knows only its metadata.
-pub(super) fn of(kind: &Kind) -> Schema {
+pub(crate) fn of(kind: &Kind) -> Schema {
     schema::builtin(kind).unwrap_or_else(Schema::open)
 }
 
@@ -136,7 +136,14 @@ fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<
         (true, "status" | "approval") => ALL_BUT_STATUS,
         _ => &[],
     };
-    Writer { manager, api_version, subresource: &call.info.subresource, now: call.server.clock.now(), reset, translate: None }
+    Writer {
+        manager,
+        api_version,
+        subresource: &call.info.subresource,
+        now: call.server.clock.now(),
+        reset,
+        translate: None,
+    }
 }
 
 /// An object of the request's kind in the form of another row that shows the same objects, with its schema.

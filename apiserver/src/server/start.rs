@@ -89,10 +89,12 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
     let encryption = config.encryption_config.as_deref().map(Encryption::read).transpose()?;
     // With the store's tasks: what the last requests leave is written before the end.
-    let audit = config.audit.as_ref().map(|audit| Audit::open(audit, config.clock, &store_tasks)).transpose()?;
+    let audit =
+        config.audit.as_ref().map(|audit| Audit::open(audit, config.clock, &store_tasks)).transpose()?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
-    let objects = Objects::open_sealed(config.backend.clone(), encryption, config.clock, &store_tasks).await?;
+    let objects =
+        Objects::open_sealed(config.backend.clone(), encryption, config.clock, &store_tasks).await?;
     let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
     let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
     let view: Arc<dyn View> = objects.clone();

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Body, Change, CommitError, Committed, Feed, HistoryError, Key, Loaded, OpenError, Record, Revision, Storage,
-    Transaction,
+    Body, Change, CommitError, Committed, Feed, HistoryError, Key, Loaded, OpenError, Record, Revision,
+    Storage, Transaction,
 };
 use crate::encryption::{DecryptError, Encryption, is_sealed};
 

@@ -13,7 +13,9 @@ static ROWS: &[(&str, Find)] = &[("componentstatuses", component_statuses)];
 /// The objects of a computed kind, without type names.
 pub(crate) fn objects(kind: &Kind, view: &dyn View, now: DateTime<Utc>) -> Vec<Value> {
     let group_resource = kind.group_resource();
-    ROWS.iter().find(|(resource, _)| *resource == group_resource).map_or_else(Vec::new, |row| row.1(view, now))
+    ROWS.iter()
+        .find(|(resource, _)| *resource == group_resource)
+        .map_or_else(Vec::new, |row| row.1(view, now))
 }
 
 /// Components that elect a leader, and the lease by which they show that they live.
@@ -59,7 +61,8 @@ mod tests {
 
     #[test]
     fn a_lease_that_has_run_out_shows_nobody() {
-        let lease = json!({ "spec": { "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15 } });
+        let lease =
+            json!({ "spec": { "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15 } });
         let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
         assert!(is_renewed(&lease, at("2026-01-01T00:00:10Z")));
         assert!(!is_renewed(&lease, at("2026-01-01T00:00:16Z")));

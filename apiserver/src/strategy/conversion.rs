@@ -44,9 +44,9 @@ static FORMS: &[Form] = &[
 ];
 
 fn find(kind: &Kind) -> Option<&'static Form> {
-    FORMS.iter().find(|form| {
-        form.storage == kind.storage && form.group == kind.group && form.version == kind.version
-    })
+    FORMS
+        .iter()
+        .find(|form| form.storage == kind.storage && form.group == kind.group && form.version == kind.version)
 }
 
 /// Rewrites `object` from one row's form to the other's.

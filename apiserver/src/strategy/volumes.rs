@@ -49,7 +49,8 @@ mod tests {
         let mut claim = json!({ "spec": { "dataSource": source } });
         Claims.default(&mut claim);
         assert_eq!(claim["spec"]["dataSourceRef"], source);
-        let mut claim = json!({ "spec": { "dataSourceRef": { "kind": "X", "name": "a", "namespace": "n" } } });
+        let mut claim =
+            json!({ "spec": { "dataSourceRef": { "kind": "X", "name": "a", "namespace": "n" } } });
         Claims.default(&mut claim);
         assert!(claim["spec"].get("dataSource").is_none());
     }

@@ -1,12 +1,14 @@
 //! `AdmissionReview`: what a webhook is asked, and what its answer means.
 
+use std::borrow::Cow;
+
 use api_types::kinds::Kind;
 use api_types::status::Status;
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
-use super::matching::namespace_of;
 use crate::admission::Review;
+use crate::matching::namespace_of;
 use crate::rest::convert_object;
 
 /// What a webhook said.
@@ -22,12 +24,19 @@ pub(crate) struct Answer {
 
 /// The question about `review`, in the words of `row`.
 pub(crate) fn question(review: &Review<'_>, row: &Kind, version: &str, uid: &str) -> Value {
-    let shown = |object: Option<&Value>| match object {
-        Some(object) => to_row(review, row, object.clone()),
-        None => Value::Null,
-    };
-    let mut request = Map::new();
+    let shown = |object: Option<&Value>| object.map_or(Value::Null, |o| to_row(review, row, o).into_owned());
+    let mut request = request_of(review, row);
     request.insert("uid".into(), json!(uid));
+    request.insert("object".into(), shown(review.new.as_deref()));
+    request.insert("oldObject".into(), shown(review.old));
+    json!({
+        "kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request,
+    })
+}
+
+/// The facts of the request that is under review, without its objects.
+pub(crate) fn request_of(review: &Review<'_>, row: &Kind) -> Map<String, Value> {
+    let mut request = Map::new();
     request.insert("kind".into(), kind_of(row, review.subresource));
     request.insert("resource".into(), resource_of(row));
     request.insert("requestKind".into(), kind_of(review.kind, review.subresource));
@@ -43,13 +52,9 @@ pub(crate) fn question(review: &Review<'_>, row: &Kind, version: &str, uid: &str
     }
     request.insert("operation".into(), json!(review.operation.as_str()));
     request.insert("userInfo".into(), user_of(review));
-    request.insert("object".into(), shown(review.new.as_deref()));
-    request.insert("oldObject".into(), shown(review.old));
     request.insert("dryRun".into(), json!(review.options.is_dry_run()));
     request.insert("options".into(), review.options.to_value(review.operation));
-    json!({
-        "kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request,
-    })
+    request
 }
 
 /// Whether the objects under review are of the resource's kind, and not of the subresource's own.
@@ -57,11 +62,12 @@ fn has_own_kind(kind: &Kind, subresource: &str) -> bool {
     kind.find_subresource(subresource).is_some_and(|sub| sub.kind != kind.kind)
 }
 
-fn to_row(review: &Review<'_>, row: &Kind, object: Value) -> Value {
-    if has_own_kind(review.kind, review.subresource) {
-        object
-    } else {
-        convert_object(review.kind, row, object)
+/// An object of the review as `row` shows it.
+pub(crate) fn to_row<'o>(review: &Review<'_>, row: &Kind, object: &'o Value) -> Cow<'o, Value> {
+    let is_same = row.version == review.kind.version && row.group == review.kind.group;
+    match is_same || has_own_kind(review.kind, review.subresource) {
+        true => Cow::Borrowed(object),
+        false => Cow::Owned(convert_object(review.kind, row, object.clone())),
     }
 }
 
@@ -76,7 +82,7 @@ pub(crate) fn from_row(review: &Review<'_>, row: &Kind, object: Value) -> Value 
 
 /// The object under review as the webhook saw it.
 pub(crate) fn shown(review: &Review<'_>, row: &Kind) -> Value {
-    review.new.as_deref().map_or(Value::Null, |object| to_row(review, row, object.clone()))
+    review.new.as_deref().map_or(Value::Null, |object| to_row(review, row, object).into_owned())
 }
 
 fn kind_of(row: &Kind, subresource: &str) -> Value {

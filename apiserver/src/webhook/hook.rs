@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::selectors::LabelSelector;
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::Target;
+use crate::matching::{Selection, texts};
 use crate::view::{Version, View};
 
 /// One webhook of one configuration.
@@ -15,13 +15,9 @@ pub(crate) struct Hook {
     pub(crate) configuration: String,
     pub(crate) name: String,
     pub(crate) target: Target,
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) selection: Selection,
     /// Whether a request passes when the webhook cannot be asked.
     pub(crate) fails_open: bool,
-    /// Whether rules also speak for the other versions of what they name.
-    pub(crate) equivalent: bool,
-    pub(crate) namespaces: LabelSelector,
-    pub(crate) objects: LabelSelector,
     pub(crate) timeout: Duration,
     /// Whether asking it about a dry run leaves nothing behind.
     pub(crate) knows_dry_run: bool,
@@ -29,16 +25,6 @@ pub(crate) struct Hook {
     pub(crate) reinvoked: bool,
     /// The version of `admission.k8s.io` to speak: its first that this server knows.
     pub(crate) review_version: Option<&'static str>,
-}
-
-/// Which requests a webhook is for.
-pub(crate) struct Rule {
-    pub(crate) groups: Vec<String>,
-    pub(crate) versions: Vec<String>,
-    /// Resource and subresource; a star is any.
-    pub(crate) resources: Vec<(String, String)>,
-    pub(crate) operations: Vec<String>,
-    pub(crate) scope: String,
 }
 
 const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
@@ -55,46 +41,18 @@ impl Hook {
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_SECONDS_USUAL);
         let spoken = texts(&hook["admissionReviewVersions"]);
         let known = |version: &String| REVIEW_VERSIONS.iter().find(|known| *known == version).copied();
-        let selector = |field: &str| match &hook[field] {
-            Value::Null => LabelSelector::everything(),
-            // Validated when it was written; a selector that cannot be read selects nothing.
-            given => LabelSelector::from_value(given).unwrap_or_else(|_| LabelSelector::nothing()),
-        };
         Self {
             configuration: configuration.to_owned(),
             name: hook["name"].as_str().unwrap_or_default().to_owned(),
             target: Target::from_value(&hook["clientConfig"]),
-            rules: hook["rules"].as_array().into_iter().flatten().map(Rule::parse).collect(),
+            selection: Selection::parse(hook, "rules"),
             fails_open: hook["failurePolicy"] == "Ignore",
-            equivalent: hook["matchPolicy"] != "Exact",
-            namespaces: selector("namespaceSelector"),
-            objects: selector("objectSelector"),
             timeout: Duration::from_secs(seconds.clamp(1, TIMEOUT_SECONDS_MAX)),
             knows_dry_run: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),
             reinvoked: hook["reinvocationPolicy"] == "IfNeeded",
             review_version: spoken.iter().find_map(known),
         }
     }
-}
-
-impl Rule {
-    fn parse(rule: &Value) -> Self {
-        let split = |resource: String| match resource.split_once('/') {
-            Some((resource, sub)) => (resource.to_owned(), sub.to_owned()),
-            None => (resource, String::new()),
-        };
-        Self {
-            groups: texts(&rule["apiGroups"]),
-            versions: texts(&rule["apiVersions"]),
-            resources: texts(&rule["resources"]).into_iter().map(split).collect(),
-            operations: texts(&rule["operations"]),
-            scope: rule["scope"].as_str().unwrap_or("*").to_owned(),
-        }
-    }
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 /// The webhooks of all configurations of one sort, ordered by configuration.

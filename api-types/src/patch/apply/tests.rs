@@ -29,8 +29,14 @@ impl Object {
     fn with_writer<T>(&mut self, manager: &str, write: impl FnOnce(&mut Object, &Writer<'_>) -> T) -> T {
         self.second += 1;
         let (api_version, now) = (self.kind.api_version(), DateTime::from_timestamp(self.second, 0).unwrap());
-        let writer =
-            Writer { manager, api_version: &api_version, subresource: "", now, reset: &[&["status"]], translate: None };
+        let writer = Writer {
+            manager,
+            api_version: &api_version,
+            subresource: "",
+            now,
+            reset: &[&["status"]],
+            translate: None,
+        };
         write(self, &writer)
     }
 

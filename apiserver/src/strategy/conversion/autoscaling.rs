@@ -173,9 +173,11 @@ fn old(metric: &Value, amount: &str, names: &Names) -> Value {
                 ("selector", selector),
                 ("averageValue", &amount["averageValue"]),
             ]),
-            "pods" => {
-                object([("metricName", name), (names.average, &amount["averageValue"]), ("selector", selector)])
-            }
+            "pods" => object([
+                ("metricName", name),
+                (names.average, &amount["averageValue"]),
+                ("selector", selector),
+            ]),
             "external" => object([
                 ("metricName", name),
                 ("metricSelector", selector),
@@ -210,8 +212,7 @@ fn new(metric: &Value, amount: &str, names: &Names) -> Value {
     for (field, source) in metric.as_object().into_iter().flatten().filter(|(_, v)| v.is_object()) {
         let selector = if field == "external" { &source["metricSelector"] } else { &source["selector"] };
         let identity = object([("name", &source["metricName"]), ("selector", selector)]);
-        let average =
-            if field == "object" { &source["averageValue"] } else { &source[names.average] };
+        let average = if field == "object" { &source["averageValue"] } else { &source[names.average] };
         let plain = if average.is_null() { &source[names.value] } else { &Value::Null };
         let utilization = &source[names.utilization];
         let mut amounts =
@@ -225,7 +226,9 @@ fn new(metric: &Value, amount: &str, names: &Names) -> Value {
             .into();
         }
         let new = match field.as_str() {
-            "object" => object([("describedObject", &source["target"]), ("metric", &identity), (amount, &amounts)]),
+            "object" => {
+                object([("describedObject", &source["target"]), ("metric", &identity), (amount, &amounts)])
+            }
             "pods" | "external" => object([("metric", &identity), (amount, &amounts)]),
             _ => object([("name", &source["name"]), ("container", &source["container"]), (amount, &amounts)]),
         };

@@ -167,7 +167,8 @@ mod tests {
         let cells = |metrics| ["a", "Deployment/web", metrics, "1", "3", "0", "5m"];
         check(autoscaler, &object, &cells("cpu: <unknown>/60%"));
         object["apiVersion"] = json!("autoscaling/v2");
-        let pods = json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"averageValue": "10"}}});
+        let pods =
+            json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"averageValue": "10"}}});
         object["spec"]["metrics"] = json!([pods, pods, pods]);
         check(autoscaler, &object, &cells("<unknown>/10, <unknown>/10 + 1 more..."));
     }

@@ -18,6 +18,7 @@ mod networks;
 mod persistent_volumes;
 mod pod_change;
 mod pod_spec;
+mod policies;
 mod quantities;
 mod quotas;
 mod rollouts;
@@ -74,6 +75,8 @@ static ROWS: &[Row] = &[
     def("podtemplates", pod_spec::pod_template),
     both("replicationcontrollers", workloads::replication_controller, workloads::replica_set_status),
     both("resourcequotas", quotas::quota, quotas::quota_status),
+    def("admissionregistration.k8s.io/mutatingadmissionpolicies", policies::mutating),
+    def("admissionregistration.k8s.io/validatingadmissionpolicies", policies::validating),
     def("apps/daemonsets", workloads::daemon_set),
     both("apps/deployments", workloads::deployment, workloads::deployment_status),
     both("apps/replicasets", workloads::replica_set, workloads::replica_set_status),
