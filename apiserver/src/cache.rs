@@ -182,6 +182,11 @@ impl Objects {
         }
     }
 
+    /// How many objects of `resource` there are, in all namespaces.
+    pub(crate) fn count(&self, resource: &str) -> usize {
+        self.cache.world.load().resources.get(resource).map_or(0, |objects| objects.len())
+    }
+
     /// The objects of `resource` as they were at exactly `revision`, which stays available for the next
     /// page. A revision that is yet to come gives what there is now; wait for it first.
     pub(crate) fn list_at(

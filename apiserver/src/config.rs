@@ -65,8 +65,10 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// How long a request that is no watch and no stream may take; then it is answered with 504.
     pub request_timeout: Duration,
-    /// Requests other than watches and streams that are served at once; more are answered with 429.
-    pub in_flight_max: usize,
+    /// Requests that only read and are served at once; with the next, the seats of priority and fairness.
+    pub reading_inflight_max: u32,
+    /// Requests that write and are served at once.
+    pub mutating_inflight_max: u32,
     /// How long a node agent, a proxied pod or service, or an extension API server may take to accept a connection.
     pub dial_timeout: Duration,
     /// Whether pods and services may be proxied to on this machine's loopback, which Kubernetes refuses.
@@ -86,12 +88,20 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+impl Limits {
+    /// Requests served at once, all sorts together; more wait or are answered with 429.
+    pub fn requests_inflight_max(&self) -> u32 {
+        self.reading_inflight_max.saturating_add(self.mutating_inflight_max)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes_max: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
-            in_flight_max: 600,
+            reading_inflight_max: 400,
+            mutating_inflight_max: 200,
             dial_timeout: Duration::from_secs(10),
             proxy_to_loopback: false,
             connections_max: 20_000,

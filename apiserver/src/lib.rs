@@ -14,6 +14,7 @@ mod cache;
 mod config;
 mod discovery;
 mod encryption;
+mod flow_control;
 mod health;
 mod matching;
 mod metrics;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use apiserver::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, LogFile};
+use apiserver::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile};
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
@@ -51,6 +51,12 @@ struct Flags {
     encryption_provider_config: Option<PathBuf>,
     #[command(flatten)]
     audit: AuditFlags,
+    /// How many requests that only read are served at once; more wait, by priority and fairness.
+    #[arg(long, value_name = "N", default_value = "400")]
+    max_requests_inflight: u32,
+    /// How many requests that write are served at once; added to those that read.
+    #[arg(long, value_name = "N", default_value = "200")]
+    max_mutating_requests_inflight: u32,
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
@@ -151,6 +157,11 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         }
         (None, true) => Backend::Memory { history: flags.history(HistoryLimits::in_memory()) },
     };
+    let limits = Limits {
+        reading_inflight_max: flags.max_requests_inflight,
+        mutating_inflight_max: flags.max_mutating_requests_inflight,
+        ..Limits::default()
+    };
     let config = Config {
         backend,
         listen: Some(flags.listen),
@@ -160,6 +171,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         token_auth_file: flags.token_auth_file,
         encryption_config: flags.encryption_provider_config,
         audit: flags.audit.config(),
+        limits,
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),
         ..Config::default()

@@ -63,6 +63,11 @@ impl RequestMetrics {
         add(&mut self.registry.lock());
     }
 
+    /// Adds the figures of another part of the server.
+    pub(crate) fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock());
+    }
+
     /// Notes one answered request. Only resources that exist become labels, so that a client cannot make
     /// the number of series grow.
     pub(crate) fn observe(&self, info: &RequestInfo, code: StatusCode, took: Duration) {

@@ -8,7 +8,7 @@ mod loopback;
 mod start;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use api_types::kinds::Kind;
 use api_types::status::Status;
@@ -34,6 +34,7 @@ use crate::authz::{self, Attributes, Authorizers, Decision, review};
 use crate::cache::Objects;
 use crate::config::Limits;
 use crate::discovery::{self, Registry};
+use crate::flow_control::{self, FlowControl};
 use crate::metrics::RequestMetrics;
 use crate::negotiate::{self, Accept};
 use crate::backend::Backends;
@@ -64,7 +65,7 @@ pub(crate) struct Server {
     /// `host:port` that discovery tells clients.
     pub(crate) address: String,
     pub(crate) ready: AtomicBool,
-    in_flight: AtomicUsize,
+    pub(crate) flow: Arc<FlowControl>,
 }
 
 impl Server {
@@ -96,6 +97,7 @@ pub(crate) fn layers(server: Arc<Server>) -> axum::Router {
         .layer(middleware::from_fn_with_state(server.clone(), authenticate))
         .layer(middleware::from_fn_with_state(server.clone(), record))
         .layer(middleware::from_fn_with_state(server.clone(), impersonate))
+        .layer(middleware::from_fn_with_state(server.clone(), take_turn))
         .layer(middleware::from_fn_with_state(server.clone(), authorize));
     axum::Router::new().fallback(serve).with_state(server).layer(layer)
 }
@@ -140,17 +142,11 @@ async fn read_info(State(_server): State<Arc<Server>>, mut request: Request, nex
     response
 }
 
-/// Bounds on requests at once and on their time. Watches and streams have bounds of their own.
+/// A bound on a request's time. Watches and streams have bounds of their own.
 async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     if is_long(&request) {
         return next.run(request).await;
     }
-    let Some(_guard) = InFlight::enter(&server) else {
-        return negotiate::answer_status(&Status::too_many_requests(
-            "too many requests at once; try again",
-            1,
-        ));
-    };
     match tokio::time::timeout(server.limits.request_timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
@@ -165,22 +161,6 @@ fn is_long(request: &Request) -> bool {
         i.verb == "watch" || matches!(i.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     };
     info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
-}
-
-struct InFlight(Arc<Server>);
-
-impl InFlight {
-    fn enter(server: &Arc<Server>) -> Option<Self> {
-        let before = server.in_flight.fetch_add(1, Ordering::Relaxed);
-        let guard = Self(server.clone());
-        (before < server.limits.in_flight_max).then_some(guard)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Finds out who asks, unless a loopback said so.
@@ -243,6 +223,48 @@ async fn impersonate(State(server): State<Arc<Server>>, mut request: Request, ne
         }
         Err(status) => negotiate::answer_status(&status),
     }
+}
+
+/// Lets requests in by priority and fairness. They hold their seats until the answer begins.
+async fn take_turn(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let (Some(user), Some(info)) =
+        (request.extensions().get::<UserInfo>(), request.extensions().get::<RequestInfo>())
+    else {
+        return next.run(request).await;
+    };
+    if is_long(&request) && info.verb != "watch" {
+        return next.run(request).await;
+    }
+    let attributes = Attributes::of(user, info);
+    let seats = seats(&server, info);
+    let patience = server.limits.request_timeout / 4;
+    let (mut response, schema, level) = match server.flow.enter(&attributes, seats, patience).await {
+        Ok(admitted) => {
+            let response = next.run(request).await;
+            (response, admitted.schema_uid.clone(), admitted.level_uid().to_owned())
+        }
+        Err(refused) => {
+            let status = Status::too_many_requests("too many requests, please try again later.", 1);
+            (negotiate::answer_status(&status), refused.schema_uid, refused.level_uid)
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, uid) in [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)] {
+        if let Ok(value) = HeaderValue::from_str(&uid) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// How many seats a request takes: a list as many as its objects are worth.
+fn seats(server: &Server, info: &RequestInfo) -> u32 {
+    let is_list = info.is_resource && matches!(info.verb.as_str(), "list" | "deletecollection");
+    let kind = is_list.then(|| server.registry.find(&info.group, &info.version, &info.resource)).flatten();
+    let Some(kind) = kind else { return 1 };
+    let page = info.query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let objects = server.objects.count(&kind.storage);
+    flow_control::seats_of_list(page.unwrap_or(usize::MAX).min(objects))
 }
 
 async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {

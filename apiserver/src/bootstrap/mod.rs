@@ -3,6 +3,7 @@
 //! Runs at each start and creates only what is missing, through the same path as any client's write. What an
 //! administrator changed stays changed.
 
+pub(crate) mod flow_control;
 mod rbac;
 
 use std::net::{IpAddr, SocketAddr};

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api_types::kinds;
@@ -28,6 +28,7 @@ use crate::cache::Objects;
 use crate::config::Config;
 use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
+use crate::flow_control::{FlowControl, keeper};
 use crate::metrics::RequestMetrics;
 use crate::pki::{self, Pki, PkiError};
 use crate::service_ip::{ServiceAddresses, ServiceCidr};
@@ -100,6 +101,9 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let view: Arc<dyn View> = objects.clone();
     let registry = Registry::builtin();
     let services = Arc::new(ServiceAddresses::new(cidr));
+    let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
+    let metrics = RequestMetrics::new();
+    metrics.register(|registry| flow.register(registry));
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view)?,
         authorizers: Authorizers::new(view.clone()),
@@ -119,12 +123,12 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         pki: pki.clone(),
         clock: config.clock,
         limits: config.limits.clone(),
-        metrics: RequestMetrics::new(),
+        metrics,
         audit: audit.map(Arc::new),
         shutdown: shutdown.clone(),
         address: address.map(|a| reachable(a).to_string()).unwrap_or_default(),
         ready: AtomicBool::new(false),
-        in_flight: AtomicUsize::new(0),
+        flow,
     });
     server.metrics.extend(|registry| server.admission.webhook_metrics.register(registry));
     let layers = layers(server.clone());
@@ -188,6 +192,8 @@ impl Running {
         let ensured =
             bootstrap::run(first, self.address, |object| create(&self.server, loopback.clone(), object));
         ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
+        let flow = keeper::keep(self.server.flow.clone(), loopback.clone(), self.server.clock);
+        self.tasks.spawn_until_shutdown("priority and fairness", flow);
         // Not before: the default Service asks for its address again, which must not count as taken by itself.
         for stored in self.server.objects.list("services", None).iter() {
             self.server.services.note(&stored.value());

@@ -6,6 +6,7 @@ mod audit;
 mod client;
 mod discovery;
 mod extensions;
+mod flow_control;
 mod kubectl;
 mod matrix;
 mod objects;
