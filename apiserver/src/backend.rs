@@ -88,7 +88,12 @@ impl Backends {
     }
 
     /// Connects within the limit.
-    pub(crate) async fn dial(&self, host: &str, port: u16, security: Security) -> Result<Backend<'_>, DialError> {
+    pub(crate) async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        security: Security,
+    ) -> Result<Backend<'_>, DialError> {
         let address = match host.contains(':') {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),
@@ -115,7 +120,12 @@ impl Backends {
         Ok(Backend { sender, tasks: &self.tasks })
     }
 
-    async fn secure(&self, stream: TcpStream, host: &str, security: Security) -> std::io::Result<Box<dyn Wire>> {
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        security: Security,
+    ) -> std::io::Result<Box<dyn Wire>> {
         let (connector, name) = match security {
             Security::Plain => return Ok(Box::new(stream)),
             Security::Node => (self.nodes.clone(), host.to_owned()),
@@ -212,7 +222,8 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap, upgrades: bool) {
 /// Takes out what only this server may see: who the client is, and as whom it acts.
 pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
-    let private: Vec<_> = headers.keys().filter(|n| n.as_str().starts_with("impersonate-")).cloned().collect();
+    let private: Vec<_> =
+        headers.keys().filter(|n| n.as_str().starts_with("impersonate-")).cloned().collect();
     for name in private {
         headers.remove(name);
     }
@@ -225,7 +236,9 @@ mod tests {
     #[test]
     fn what_connection_names_stays_behind() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "x-mine, Upgrade"), ("x-mine", "1"), ("upgrade", "websocket"), ("a", "b")] {
+        for (name, value) in
+            [("connection", "x-mine, Upgrade"), ("x-mine", "1"), ("upgrade", "websocket"), ("a", "b")]
+        {
             headers.insert(name, HeaderValue::from_static(value));
         }
         let mut plain = headers.clone();

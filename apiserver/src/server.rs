@@ -31,13 +31,13 @@ use crate::audit::{Audit, Trail};
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::{self, Authenticators, PeerAddress, PeerCertificates, Presented, impersonation};
 use crate::authz::{self, Attributes, Authorizers, Decision, review};
+use crate::backend::Backends;
 use crate::cache::Objects;
 use crate::config::Limits;
 use crate::discovery::{self, Registry};
 use crate::flow_control::{self, FlowControl};
 use crate::metrics::RequestMetrics;
 use crate::negotiate::{self, Accept};
-use crate::backend::Backends;
 use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call, Connection};
 use crate::service_ip::ServiceAddresses;
@@ -158,7 +158,8 @@ async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) 
 fn is_long(request: &Request) -> bool {
     let info = request.extensions().get::<RequestInfo>();
     let streams = |i: &RequestInfo| {
-        i.verb == "watch" || matches!(i.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        i.verb == "watch"
+            || matches!(i.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     };
     info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
 }

@@ -91,7 +91,8 @@ fn insert(
         operations.insert((*method).into(), operation(row, action, verb));
     }
     if !operations.is_empty() {
-        let variables = ["name", "namespace", "path"].into_iter().filter(|v| path.contains(&format!("{{{v}}}")));
+        let variables =
+            ["name", "namespace", "path"].into_iter().filter(|v| path.contains(&format!("{{{v}}}")));
         let parameters: Vec<_> = variables
             .map(|name| {
                 let schema = json!({ "type": "string", "uniqueItems": true });
@@ -166,6 +167,7 @@ fn patch_content(row: &Kind) -> Value {
     if !row.definition.is_empty() {
         forms.push("application/strategic-merge-patch+json");
     }
-    let schema = json!({ "schema": { "$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Patch" } });
+    let schema =
+        json!({ "schema": { "$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Patch" } });
     forms.into_iter().map(|form| (form.to_owned(), schema.clone())).collect::<Map<_, _>>().into()
 }

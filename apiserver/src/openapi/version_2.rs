@@ -30,14 +30,17 @@ fn operation(mut operation: Value) -> Value {
         Some(Value::Array(all)) => all,
         _ => Vec::new(),
     };
-    if let Some(mut schema) = fields.shift_remove("requestBody").and_then(|body| first_schema(&body["content"])) {
+    if let Some(mut schema) =
+        fields.shift_remove("requestBody").and_then(|body| first_schema(&body["content"]))
+    {
         plain(&mut schema);
         all.push(json!({ "name": "body", "in": "body", "required": true, "schema": schema }));
     }
     fields.insert("parameters".into(), all.into());
     for response in fields.get_mut("responses").and_then(Value::as_object_mut).into_iter().flatten() {
         let Some(response) = response.1.as_object_mut() else { continue };
-        if let Some(mut schema) = response.shift_remove("content").and_then(|content| first_schema(&content)) {
+        if let Some(mut schema) = response.shift_remove("content").and_then(|content| first_schema(&content))
+        {
             plain(&mut schema);
             response.insert("schema".into(), schema);
         }
@@ -69,7 +72,9 @@ fn plain(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(plain),
         Value::Object(fields) => {
             fields.shift_remove("default");
-            if let Some(one) = fields.get("allOf").and_then(Value::as_array).and_then(|all| all.first()).cloned() {
+            if let Some(one) =
+                fields.get("allOf").and_then(Value::as_array).and_then(|all| all.first()).cloned()
+            {
                 fields.shift_remove("allOf");
                 fields.extend(one.as_object().cloned().unwrap_or_default());
             }

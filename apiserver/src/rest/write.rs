@@ -123,7 +123,8 @@ pub(super) async fn create_object(
     let generated = proposal.object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
     for _ in 0..call.server.limits.write_attempts_max {
         let mut object = proposal.object.clone();
-        metadata::stamp(&call.kind, &mut object, call.server.clock.now())?;
+        metadata::stamp(&call.kind, &mut object, call.server.clock.now())
+            .map_err(|status| refuse(call, &proposal.warnings, status))?;
         let attempt = Attempt {
             call,
             options,
@@ -136,13 +137,19 @@ pub(super) async fn create_object(
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         match attempt.run(object).await {
             Ok(outcome) => return Ok(outcome),
-            Err(Failed::Refused(status)) => return Err(status),
+            Err(Failed::Refused(status)) => return Err(refuse(call, &proposal.warnings, status)),
             Err(Failed::Raced) if generated => {}
             Err(Failed::Outdated) => {}
             Err(Failed::Raced) => return Err(Status::already_exists(&call.kind, &name)),
         }
     }
     Err(Status::timeout("no free name was found"))
+}
+
+/// A refusal carries what was said of the body before it.
+fn refuse(call: &Call, warnings: &[String], status: Status) -> Status {
+    warnings.iter().for_each(|text| call.notes.warn(text.as_str()));
+    status
 }
 
 /// Changes the object that the path names. `propose` makes the wanted object from the current one (as the
@@ -185,11 +192,11 @@ where
             old: Some((&old, &stored)),
             manage: proposal.manage,
             expected: proposal.expected,
-            warnings: proposal.warnings,
+            warnings: proposal.warnings.clone(),
         };
         match attempt.run(object).await {
             Ok(outcome) => return Ok(outcome),
-            Err(Failed::Refused(status)) => return Err(status),
+            Err(Failed::Refused(status)) => return Err(refuse(call, &proposal.warnings, status)),
             Err(Failed::Raced | Failed::Outdated) => {}
         }
     }
@@ -258,6 +265,7 @@ impl Attempt<'_> {
         typed::complete(&call.kind, &mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
+        self.warnings.extend(strategy::warnings(&context, &object, old));
         self.admit_final(&name, &mut object).await?;
         let durability = match strategy.haste(&context, &object, old) {
             Haste::Synced => Durability::Synced,
@@ -341,7 +349,9 @@ impl Attempt<'_> {
         }
         let mut seen = std::collections::HashSet::new();
         errors.retain(|e| seen.insert((e.path.clone(), e.body())));
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind, name, errors)) }
+        // A kind that several groups show is one kind, and its errors name the group in which it is stored.
+        let group = kind.storage.rsplit_once('/').map_or("", |(group, _)| group);
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid_kind(group, &kind.kind, name, errors)) }
     }
 
     /// Commits, unless nothing changed or nothing is to be kept.

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::{Context, Strategy, isolate};
 
 pub(super) struct Jobs;
-pub(super) struct CronJobs;
 
 impl Strategy for Jobs {
     fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
@@ -42,8 +41,6 @@ fn select_own_pods(job: &mut Value) {
         job["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
     }
 }
-
-impl Strategy for CronJobs {}
 
 #[cfg(test)]
 mod tests {

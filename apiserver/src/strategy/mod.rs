@@ -21,6 +21,7 @@ mod services;
 mod small;
 mod validation;
 mod volumes;
+mod warnings;
 mod workloads;
 
 use api_types::kinds::Kind;
@@ -158,7 +159,6 @@ const fn def(storage: &'static str, strategy: &'static dyn Strategy) -> Row {
 }
 
 static ROWS: &[Row] = &[
-    def("configmaps", &small::ConfigMaps),
     def("endpoints", &small::Endpoints),
     def("events", &small::Events),
     def("namespaces", &namespaces::Namespaces),
@@ -166,15 +166,10 @@ static ROWS: &[Row] = &[
     def("persistentvolumeclaims", &volumes::Claims),
     def("persistentvolumes", &volumes::Volumes),
     def("pods", &pods::Pods),
-    def("replicationcontrollers", &workloads::ReplicationControllers),
     def("secrets", &small::Secrets),
-    def("serviceaccounts", &small::ServiceAccounts),
     def("services", &services::Services),
-    def("apps/daemonsets", &workloads::DaemonSets),
     def("apps/deployments", &workloads::Deployments),
-    def("apps/replicasets", &workloads::ReplicaSets),
     def("apps/statefulsets", &workloads::StatefulSets),
-    def("batch/cronjobs", &jobs::CronJobs),
     def("batch/jobs", &jobs::Jobs),
     def("certificates.k8s.io/certificatesigningrequests", &certificates::SigningRequests),
     def("coordination.k8s.io/leases", &nodes::Leases),
@@ -184,7 +179,6 @@ static ROWS: &[Row] = &[
     def("rbac.authorization.k8s.io/clusterroles", &rbac::ClusterRoles),
     def("rbac.authorization.k8s.io/rolebindings", &rbac::Bindings),
     def("rbac.authorization.k8s.io/roles", &rbac::Roles),
-    def("scheduling.k8s.io/priorityclasses", &small::PriorityClasses),
 ];
 
 /// Where objects are kept of kinds whose deletion answers with the deleted object instead of a `Status`.
@@ -222,4 +216,9 @@ pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {
 /// How names of a kind are checked.
 pub(crate) fn name_rule(kind: &Kind) -> metadata::NameRule {
     validation::name_rule(kind).unwrap_or_else(|| find(kind).name_rule())
+}
+
+/// What a client is to be told of a valid object that it writes.
+pub(crate) fn warnings(context: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    warnings::of(context.kind, context.subresource, new, old)
 }

@@ -1,9 +1,7 @@
 //! Nodes and leases: heartbeats, whose last seconds a crash may lose.
 
-use api_types::status::FieldError;
 use serde_json::Value;
 
-use super::rules::{Errors, at_least, not_negative};
 use super::{Context, Haste, Strategy, isolate};
 
 pub(super) struct Nodes;
@@ -37,13 +35,6 @@ impl Strategy for Leases {
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
         isolate::for_update(context.kind, context.subresource, new, old);
         drop_coordinated(new);
-    }
-
-    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        at_least(&new["spec"], "spec", "leaseDurationSeconds", 1, &mut errors);
-        not_negative(&new["spec"], "spec", &["leaseTransitions"], &mut errors);
-        errors
     }
 
     fn allows_create_on_update(&self) -> bool {

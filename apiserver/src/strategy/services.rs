@@ -1,14 +1,13 @@
-//! Services: cluster addresses, node ports, and which fields go with which type.
+//! Services: cluster addresses and node ports, and what goes when the type changes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use api_types::names;
 use api_types::status::{FieldError, Status};
 use serde_json::{Value, json};
 
 use super::metadata::NameRule;
-use super::rules::{Errors, indexed, invalid_all, items, one_of, port_number, port_or_name, text};
+use super::rules::{Errors, items, text};
 use super::{Context, Strategy, isolate};
 use crate::service_ip::{Claim, ServiceAddresses, addresses_of, ports_of};
 
@@ -52,24 +51,6 @@ impl Strategy for Services {
 
     fn release(&self, services: &ServiceAddresses, gone: &Value) {
         services.release(gone);
-    }
-
-    fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        validate(&new["spec"], &mut errors);
-        errors
-    }
-
-    fn validate_update(&self, _context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        validate(&new["spec"], &mut errors);
-        let (before, now) = (&old["spec"], &new["spec"]);
-        let had = text(before, "clusterIP").is_some_and(|_| before["type"] != "ExternalName");
-        if had && now["type"] != "ExternalName" && before["clusterIP"] != now["clusterIP"] {
-            let shown = json!([now["clusterIP"]]);
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
-        }
-        errors
     }
 
     fn name_rule(&self) -> NameRule {
@@ -262,182 +243,6 @@ fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors:
     }
 }
 
-const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-
-fn validate(spec: &Value, errors: &mut Errors) {
-    let kind = spec["type"].as_str().unwrap_or("ClusterIP");
-    one_of(spec, "spec", "type", TYPES, errors);
-    one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"], errors);
-    one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
-    one_of(spec, "spec", "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
-    super::metadata::check_labels("spec.selector", &spec["selector"], errors);
-    validate_ports(spec, kind, errors);
-    validate_type(spec, kind, errors);
-    validate_addresses(spec, errors);
-    let timeout = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
-    if let Some(seconds) = timeout.as_i64().filter(|s| !(1..=86400).contains(s)) {
-        let why = "must be greater than 0 and less than or equal to 86400";
-        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why));
-    }
-    if let Some(distribution) = text(spec, "trafficDistribution") {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
-        if !known.contains(&distribution) {
-            errors.push(FieldError::not_supported("spec.trafficDistribution", distribution, &known));
-        }
-    }
-}
-
-fn validate_type(spec: &Value, kind: &str, errors: &mut Errors) {
-    if kind == "ExternalName" {
-        match text(spec, "externalName") {
-            None => errors.push(FieldError::required("spec.externalName", "")),
-            Some(name) => {
-                let name = name.trim_end_matches('.');
-                invalid_all(names::check_dns_subdomain(name), "spec.externalName", name, errors);
-            }
-        }
-        if !items(&spec["clusterIPs"]).is_empty() || text(spec, "clusterIP").is_some() {
-            let why = "may not be set when `type` is 'ExternalName'";
-            errors.push(FieldError::forbidden("spec.clusterIPs", why));
-        }
-    }
-    let is_external = matches!(kind, "NodePort" | "LoadBalancer") || !items(&spec["externalIPs"]).is_empty();
-    match (text(spec, "externalTrafficPolicy"), is_external) {
-        (Some(policy), true) if !matches!(policy, "Cluster" | "Local") => {
-            errors.push(FieldError::not_supported(
-                "spec.externalTrafficPolicy",
-                policy,
-                &["Cluster", "Local"],
-            ));
-        }
-        (Some(policy), false) => {
-            let why = "may only be set for externally-accessible services";
-            errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy, why));
-        }
-        _ => {}
-    }
-    if matches!(kind, "NodePort" | "LoadBalancer") && spec["clusterIP"] == "None" {
-        let why = format!("may not be set to 'None' for {kind} services");
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", why));
-    }
-    for (index, range) in
-        items(&spec["loadBalancerSourceRanges"]).iter().filter_map(Value::as_str).enumerate()
-    {
-        let good = range
-            .trim()
-            .split_once('/')
-            .is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok());
-        if !good {
-            let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(format!("spec.LoadBalancerSourceRanges[{index}]"), range, why));
-        }
-    }
-    if let Some(class) = text(spec, "loadBalancerClass") {
-        invalid_all(names::check_label_key(class), "spec.loadBalancerClass", class, errors);
-    }
-    if text(spec, "loadBalancerClass").is_some() && kind != "LoadBalancer" {
-        let why = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden("spec.loadBalancerClass", why));
-    }
-    if let Some(port) = spec["healthCheckNodePort"].as_i64().filter(|p| *p != 0)
-        && !(kind == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local")
-    {
-        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        errors.push(FieldError::invalid("spec.healthCheckNodePort", port, why));
-    }
-}
-
-fn validate_addresses(spec: &Value, errors: &mut Errors) {
-    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
-    for (index, address) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
-        if !(is_address(address) || address == "None" && index == 0) {
-            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), address, why));
-        }
-    }
-    if let (Some(one), Some(first)) = (text(spec, "clusterIP"), items(&spec["clusterIPs"]).first())
-        && first != one
-        && is_address(one)
-    {
-        let why = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why));
-    }
-    if let Some(one) = text(spec, "clusterIP").filter(|one| *one != "None" && !is_address(one)) {
-        let why = "must be empty, 'None', or a valid IP address";
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", one, why));
-    }
-    if let (Some(first), Some(family)) =
-        (items(&spec["clusterIPs"]).first().and_then(Value::as_str), items(&spec["ipFamilies"]).first())
-        && let Ok(address) = first.parse::<IpAddr>()
-    {
-        let wanted = family.as_str().unwrap_or_default();
-        if matches!(wanted, "IPv4" | "IPv6") && (wanted == "IPv4") != address.is_ipv4() {
-            let why = format!("expected an {wanted} value as indicated by `ipFamilies[0]`");
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", first, why));
-        }
-    }
-    for (index, family) in items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).enumerate() {
-        if !matches!(family, "IPv4" | "IPv6") {
-            errors.push(FieldError::not_supported(
-                format!("spec.ipFamilies[{index}]"),
-                family,
-                &["IPv4", "IPv6"],
-            ));
-        }
-    }
-    for (index, address) in items(&spec["externalIPs"]).iter().filter_map(Value::as_str).enumerate() {
-        let path = format!("spec.externalIPs[{index}]");
-        match address.parse::<IpAddr>() {
-            Err(_) => errors.push(FieldError::invalid(
-                path,
-                address,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            )),
-            Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
-                errors.push(FieldError::invalid(
-                    path,
-                    address,
-                    "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-                ));
-            }
-            Ok(_) => {}
-        }
-    }
-}
-
-fn validate_ports(spec: &Value, kind: &str, errors: &mut Errors) {
-    let ports = items(&spec["ports"]);
-    if ports.is_empty() && kind != "ExternalName" && spec["clusterIP"] != "None" {
-        errors.push(FieldError::required("spec.ports", ""));
-    }
-    let (mut names_seen, mut seen) = (BTreeSet::new(), BTreeSet::new());
-    for (path, port) in indexed(spec, "spec", "ports") {
-        match text(port, "name") {
-            None if ports.len() > 1 => errors.push(FieldError::required(format!("{path}.name"), "")),
-            None => {}
-            Some(name) => {
-                invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors);
-                if !names_seen.insert(name) {
-                    errors.push(FieldError::duplicate(format!("{path}.name"), name));
-                }
-            }
-        }
-        port_number(&port["port"], &format!("{path}.port"), errors);
-        one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
-        if !port["targetPort"].is_null() {
-            port_or_name(&port["targetPort"], &format!("{path}.targetPort"), errors);
-        }
-        if port["nodePort"].as_i64().is_some_and(|p| p != 0) && matches!(kind, "ClusterIP" | "ExternalName") {
-            let why = format!("may not be used when `type` is '{kind}'");
-            errors.push(FieldError::forbidden(format!("{path}.nodePort"), why));
-        }
-        if !seen.insert((port["protocol"].to_string(), port["port"].to_string())) {
-            let shown = json!({"port": port["port"], "protocol": port["protocol"]});
-            errors.push(FieldError::duplicate(path, shown));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,26 +302,5 @@ mod tests {
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
         let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
         assert!(assign(&all, other, None).is_ok());
-    }
-
-    #[test]
-    fn mistakes_are_named_by_their_path() {
-        let cases = [
-            (json!({"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}), vec![]),
-            (json!({"type": "Nope", "ports": [{"port": 80}]}), vec!["spec.type"]),
-            (json!({"type": "ClusterIP"}), vec!["spec.ports"]),
-            (json!({"type": "ExternalName"}), vec!["spec.externalName"]),
-            (
-                json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}),
-                vec!["spec.ports[0].nodePort"],
-            ),
-            (json!({"type": "ClusterIP", "ports": [{"port": 0}]}), vec!["spec.ports[0].port"]),
-            (json!({"ports": [{"port": 1, "name": "a"}, {"port": 2}]}), vec!["spec.ports[1].name"]),
-        ];
-        for (spec, expected) in cases {
-            let mut errors = Errors::new();
-            validate(&spec, &mut errors);
-            assert_eq!(errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), expected, "{spec}");
-        }
     }
 }

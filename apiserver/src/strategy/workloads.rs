@@ -6,10 +6,7 @@ use super::metadata::NameRule;
 use super::{Context, Strategy, isolate};
 
 pub(super) struct Deployments;
-pub(super) struct ReplicaSets;
 pub(super) struct StatefulSets;
-pub(super) struct DaemonSets;
-pub(super) struct ReplicationControllers;
 
 impl Strategy for Deployments {
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
@@ -30,14 +27,8 @@ impl Strategy for Deployments {
     }
 }
 
-impl Strategy for ReplicaSets {}
-
-impl Strategy for DaemonSets {}
-
 impl Strategy for StatefulSets {
     fn name_rule(&self) -> NameRule {
         NameRule::Label
     }
 }
-
-impl Strategy for ReplicationControllers {}

@@ -130,7 +130,8 @@ fn returned(mut response: Response, location: &location::Location, prefix: &str,
         headers.remove(name);
     }
     let asked = call.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    let links = rewrite::Links { prefix: prefix.to_owned(), hosts: vec![location.authority(), asked.to_owned()] };
+    let links =
+        rewrite::Links { prefix: prefix.to_owned(), hosts: vec![location.authority(), asked.to_owned()] };
     if let Some(target) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) {
         if let Ok(target) = HeaderValue::from_str(&links.rewrite(target)) {
             headers.insert(header::LOCATION, target);
@@ -154,7 +155,9 @@ fn rewritten(body: Body, html: rewrite::Html) -> Body {
         let result = match (chunk, state.as_mut()) {
             (Some(Ok(bytes)), Some(html)) => html.feed(&bytes).map_err(axum::Error::new),
             (Some(Err(error)), _) => Err(error),
-            (None, Some(_)) => state.take().map_or(Ok(Vec::new()), |html| html.finish().map_err(axum::Error::new)),
+            (None, Some(_)) => {
+                state.take().map_or(Ok(Vec::new()), |html| html.finish().map_err(axum::Error::new))
+            }
             (_, None) => return futures::future::ready(None),
         };
         futures::future::ready(Some(result))

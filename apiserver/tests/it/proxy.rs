@@ -34,7 +34,8 @@ async fn backend(State(tasks): State<Tasks>, mut request: Request) -> Response {
         _ => {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
-            let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            let header =
+                |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let said = json!({
                 "method": parts.method.as_str(), "uri": parts.uri.to_string(), "bytes": body.len(),
                 "authorization": header("authorization"), "forwarded": header("x-forwarded-uri"),
@@ -98,7 +99,8 @@ async fn any_method_path_and_body_reach_the_pod() {
     let path = format!("{PODS}/p/proxy/a%2Fb/c/?q=1&r=%20");
     let response = world.client.send("POST", &path, "text/plain", body).await;
     assert_eq!(response.status(), 200);
-    let said: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let said: Value =
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!((said["method"].as_str(), said["uri"].as_str()), (Some("POST"), Some("/a%2Fb/c/?q=1&r=%20")));
     assert_eq!(said["bytes"], 5 * 1024 * 1024);
     assert_eq!(said["forwarded"], format!("{PODS}/p/proxy/a%2Fb/c/"));
@@ -144,12 +146,18 @@ async fn a_changed_protocol_goes_through_to_the_pod_within_the_process() {
 #[tokio::test]
 async fn what_cannot_be_reached_is_said() {
     let client = Client::start().await;
-    let service = json!({ "metadata": { "name": "s" }, "spec": { "ports": [{ "name": "web", "port": 80 }] } });
+    let service =
+        json!({ "metadata": { "name": "s" }, "spec": { "ports": [{ "name": "web", "port": 80 }] } });
     assert_eq!(client.post("/api/v1/namespaces/default/services", &service).await.0, 201);
     let get = |path: &'static str| client.get(path);
-    for path in ["/api/v1/namespaces/default/services/s/proxy/", "/api/v1/namespaces/default/services/s:80/proxy/"] {
+    for path in
+        ["/api/v1/namespaces/default/services/s/proxy/", "/api/v1/namespaces/default/services/s:80/proxy/"]
+    {
         let (code, status) = get(path).await;
-        assert_eq!((code, status["message"].as_str()), (503, Some("no endpoints available for service \"s\"")));
+        assert_eq!(
+            (code, status["message"].as_str()),
+            (503, Some("no endpoints available for service \"s\""))
+        );
     }
     let (code, status) = get("/api/v1/namespaces/default/services/s:81/proxy/").await;
     assert_eq!((code, status["message"].as_str()), (503, Some("no service port 81 found for service \"s\"")));

@@ -1,6 +1,6 @@
 //! Defaults of kinds that extend the server: admission policies and webhooks, flow control, devices.
 
-use super::{at, each, ensure, put};
+use super::{at, each, put};
 use serde_json::{Map, Value};
 
 /// Rules are for both scopes unless they say one; selectors that say nothing match everything.
@@ -49,14 +49,13 @@ pub(super) fn priority_level(object: &mut Value) {
         put(limited, "nominalConcurrencyShares", 30);
         put(limited, "lendablePercent", 0);
         at(limited, &["limitResponse"], |response| {
-            if response["type"] == "Queue" {
-                let queuing = ensure(response, "queuing");
+            at(response, &["queuing"], |queuing| {
                 for (field, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
                     if queuing.get(field).is_none_or(|v| v.is_null() || *v == 0) {
                         queuing[field] = value.into();
                     }
                 }
-            }
+            });
         });
     });
 }

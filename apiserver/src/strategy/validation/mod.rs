@@ -5,9 +5,13 @@
 
 mod addresses;
 mod affinity;
+mod api_services;
 mod autoscalers;
+mod configs;
 mod containers;
+mod endpoints;
 mod environment;
+mod events;
 mod fields;
 mod flow_control;
 mod handlers;
@@ -15,17 +19,21 @@ mod ingresses;
 mod jobs;
 mod mounts;
 mod networks;
+mod nodes;
 mod persistent_volumes;
 mod pod_change;
 mod pod_spec;
 mod policies;
+mod priorities;
 mod quantities;
 mod quotas;
 mod rollouts;
 mod runtime_classes;
 mod security_contexts;
+mod services;
 mod storage;
 mod volumes;
+mod webhooks;
 mod workloads;
 
 use api_types::kinds::Kind;
@@ -36,7 +44,7 @@ use super::rules::Errors;
 
 /// Sections of `fields.txt` that code of this folder asks for.
 #[cfg(test)]
-const SHARED: &[&str] = &["volume", "container", "scaleReference"];
+const SHARED: &[&str] = &["volume", "container", "scaleReference", "matchResources"];
 
 /// A write whose object is to be checked.
 pub(super) struct Check<'a> {
@@ -68,22 +76,34 @@ const fn both(storage: &'static str, object: Rules, status: Rules) -> Row {
 }
 
 static ROWS: &[Row] = &[
+    def("configmaps", configs::config_map),
+    def("endpoints", endpoints::endpoints),
+    def("events", events::event),
     def("limitranges", quotas::limit_range),
+    both("nodes", nodes::node, nodes::status),
     both("persistentvolumeclaims", persistent_volumes::claim, persistent_volumes::claim_status),
     def("persistentvolumes", persistent_volumes::volume),
     both("pods", pod_change::pod, pod_change::status),
     def("podtemplates", pod_spec::pod_template),
     both("replicationcontrollers", workloads::replication_controller, workloads::replica_set_status),
     both("resourcequotas", quotas::quota, quotas::quota_status),
-    def("admissionregistration.k8s.io/mutatingadmissionpolicies", policies::mutating),
-    def("admissionregistration.k8s.io/validatingadmissionpolicies", policies::validating),
+    def("secrets", configs::secret),
+    def("services", services::service),
+    both("apiregistration.k8s.io/apiservices", api_services::service, api_services::status),
     def("apps/daemonsets", workloads::daemon_set),
     both("apps/deployments", workloads::deployment, workloads::deployment_status),
     both("apps/replicasets", workloads::replica_set, workloads::replica_set_status),
     both("apps/statefulsets", workloads::stateful_set, workloads::stateful_set_status),
+    def("admissionregistration.k8s.io/mutatingadmissionpolicies", policies::mutating),
+    def("admissionregistration.k8s.io/mutatingadmissionpolicybindings", policies::binding),
+    def("admissionregistration.k8s.io/mutatingwebhookconfigurations", webhooks::configuration),
+    def("admissionregistration.k8s.io/validatingadmissionpolicies", policies::validating),
+    def("admissionregistration.k8s.io/validatingadmissionpolicybindings", policies::binding),
+    def("admissionregistration.k8s.io/validatingwebhookconfigurations", webhooks::configuration),
     def("autoscaling/horizontalpodautoscalers", autoscalers::autoscaler),
     def("batch/cronjobs", jobs::cron_job),
     def("batch/jobs", jobs::job),
+    def("discovery.k8s.io/endpointslices", endpoints::slice),
     both("flowcontrol.apiserver.k8s.io/flowschemas", flow_control::schema, flow_control::conditions),
     both(
         "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations",
@@ -97,6 +117,7 @@ static ROWS: &[Row] = &[
     def("networking.k8s.io/servicecidrs", networks::service_cidr),
     def("node.k8s.io/runtimeclasses", runtime_classes::class),
     def("policy/poddisruptionbudgets", quotas::disruption_budget),
+    def("scheduling.k8s.io/priorityclasses", priorities::class),
     def("storage.k8s.io/csidrivers", storage::driver),
     def("storage.k8s.io/csinodes", storage::node),
     def("storage.k8s.io/csistoragecapacities", storage::capacity),

@@ -8,6 +8,8 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::Check;
+use super::fields::check_below;
+use super::webhooks::validate_rule;
 use crate::policy;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, required, text};
 
@@ -67,14 +69,38 @@ fn shared(check: &Check<'_>, mutates: bool, errors: &mut Errors) {
         }
     }
     conditions(spec, "spec", errors);
+    if spec["paramKind"].is_object() {
+        validate_param_kind(&spec["paramKind"], "spec.paramKind", errors);
+    }
+    let constraints = &spec["matchConstraints"];
+    if constraints.is_object() {
+        validate_resources(constraints, "spec.matchConstraints", errors);
+        if items(&constraints["resourceRules"]).is_empty() {
+            errors.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
+        }
+    }
     // An update that leaves the rules alone is not refused for what an older server let pass.
     if check.old.is_none_or(|old| old["spec"] != *spec) {
         errors.extend(policy::problems(spec, mutates));
     }
 }
 
+/// The match conditions of a webhook, which sees the request and who makes it.
+pub(super) fn webhook_conditions(webhook: &Value, path: &str, errors: &mut Errors) {
+    conditions(webhook, path, errors);
+    let scope = policy::Scope { authorizer: true, ..policy::Scope::default() };
+    let environment = scope.environment(cel::Type::Dyn);
+    let compiled = policy::Conditions::compile(&environment, &webhook["matchConditions"]);
+    for (index, expression) in compiled.expressions().filter(|(_, e)| !e.text.trim().is_empty()) {
+        if let Some(why) = expression.error() {
+            let path = format!("{path}.matchConditions[{index}].expression");
+            errors.push(FieldError::invalid(path, expression.text.as_str(), why));
+        }
+    }
+}
+
 /// `matchConditions`, as policies and webhooks have them; their expressions are compiled elsewhere.
-pub(super) fn conditions(object: &Value, path: &str, errors: &mut Errors) {
+fn conditions(object: &Value, path: &str, errors: &mut Errors) {
     let count = items(&object["matchConditions"]).len();
     if count > CONDITIONS_MAX {
         errors.push(FieldError::too_many(format!("{path}.matchConditions"), count, CONDITIONS_MAX));
@@ -124,6 +150,88 @@ fn annotations(check: &Check<'_>, errors: &mut Errors) {
         if !seen.insert(key) {
             errors.push(FieldError::duplicate(path, key));
         }
+    }
+}
+
+fn validate_param_kind(kind: &Value, path: &str, errors: &mut Errors) {
+    if let Some(version) = text(kind, "apiVersion") {
+        let at = format!("{path}.apiVersion");
+        match version.split('/').collect::<Vec<_>>().as_slice() {
+            [version] => invalid_all(names::check_dns_1035_label(version), &at, version, errors),
+            [group, version] => {
+                if !group.is_empty() {
+                    invalid_all(names::check_dns_subdomain(group), &at, group, errors);
+                }
+                match version.is_empty() {
+                    true => errors.push(FieldError::invalid(&at, *version, "version must be specified")),
+                    false => invalid_all(names::check_dns_1035_label(version), &at, version, errors),
+                }
+            }
+            _ => {
+                let why = format!("unexpected GroupVersion string: {version}");
+                errors.push(FieldError::invalid(at, version, why));
+            }
+        }
+    }
+    if let Some(name) = text(kind, "kind") {
+        let wrong = names::check_dns_1035_label(&name.to_lowercase());
+        if !wrong.is_empty() {
+            let why = format!("may have mixed case, but should otherwise match: {}", wrong.join(","));
+            errors.push(FieldError::invalid(format!("{path}.kind"), name, why));
+        }
+    }
+}
+
+/// `matchConstraints` of a policy or `matchResources` of a binding.
+fn validate_resources(resources: &Value, path: &str, errors: &mut Errors) {
+    check_below("matchResources", resources, path, errors);
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for (path, rule) in indexed(resources, path, list) {
+            let names_of = items(&rule["resourceNames"]);
+            for (index, name) in names_of.iter().filter_map(Value::as_str).enumerate() {
+                let path = format!("{path}.resourceNames[{index}]");
+                invalid_all(names::check_path_segment(name), &path, name, errors);
+                if names_of[..index].iter().any(|earlier| earlier == name) {
+                    errors.push(FieldError::duplicate(path, name));
+                }
+            }
+            validate_rule(rule, &path, errors);
+        }
+    }
+}
+
+pub(super) fn binding(check: &Check<'_>, errors: &mut Errors) {
+    let spec = &check.new["spec"];
+    if let Some(name) = text(spec, "policyName") {
+        invalid_all(names::check_dns_subdomain(name), "spec.policyName", name, errors);
+    }
+    validate_param_ref(&spec["paramRef"], errors);
+    if spec["matchResources"].is_object() {
+        // Kubernetes spells the path so.
+        validate_resources(&spec["matchResources"], "spec.matchResouces", errors);
+    }
+    let has = |action: &str| items(&spec["validationActions"]).iter().any(|given| given == action);
+    if has("Deny") && has("Warn") {
+        let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        errors.push(FieldError::invalid("spec.validationActions", spec["validationActions"].clone(), why));
+    }
+}
+
+fn validate_param_ref(reference: &Value, errors: &mut Errors) {
+    if !reference.is_object() {
+        return;
+    }
+    match (text(reference, "name").is_some(), reference["selector"].is_object()) {
+        (true, true) => {
+            for field in ["name", "selector"] {
+                let why = "name and selector are mutually exclusive";
+                errors.push(FieldError::forbidden(format!("spec.paramRef.{field}"), why));
+            }
+        }
+        (false, false) => {
+            errors.push(FieldError::required("spec.paramRef", "one of name or selector must be specified"));
+        }
+        _ => {}
     }
 }
 
@@ -179,5 +287,93 @@ mod tests {
             ]}),
         );
         assert_eq!(found, ["spec.mutations[2].applyConfiguration", "spec.mutations[1].jsonPatch.expression"]);
+    }
+
+    fn of(plural: &str, spec: Value) -> Vec<String> {
+        let object = json!({"metadata": {"name": "p"}, "spec": spec});
+        let found = paths("admissionregistration.k8s.io", plural, "", &object, None);
+        found.into_iter().map(|path| path.trim_start_matches("spec.").to_owned()).collect()
+    }
+
+    fn policy(extra: Value) -> Value {
+        let rule = json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+        let mut spec = json!({"failurePolicy": "Fail", "matchConstraints": {"resourceRules": [rule]}});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        spec
+    }
+
+    #[test]
+    fn a_validating_policys_mistakes_are_named_by_their_path() {
+        let one = |validation: Value| json!({ "validations": [validation] });
+        let cases = [
+            (one(json!({"expression": "object.a == 1"})), vec![]),
+            (json!({"validations": []}), vec!["validations", "auditAnnotations"]),
+            (one(json!({"expression": ""})), vec!["validations[0].expression"]),
+            (one(json!({"expression": "object.a >"})), vec!["validations[0].expression"]),
+            (one(json!({"expression": "'x'"})), vec!["validations[0].expression"]),
+            (one(json!({"expression": "nothing == 1"})), vec!["validations[0].expression"]),
+            (one(json!({"expression": "true", "reason": "Odd"})), vec!["validations[0].reason"]),
+            (
+                one(json!({"expression": "true", "messageExpression": "1 + 1"})),
+                vec!["validations[0].messageExpression"],
+            ),
+            (one(json!({"expression": "true", "message": "a\nb"})), vec!["validations[0].message"]),
+            (
+                json!({"auditAnnotations": [{"key": "a b", "valueExpression": "'x'"}]}),
+                vec!["auditAnnotations[0].key"],
+            ),
+            (
+                json!({"validations": [{"expression": "variables.v"}], "variables": [{"name": "v", "expression": "true"}]}),
+                vec![],
+            ),
+            (
+                json!({"validations": [{"expression": "true"}], "variables": [{"name": "a b", "expression": "1"}]}),
+                vec!["variables[0].name"],
+            ),
+            (
+                json!({"validations": [{"expression": "true"}], "paramKind": {"apiVersion": "", "kind": ""}}),
+                vec!["paramKind.apiVersion", "paramKind.kind"],
+            ),
+            (json!({"validations": [{"expression": "params.x"}]}), vec!["validations[0].expression"]),
+        ];
+        for (extra, expected) in cases {
+            assert_eq!(of("validatingadmissionpolicies", policy(extra.clone())), expected, "{extra}");
+        }
+        let none = json!({"failurePolicy": "Fail", "validations": [{"expression": "true"}]});
+        assert_eq!(of("validatingadmissionpolicies", none), ["matchConstraints"]);
+    }
+
+    #[test]
+    fn a_mutation_has_the_field_of_its_type() {
+        let one = |mutation: Value| policy(json!({"reinvocationPolicy": "Never", "mutations": [mutation]}));
+        let of = |mutation: Value| of("mutatingadmissionpolicies", one(mutation));
+        let expression = "Object{spec: Object.spec{replicas: 1}}";
+        assert!(
+            of(json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}))
+                .is_empty()
+        );
+        assert_eq!(of(json!({"patchType": "Odd"})), ["mutations[0].patchType"]);
+        assert_eq!(of(json!({"patchType": "JSONPatch"})), ["mutations[0].jsonPatch"]);
+        assert_eq!(
+            of(json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "1"}})),
+            ["mutations[0].jsonPatch.expression"]
+        );
+    }
+
+    #[test]
+    fn a_binding_names_its_policy_and_its_params() {
+        let of = |spec: Value| of("validatingadmissionpolicybindings", spec);
+        assert!(of(json!({"policyName": "p", "validationActions": ["Deny"]})).is_empty());
+        assert_eq!(of(json!({"validationActions": ["Odd"]})), ["policyName", "validationActions[0]"]);
+        assert_eq!(
+            of(json!({"policyName": "p", "validationActions": ["Deny", "Warn"]})),
+            ["validationActions"]
+        );
+        assert_eq!(
+            of(
+                json!({"policyName": "p", "validationActions": ["Deny"], "paramRef": {"parameterNotFoundAction": "Deny"}})
+            ),
+            ["paramRef"]
+        );
     }
 }

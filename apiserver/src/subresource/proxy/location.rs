@@ -95,7 +95,9 @@ fn of_pod(call: &Call, id: &Id<'_>) -> Result<Location, Status> {
 
 fn number(text: &str) -> Result<u16, Status> {
     text.parse().map_err(|_| {
-        Status::unavailable(format!("error trying to reach service: dial tcp: lookup tcp/{text}: unknown port"))
+        Status::unavailable(format!(
+            "error trying to reach service: dial tcp: lookup tcp/{text}: unknown port"
+        ))
     })
 }
 

@@ -60,7 +60,8 @@ impl Links {
             _ => link,
         };
         let is_rooted = path.starts_with('/') && !path.starts_with("//");
-        let is_done = path.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_done =
+            path.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match (is_rooted, is_done) {
             (true, false) => format!("{}{path}", self.prefix),
             (true, true) => path.to_owned(),
@@ -79,7 +80,8 @@ pub(super) enum Encoding {
 impl Encoding {
     /// The packing of a page of HTML; `None` when it is none, or packed in a way that is not known here.
     pub(super) fn of_html(headers: &HeaderMap) -> Option<Self> {
-        let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok()).unwrap_or_default();
+        let text =
+            |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok()).unwrap_or_default();
         let media = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
         match (media.eq_ignore_ascii_case("text/html"), text(header::CONTENT_ENCODING)) {
             (true, "" | "identity") => Some(Self::Plain),
@@ -245,7 +247,9 @@ fn tag_length(rest: &[u8]) -> Option<usize> {
 fn values(tag: &[u8], from: usize) -> Vec<(&[u8], std::ops::Range<usize>)> {
     let mut found = Vec::new();
     let mut at = from;
-    while let Some(start) = tag[at..].iter().position(|b| !b.is_ascii_whitespace() && *b != b'/').map(|o| at + o) {
+    while let Some(start) =
+        tag[at..].iter().position(|b| !b.is_ascii_whitespace() && *b != b'/').map(|o| at + o)
+    {
         let is_end = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'=' | b'>' | b'/');
         let end = tag[start..].iter().position(is_end).map_or(tag.len(), |o| start + o);
         let after = tag[end..].iter().position(|b| !b.is_ascii_whitespace()).map_or(tag.len(), |o| end + o);
@@ -253,7 +257,10 @@ fn values(tag: &[u8], from: usize) -> Vec<(&[u8], std::ops::Range<usize>)> {
             at = end.max(start + 1);
             continue;
         }
-        let value = tag[after + 1..].iter().position(|b| !b.is_ascii_whitespace()).map_or(tag.len(), |o| after + 1 + o);
+        let value = tag[after + 1..]
+            .iter()
+            .position(|b| !b.is_ascii_whitespace())
+            .map_or(tag.len(), |o| after + 1 + o);
         let (first, last) = match tag.get(value) {
             Some(quote @ (b'"' | b'\'')) => {
                 let close = tag[value + 1..].iter().position(|b| b == quote);

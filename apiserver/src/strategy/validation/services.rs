@@ -1,0 +1,316 @@
+//! Services: ports, which fields go with which type, and addresses that stay.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use api_types::names;
+use api_types::status::FieldError;
+use serde_json::{Value, json};
+
+use super::Check;
+use super::addresses::{NOT_AN_IP, check_cidr, check_not_special};
+use crate::strategy::metadata::check_labels;
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, one_of, port_number, port_or_name, text};
+
+pub(super) fn service(check: &Check<'_>, errors: &mut Errors) {
+    validate(&check.new["spec"], errors);
+    if let Some(old) = check.old {
+        validate_change(&check.new["spec"], &old["spec"], errors);
+    }
+}
+
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let had = text(old, "clusterIP").is_some_and(|_| old["type"] != "ExternalName");
+    if had && new["type"] != "ExternalName" && old["clusterIP"] != new["clusterIP"] {
+        let shown = json!([new["clusterIP"]]);
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
+    }
+    let first = |spec: &Value| spec["ipFamilies"][0].clone();
+    if had
+        && new["type"] != "ExternalName"
+        && !first(old).is_null()
+        && !first(new).is_null()
+        && first(old) != first(new)
+    {
+        errors.push(FieldError::invalid("spec.ipFamilies[0]", first(new), "may not change once set"));
+    }
+    let both_balanced = old["type"] == "LoadBalancer" && new["type"] == "LoadBalancer";
+    if both_balanced && old["loadBalancerClass"] != new["loadBalancerClass"] {
+        let shown = new["loadBalancerClass"].clone();
+        errors.push(FieldError::invalid("spec.loadBalancerClass", shown, "may not change once set"));
+    }
+    let checked = |spec: &Value| spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    if checked(old) && checked(new) && old["healthCheckNodePort"] != new["healthCheckNodePort"] {
+        errors.push(FieldError::immutable("spec.healthCheckNodePort", new["healthCheckNodePort"].clone()));
+    }
+}
+
+const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+
+fn validate(spec: &Value, errors: &mut Errors) {
+    let kind = spec["type"].as_str().unwrap_or("ClusterIP");
+    one_of(spec, "spec", "type", TYPES, errors);
+    one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
+    one_of(spec, "spec", "ipFamilyPolicy", &["SingleStack", "PreferDualStack", "RequireDualStack"], errors);
+    one_of(spec, "spec", "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
+    check_labels("spec.selector", &spec["selector"], errors);
+    validate_ports(spec, kind, errors);
+    validate_affinity(spec, errors);
+    match kind {
+        "ExternalName" => validate_external_name(spec, errors),
+        "NodePort" | "LoadBalancer" if spec["clusterIP"] == "None" => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", why));
+        }
+        _ => {}
+    }
+    validate_traffic(spec, kind, errors);
+    validate_balancer(spec, kind, errors);
+    validate_cluster_ips(spec, errors);
+    validate_external_ips(spec, errors);
+}
+
+fn validate_affinity(spec: &Value, errors: &mut Errors) {
+    one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"], errors);
+    let (config, path) = (&spec["sessionAffinityConfig"], "spec.sessionAffinityConfig");
+    if spec["sessionAffinity"] == "None" && config.is_object() {
+        let why = "must not be set when session affinity is None";
+        errors.push(FieldError::forbidden(path, why));
+    }
+    let timeout = &config["clientIP"]["timeoutSeconds"];
+    if let Some(seconds) = timeout.as_i64().filter(|s| !(1..=86400).contains(s)) {
+        let why = "must be greater than 0 and less than 86400";
+        errors.push(FieldError::invalid(format!("{path}.clientIP.timeoutSeconds"), seconds, why));
+    }
+}
+
+fn validate_external_name(spec: &Value, errors: &mut Errors) {
+    match text(spec, "externalName") {
+        None => errors.push(FieldError::required("spec.externalName", "")),
+        Some(name) => {
+            let name = name.trim_end_matches('.');
+            invalid_all(names::check_dns_subdomain(name), "spec.externalName", name, errors);
+        }
+    }
+    let why = "may not be set for ExternalName services";
+    if !items(&spec["clusterIPs"]).is_empty() || text(spec, "clusterIP").is_some() {
+        errors.push(FieldError::forbidden("spec.clusterIPs", why));
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"].into_iter().filter(|field| !spec[*field].is_null()) {
+        errors.push(FieldError::forbidden(format!("spec.{field}"), why));
+    }
+}
+
+fn validate_traffic(spec: &Value, kind: &str, errors: &mut Errors) {
+    let is_external = matches!(kind, "NodePort" | "LoadBalancer") || !items(&spec["externalIPs"]).is_empty();
+    match (text(spec, "externalTrafficPolicy"), is_external) {
+        (Some(policy), true) if !matches!(policy, "Cluster" | "Local") => {
+            let known = ["Cluster", "Local"];
+            errors.push(FieldError::not_supported("spec.externalTrafficPolicy", policy, &known));
+        }
+        (Some(policy), false) => {
+            let why = "may only be set for externally-accessible services";
+            errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy, why));
+        }
+        _ => {}
+    }
+    let is_checked = kind == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    if let Some(port) = spec["healthCheckNodePort"].as_i64().filter(|p| *p != 0 && !is_checked) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", port, why));
+    }
+}
+
+const BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+
+fn validate_balancer(spec: &Value, kind: &str, errors: &mut Errors) {
+    let ranges = items(&spec["loadBalancerSourceRanges"]);
+    if kind != "LoadBalancer" {
+        if !ranges.is_empty() {
+            errors.push(FieldError::forbidden("spec.LoadBalancerSourceRanges", BALANCER_ONLY));
+        }
+        for field in ["loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+            if !spec[field].is_null() {
+                errors.push(FieldError::forbidden(format!("spec.{field}"), BALANCER_ONLY));
+            }
+        }
+    }
+    for (index, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
+        check_cidr(range.trim(), &format!("spec.LoadBalancerSourceRanges[{index}]"), errors);
+    }
+    if let Some(class) = text(spec, "loadBalancerClass") {
+        invalid_all(names::check_label_key(class), "spec.loadBalancerClass", class, errors);
+    }
+    if kind == "LoadBalancer" {
+        // What the balancer shows to everyone must not be the node agent.
+        const AGENT_PORT: i64 = 10250;
+        for (path, port) in indexed(spec, "spec", "ports") {
+            if port["port"] == AGENT_PORT {
+                let why = format!("may not expose port {AGENT_PORT} externally since it is used by kubelet");
+                errors.push(FieldError::invalid(path, AGENT_PORT, why));
+            }
+        }
+    }
+}
+
+fn validate_cluster_ips(spec: &Value, errors: &mut Errors) {
+    let addresses: Vec<&str> = items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).collect();
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    for (index, address) in addresses.iter().enumerate() {
+        if !(is_address(address) || *address == "None" && index == 0) {
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), *address, NOT_AN_IP));
+        }
+    }
+    let mut invalid =
+        |path: &str, value: Value, why: &str| errors.push(FieldError::invalid(path, value, why));
+    if addresses.len() > 2 {
+        invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "may only hold up to 2 values");
+    }
+    if let [a, b] = addresses.as_slice()
+        && let (Ok(a), Ok(b)) = (a.parse::<IpAddr>(), b.parse::<IpAddr>())
+        && a.is_ipv4() == b.is_ipv4()
+    {
+        let why = "may specify no more than one IP for each IP family";
+        invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why);
+    }
+    match (text(spec, "clusterIP"), addresses.first()) {
+        (Some(one), Some(first)) if one != *first && is_address(one) => {
+            invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "first value must match `clusterIP`");
+        }
+        (Some(one), _) if one != "None" && !is_address(one) && addresses.is_empty() => {
+            invalid("spec.clusterIPs[0]", one.into(), NOT_AN_IP);
+        }
+        _ => {}
+    }
+    validate_families(spec, &addresses, errors);
+}
+
+fn validate_families(spec: &Value, addresses: &[&str], errors: &mut Errors) {
+    let families: Vec<&str> = items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).collect();
+    if families.len() > 2 {
+        let why = "may only hold up to 2 values";
+        errors.push(FieldError::invalid("spec.ipFamilies", spec["ipFamilies"].clone(), why));
+    }
+    for (index, family) in families.iter().enumerate() {
+        let path = format!("spec.ipFamilies[{index}]");
+        if !matches!(*family, "IPv4" | "IPv6") {
+            errors.push(FieldError::not_supported(&path, *family, &["IPv4", "IPv6"]));
+        }
+        if families[..index].contains(family) {
+            errors.push(FieldError::duplicate(path, *family));
+        }
+    }
+    for (index, (family, address)) in families.iter().zip(addresses).enumerate() {
+        let Ok(ip) = address.parse::<IpAddr>() else { continue };
+        if matches!(*family, "IPv4" | "IPv6") && (*family == "IPv4") != ip.is_ipv4() {
+            let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), *address, why));
+        }
+    }
+}
+
+fn validate_external_ips(spec: &Value, errors: &mut Errors) {
+    for (index, address) in items(&spec["externalIPs"]).iter().filter_map(Value::as_str).enumerate() {
+        check_not_special(address, &format!("spec.externalIPs[{index}]"), errors);
+    }
+}
+
+fn validate_ports(spec: &Value, kind: &str, errors: &mut Errors) {
+    let ports = items(&spec["ports"]);
+    if ports.is_empty() && kind != "ExternalName" && spec["clusterIP"] != "None" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    let (mut names_seen, mut seen, mut node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (path, port) in indexed(spec, "spec", "ports") {
+        match text(port, "name") {
+            None if ports.len() > 1 => errors.push(FieldError::required(format!("{path}.name"), "")),
+            None => {}
+            Some(name) => {
+                invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors);
+                if !names_seen.insert(name) {
+                    errors.push(FieldError::duplicate(format!("{path}.name"), name));
+                }
+            }
+        }
+        validate_port(port, kind, &path, errors);
+        let protocol = port["protocol"].as_str().unwrap_or_default();
+        if port["nodePort"].as_i64().is_some_and(|p| p != 0)
+            && !node_ports.insert((protocol, port["nodePort"].to_string()))
+        {
+            errors.push(FieldError::duplicate(format!("{path}.nodePort"), port["nodePort"].clone()));
+        }
+        if !seen.insert((protocol, port["port"].to_string())) {
+            let shown = json!({"port": port["port"], "protocol": port["protocol"]});
+            errors.push(FieldError::duplicate(path, shown));
+        }
+    }
+}
+
+fn validate_port(port: &Value, kind: &str, path: &str, errors: &mut Errors) {
+    port_number(&port["port"], &format!("{path}.port"), errors);
+    one_of(port, path, "protocol", &["SCTP", "TCP", "UDP"], errors);
+    if !port["targetPort"].is_null() {
+        port_or_name(&port["targetPort"], &format!("{path}.targetPort"), errors);
+    }
+    if let Some(protocol) = port["appProtocol"].as_str() {
+        invalid_all(names::check_label_key(protocol), &format!("{path}.appProtocol"), protocol, errors);
+    }
+    if port["nodePort"].as_i64().is_some_and(|p| p != 0) && matches!(kind, "ClusterIP" | "ExternalName") {
+        let why = format!("may not be used when `type` is '{kind}'");
+        errors.push(FieldError::forbidden(format!("{path}.nodePort"), why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_named_by_their_path() {
+        let ports = json!([{"port": 80, "protocol": "TCP"}]);
+        let with = |extra: Value| {
+            let mut spec = json!({"type": "ClusterIP", "ports": ports});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            spec
+        };
+        let cases = [
+            (with(json!({})), vec![]),
+            (json!({"type": "Nope", "ports": [{"port": 80}]}), vec!["spec.type"]),
+            (json!({"type": "ClusterIP"}), vec!["spec.ports"]),
+            (json!({"type": "ExternalName"}), vec!["spec.externalName"]),
+            (
+                json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}),
+                vec!["spec.ports[0].nodePort"],
+            ),
+            (json!({"type": "ClusterIP", "ports": [{"port": 0}]}), vec!["spec.ports[0].port"]),
+            (json!({"ports": [{"port": 1, "name": "a"}, {"port": 2}]}), vec!["spec.ports[1].name"]),
+            (json!({"ports": [{"port": 1, "name": "a"}, {"port": 1, "name": "b"}]}), vec!["spec.ports[1]"]),
+            (
+                json!({"ports": [{"port": 1, "targetPort": "a_b", "appProtocol": "a b"}]}),
+                vec!["spec.ports[0].targetPort", "spec.ports[0].appProtocol"],
+            ),
+            (
+                with(json!({"sessionAffinity": "None", "sessionAffinityConfig": {}})),
+                vec!["spec.sessionAffinityConfig"],
+            ),
+            (with(json!({"loadBalancerClass": "a/b"})), vec!["spec.loadBalancerClass"]),
+            (
+                with(json!({"loadBalancerSourceRanges": ["x"]})),
+                vec!["spec.LoadBalancerSourceRanges", "spec.LoadBalancerSourceRanges[0]"],
+            ),
+            (
+                with(json!({"externalIPs": ["0.0.0.0", "nope"]})),
+                vec!["spec.externalIPs[0]", "spec.externalIPs[1]"],
+            ),
+            (with(json!({"clusterIPs": ["10.0.0.1", "10.0.0.2"]})), vec!["spec.clusterIPs"]),
+            (with(json!({"ipFamilies": ["IPv4", "IPv4"]})), vec!["spec.ipFamilies[1]"]),
+            (with(json!({"ipFamilies": ["IPv6"], "clusterIPs": ["10.0.0.1"]})), vec!["spec.clusterIPs[0]"]),
+            (with(json!({"type": "LoadBalancer", "ports": [{"port": 10250}]})), vec!["spec.ports[0]"]),
+        ];
+        for (spec, expected) in cases {
+            let mut errors = Errors::new();
+            validate(&spec, &mut errors);
+            assert_eq!(errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), expected, "{spec}");
+        }
+    }
+}
