@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::acted_on::{self, Seen};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 /// Where a component's client comes from.
@@ -33,6 +34,11 @@ pub enum ConnectError {
 }
 
 impl ClientSource {
+    /// As [`ClientSource::connect`]; the client says with each write what `seen` had come to.
+    pub async fn connect_telling(&self, seen: Seen) -> Result<kube::Client, ConnectError> {
+        Ok(acted_on::telling(self.connect().await?, seen))
+    }
+
     /// Makes the client. Does not talk to the server yet.
     pub async fn connect(&self) -> Result<kube::Client, ConnectError> {
         let path = match self {

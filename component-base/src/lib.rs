@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a component; a component's `run(Config, Shutdown)` is built from these parts.
 
+pub mod acted_on;
 pub mod backoff;
 pub mod client;
 pub mod clock;

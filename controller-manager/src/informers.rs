@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use component_base::acted_on::{self, Seen};
 use component_base::supervise::Tasks;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -42,6 +43,7 @@ pub(crate) struct Informer<K> {
     contents: RwLock<Contents<K>>,
     subscribers: RwLock<Vec<Subscriber<K>>>,
     synced: watch::Sender<bool>,
+    seen: Seen,
 }
 
 struct Contents<K> {
@@ -64,7 +66,7 @@ pub(crate) struct Mark {
 }
 
 impl<K: Cached> Informer<K> {
-    fn new() -> Self {
+    fn new(seen: Seen) -> Self {
         let contents = Contents {
             objects: BTreeMap::new(),
             by_owner: HashMap::new(),
@@ -78,6 +80,7 @@ impl<K: Cached> Informer<K> {
             contents: RwLock::new(contents),
             subscribers: RwLock::default(),
             synced: watch::Sender::new(false),
+            seen,
         }
     }
 
@@ -243,8 +246,8 @@ fn node_of<K: 'static>(object: &K) -> Option<String> {
 type Start = Box<dyn FnOnce(Client, &Tasks) -> watch::Receiver<bool> + Send>;
 
 /// The informers of this process; each kind starts once, however many controllers use it.
-#[derive(Default)]
 pub(crate) struct Informers {
+    seen: Seen,
     known: Mutex<HashMap<(TypeId, Scope), Arc<dyn Any + Send + Sync>>>,
     to_start: Mutex<Vec<Start>>,
 }
@@ -257,11 +260,21 @@ pub(crate) struct Scope {
 }
 
 impl Informers {
+    /// None yet; what they come to see is noted in `seen`.
+    pub(crate) fn new(seen: Seen) -> Self {
+        Self { seen, known: Mutex::default(), to_start: Mutex::default() }
+    }
+
+    /// What all of them together have seen.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// The informer of `K` restricted to `scope`.
     pub(crate) fn get<K: Cached>(&self, scope: Scope) -> Arc<Informer<K>> {
         let mut known = self.known.lock();
         let entry = known.entry((TypeId::of::<K>(), scope.clone())).or_insert_with(|| {
-            let informer = Arc::new(Informer::<K>::new());
+            let informer = Arc::new(Informer::<K>::new(self.seen.clone()));
             let started = informer.clone();
             self.to_start.lock().push(Box::new(move |client, tasks| started.start(client, scope, tasks)));
             informer
@@ -300,7 +313,11 @@ impl<K: Cached> Informer<K> {
         let mut events = std::pin::pin!(trimmed);
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.apply(event),
+                Ok(event) => {
+                    let revision = acted_on::revision_of(&event);
+                    self.apply(event);
+                    self.seen.note(revision);
+                }
                 Err(watcher::Error::WatchError(status)) if status.code == 410 => {
                     debug!(kind = %K::kind(&()), "watch is too old; listing again");
                 }
@@ -317,6 +334,7 @@ impl<K: Cached> Informer<K> {
 
     fn forget_revision(&self) {
         self.contents.write().revision = 0;
+        self.seen.forget();
     }
 }
 
@@ -366,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_vanished_between_two_lists_is_told_as_deleted() {
-        let informer = Informer::<Pod>::new();
+        let informer = Informer::<Pod>::new(Seen::default());
         let told = told(&informer);
         for event in [
             Event::Init,
@@ -384,7 +402,7 @@ mod tests {
 
     #[test]
     fn node_index_follows_the_binding() {
-        let informer = Informer::<Pod>::new();
+        let informer = Informer::<Pod>::new(Seen::default());
         informer.apply(Event::Apply(pod("a", "1", None)));
         assert!(informer.on_node("n1").is_empty());
         informer.apply(Event::Apply(pod("a", "2", Some("n1"))));
@@ -395,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_write_is_seen_with_its_event_or_with_a_later_list() {
-        let informer = Informer::<Pod>::new();
+        let informer = Informer::<Pod>::new(Seen::default());
         let mark = informer.mark(Some("7"));
         informer.apply(Event::Apply(pod("a", "6", None)));
         assert!(!informer.has_seen(mark));

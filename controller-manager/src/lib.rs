@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use component_base::Shutdown;
+use component_base::acted_on::Seen;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::health::Health;
@@ -136,7 +137,8 @@ pub fn controller_names() -> Vec<&'static str> {
 
 /// Runs the controllers until `shutdown`, or until leadership is lost, which is an error.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let client = config.client.connect().await?;
+    let seen = Seen::default();
+    let client = config.client.connect_telling(seen.clone()).await?;
     let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     let figures = runtime::Figures::new(&metrics);
@@ -147,7 +149,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     // Who stands by is as ready as it can be.
     let standing_by = ready.clone();
-    let work = |stop: Shutdown| runtime::run(&config, client.clone(), config.clock, figures, ready, stop);
+    let work = |stop: Shutdown| runtime::run(&config, client.clone(), seen.clone(), figures, ready, stop);
     let ended = match config.election.clone() {
         None => {
             work(shutdown.child_token()).await;

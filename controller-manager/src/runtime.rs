@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::Shutdown;
-use component_base::clock::Clock;
+use component_base::acted_on::Seen;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
 use component_base::metrics::{Counter, Family, Gauge, Metrics};
@@ -46,15 +46,16 @@ impl Figures {
 pub(crate) async fn run(
     config: &Config,
     client: Client,
-    clock: Clock,
+    seen: Seen,
     figures: Figures,
     ready: Readiness,
     shutdown: Shutdown,
 ) {
     ready.fail("caches are being filled");
+    let clock = config.clock;
     let tasks = Tasks::new(shutdown.clone());
     let recorder = Recorder::new(client.clone(), "", clock, &tasks);
-    let informers = Informers::default();
+    let informers = Informers::new(seen);
     let mut loops = Vec::new();
     for row in controllers::ALL.iter().filter(|row| config.controllers.includes(row.name)) {
         let queue = Queue::default();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use component_base::Shutdown;
+use component_base::acted_on::{self, Seen};
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use component_base::supervise::Tasks;
@@ -77,7 +78,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
 async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> anyhow::Result<()> {
     component_base::client::install_crypto_provider();
-    let client = config.client.connect().await.context("cannot reach the API server")?;
+    let seen = Seen::default();
+    let client = config.client.connect_telling(seen.clone()).await.context("cannot reach the API server")?;
     let listener = server::listen(config).await?;
     let port = listener.port();
     let version = runtime.version().await.context("the container runtime does not answer")?;
@@ -114,7 +116,7 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
     tasks.spawn_until_shutdown("runtime-events", agent.clone().follow_runtime());
     server::serve(listener, agent.clone(), config.connections_max, tasks);
     info!(node = agent.node_name, port, runtime = version.name, "node agent is up");
-    agent.follow_pods().await;
+    agent.follow_pods(seen).await;
     Ok(())
 }
 
@@ -250,13 +252,14 @@ impl Agent {
         }
     }
 
-    async fn follow_pods(self: Arc<Self>) {
+    async fn follow_pods(self: Arc<Self>, seen: Seen) {
         let wanted = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
         let mut stream = watcher(Api::<Pod>::all(self.client.clone()), wanted).default_backoff().boxed();
         let mut listed: BTreeSet<String> = BTreeSet::new();
         let mut first = true;
         let shutdown = self.tasks.shutdown().clone();
         while let Some(next) = shutdown.run_until_cancelled(stream.try_next()).await {
+            let revision = next.as_ref().ok().and_then(|event| acted_on::revision_of(event.as_ref()?));
             match next {
                 Ok(Some(watcher::Event::Apply(pod))) => self.accept(pod),
                 Ok(Some(watcher::Event::Delete(pod))) => self.dismiss(&uid_of(&pod)),
@@ -274,6 +277,7 @@ impl Agent {
                 Ok(None) => return,
                 Err(error) => warn!(%error, "watching pods; trying again"),
             }
+            seen.note(revision);
         }
     }
 

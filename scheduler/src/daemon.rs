@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::Shutdown;
+use component_base::acted_on::Seen;
 use component_base::clock::Clock;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
@@ -92,6 +93,7 @@ struct Surroundings {
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) client: Client,
+    pub(crate) seen: Seen,
     pub(crate) decisions: Decisions,
     pub(crate) figures: Figures,
     pub(crate) ready: Readiness,
@@ -108,7 +110,7 @@ pub(crate) async fn run(config: &Config, profiles: Profiles, parts: Parts, shutd
         Settings { waits: config.waits(), sample_percent: config.sample_percent, seed: config.seed };
     let brain = Brain::new(profiles, settings, parts.decisions, config.clock);
     let surroundings = Surroundings::new(parts.client.clone(), config.clock, &bounds, done, &tasks);
-    feed::start(&parts.client, &changes, &tasks);
+    feed::start(&parts.client, &parts.seen, &changes, &tasks);
     drop(changes);
     let turns = Turns { brain, surroundings, inbox, results, figures: parts.figures, ready: parts.ready };
     turns.run(shutdown).await;

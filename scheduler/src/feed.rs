@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use component_base::acted_on::{self, Seen};
 use component_base::supervise::Tasks;
 
 use crate::brain::{Change, Watched};
@@ -30,7 +31,7 @@ struct Translation<K> {
 }
 
 /// Starts the watches; their changes go to `changes`.
-pub(crate) fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &Tasks) {
+pub(crate) fn start(client: &Client, seen: &Seen, changes: &mpsc::Sender<Change>, tasks: &Tasks) {
     // Finished pods use nothing. The server tells of a pod that finishes as of a deleted one.
     let unfinished = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
     let pods = Translation::<Pod> {
@@ -56,15 +57,15 @@ pub(crate) fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &Tas
     let everything = watcher::Config::default();
     tasks.spawn_until_shutdown(
         "watch-pods",
-        follow(Api::all(client.clone()), unfinished, pods, changes.clone()),
+        follow(Api::all(client.clone()), unfinished, pods, changes.clone(), seen.clone()),
     );
     tasks.spawn_until_shutdown(
         "watch-nodes",
-        follow(Api::all(client.clone()), everything.clone(), nodes, changes.clone()),
+        follow(Api::all(client.clone()), everything.clone(), nodes, changes.clone(), seen.clone()),
     );
     tasks.spawn_until_shutdown(
         "watch-namespaces",
-        follow(Api::all(client.clone()), everything, namespaces, changes.clone()),
+        follow(Api::all(client.clone()), everything, namespaces, changes.clone(), seen.clone()),
     );
 }
 
@@ -73,12 +74,14 @@ async fn follow<K>(
     config: watcher::Config,
     translation: Translation<K>,
     changes: mpsc::Sender<Change>,
+    seen: Seen,
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut events = watcher(api, config).default_backoff().boxed();
     let mut listed = HashSet::new();
     while let Some(event) = events.next().await {
+        let revision = event.as_ref().ok().and_then(acted_on::revision_of);
         let change = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -99,5 +102,6 @@ async fn follow<K>(
         if changes.send(change).await.is_err() {
             return;
         }
+        seen.note(revision);
     }
 }

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use component_base::Shutdown;
+use component_base::acted_on::Seen;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::health::Health;
@@ -111,7 +112,8 @@ pub fn plugin_names() -> Vec<&'static str> {
 /// Schedules pods until `shutdown`, or until leadership is lost, which is an error.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let profiles = profile::Profiles::build(&config.profiles)?;
-    let client = config.client.connect().await?;
+    let seen = Seen::default();
+    let client = config.client.connect_telling(seen.clone()).await?;
     let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     let decisions = decisions::Decisions::new(config.bounds.decisions_max);
@@ -127,7 +129,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         // Who stands by is as ready as it can be.
         ready.pass();
     }
-    let parts = daemon::Parts { client: client.clone(), decisions, figures, ready };
+    let parts = daemon::Parts { client: client.clone(), seen, decisions, figures, ready };
     let work = |stop: Shutdown| daemon::run(&config, profiles, parts, stop);
     let ended = match config.election.clone() {
         None => {

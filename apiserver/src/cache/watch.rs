@@ -65,10 +65,6 @@ impl WatchSpec {
     /// does was deleted.
     pub(super) fn translate(&self, event: &Event) -> Option<WatchEvent> {
         let object = &event.object;
-        // A watch may begin after what is yet to come.
-        if object.revision <= self.from {
-            return None;
-        }
         let now = event.did == Did::Put && self.wants(object);
         let before = match &event.previous {
             Previous::Nothing => false,

@@ -71,8 +71,9 @@ impl Begin {
         list::number(query, "limit")?;
         let initial = query.get("sendInitialEvents");
         let current = call.server.objects.revision();
-        // A watch alone may wait for what is yet to come; a state that is not older cannot be given.
-        if let Some(wanted) = revision.filter(|r| initial.is_some() && *r > current) {
+        // Kubernetes lets such a watch wait. Here the client learns that the server was restored from an older
+        // state, and lists again.
+        if let Some(wanted) = revision.filter(|r| *r > current) {
             return Err(list::too_new(wanted, current));
         }
         let bookmarks = query.is_true("allowWatchBookmarks");

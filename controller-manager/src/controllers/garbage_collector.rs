@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use component_base::Shutdown;
+use component_base::acted_on::{self, Seen};
 use component_base::backoff::Backoff;
 use component_base::supervise::Tasks;
 use futures::StreamExt;
@@ -53,6 +54,7 @@ struct Shared {
     resources: Mutex<HashMap<String, ServedResource>>,
     queue: Queue,
     definitions_changed: Notify,
+    seen: Seen,
 }
 
 /// What an owner reference leads to.
@@ -104,6 +106,7 @@ impl Controller for GarbageCollector {
             resources: Mutex::default(),
             queue: setup.queue.clone(),
             definitions_changed: Notify::new(),
+            seen: setup.informers.seen().clone(),
         });
         let (done, synced) = watch::channel(false);
         let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), done);
@@ -202,6 +205,7 @@ async fn watch_until_unknown(
     let mut events = std::pin::pin!(events);
     let mut listed = BTreeSet::new();
     while let Some(event) = events.next().await {
+        let revision = event.as_ref().ok().and_then(acted_on::revision_of);
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitApply(object)) => {
@@ -224,6 +228,7 @@ async fn watch_until_unknown(
                 continue;
             }
         }
+        shared.seen.note(revision);
         if is_definitions && *done.borrow() {
             shared.definitions_changed.notify_one();
         }

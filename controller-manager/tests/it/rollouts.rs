@@ -158,3 +158,24 @@ async fn orphaned_pods_stay_and_are_adopted_again() {
     assert_eq!(adopted.metadata.uid, before[0].metadata.uid);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_controller_writes_says_what_it_reacted_to() {
+    let cluster = Cluster::start().await;
+    cluster.create::<Deployment>(deployment(1, "v1")).await;
+    rolled_out(&cluster, "v1", 1).await;
+    let sets: Vec<ReplicaSet> = cluster.list("app=web").await;
+    let name = sets[0].metadata.name.clone().unwrap();
+    let path = format!("/apis/apps/v1/namespaces/default/replicasets/{name}?history=true");
+    let request = http::Request::get(path).body(Vec::new()).unwrap();
+    let history: Value = cluster.client.request(request).await.unwrap();
+    let first = &history["items"][0];
+    assert_eq!((&first["change"], first["request"].as_str().unwrap().split(' ').next()), (&json!("Created"), Some("POST")));
+    let acted_on: u64 = first["actedOn"].as_str().unwrap().parse().unwrap();
+    let revision: u64 = first["revision"].as_str().unwrap().parse().unwrap();
+    assert!(acted_on < revision, "{first}");
+    for item in history["items"].as_array().unwrap() {
+        assert!(item["actedOn"].is_string(), "{item}");
+    }
+    cluster.stop().await;
+}

@@ -31,6 +31,7 @@ fn kubectl_lite_does_its_verbs() {
     let applied = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: b}}";
     assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c created\n");
     assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c unchanged\n");
+    its_extensions_work(&lite);
     assert_eq!(lite.run(&["delete", "deploy/web", "pod/one"]).lines().count(), 2);
 
     let unknown = lite.try_run(&["get", "podz"]);
@@ -38,4 +39,28 @@ fn kubectl_lite_does_its_verbs() {
         (unknown.code, unknown.err.as_str()),
         (Some(1), "error: the server doesn't have a resource type \"podz\"; did you mean \"pods\"?\n")
     );
+}
+
+/// History, undo, reads of the past, transactions.
+fn its_extensions_work(lite: &Kubectl) {
+    let changed = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: z}}";
+    lite.run_input(&["apply", "-f", "-"], changed);
+    let history = lite.run(&["history", "configmap", "c"]);
+    assert!(history.contains(".data.a: \"b\" -> \"z\""), "{history}");
+    let created = history.split_whitespace().nth(1).unwrap();
+    assert!(lite.run(&["get", "cm/c", "--at", created, "-o", "yaml"]).contains("a: b"));
+    assert!(lite.run(&["undo", "cm/c"]).starts_with("configmap/c undone revision "));
+    assert!(lite.run(&["get", "cm/c", "-o", "yaml"]).contains("a: b"));
+    let both = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: y}}\n---\n\
+                {apiVersion: v1, kind: ConfigMap, metadata: {name: d}, data: {a: y}}\n";
+    let said = lite.run_input(&["apply", "--atomic", "-f", "-"], both);
+    assert!(
+        said.starts_with("configmap/c configured\n    .data.a: \"b\" -> \"y\"\nconfigmap/d created\n"),
+        "{said}"
+    );
+    let history = lite.run(&["history", "configmap", "d"]);
+    assert!(history.contains("together with configmaps/default/c"), "{history}");
+    // A controller's write says what it reacted to.
+    let history = lite.run(&["history", "deployment", "web"]);
+    assert!(history.contains("because of revision"), "{history}");
 }

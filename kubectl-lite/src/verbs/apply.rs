@@ -4,8 +4,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use http::Method;
 use serde_json::Value;
 
-use super::Verb;
 use super::target::{self, Target};
+use super::{Verb, atomic};
 use crate::Io;
 use crate::cluster::{Cluster, FIELD_MANAGER};
 use crate::error::Error;
@@ -17,6 +17,7 @@ use crate::path::Path;
 /// kind is known before the first request, so a broken file changes nothing.
 /// # Differs from kubectl
 /// Always server-side: no last-applied annotation, conflicts are reported by field, `--force-conflicts` takes them.
+/// `--atomic` applies everything in one revision or nothing.
 pub(super) struct Apply;
 
 #[async_trait::async_trait]
@@ -32,6 +33,12 @@ impl Verb for Apply {
                     .long("force-conflicts")
                     .action(ArgAction::SetTrue)
                     .help("Take over fields that others own"),
+            )
+            .arg(
+                Arg::new("atomic")
+                    .long("atomic")
+                    .action(ArgAction::SetTrue)
+                    .help("All of it in one revision, or nothing"),
             )
     }
 
@@ -50,6 +57,9 @@ impl Verb for Apply {
         }
         if planned.is_empty() {
             return Err(Error::Usage("nothing to apply: name a file with -f".to_owned()));
+        }
+        if matches.get_flag("atomic") {
+            return atomic::apply(cluster, planned, matches, io).await;
         }
         let mut failed = 0;
         for (target, manifest) in planned {

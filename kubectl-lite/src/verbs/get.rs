@@ -40,6 +40,13 @@ impl Verb for Get {
                     .action(ArgAction::SetTrue)
                     .help("Leave the table's header out"),
             )
+            .arg(
+                Arg::new("at")
+                    .long("at")
+                    .value_name("WHEN")
+                    .conflicts_with("watch")
+                    .help("As it was at a revision or a time, as 2026-01-02T15:04:05Z"),
+            )
     }
 
     async fn run(cluster: &Cluster, matches: &ArgMatches, io: &mut Io) -> Result<u8, Error> {
@@ -70,7 +77,7 @@ async fn tables(
     let several = targets.iter().any(|target| target.resource != targets[0].resource);
     let mut printed: Option<(&Target, TablePrinter)> = None;
     for target in targets {
-        let table = cluster.get(&target::with_selectors(target.path(), matches).finish(), TABLE).await?;
+        let table = cluster.get(&path_of(target, matches), TABLE).await?;
         if table["rows"].as_array().is_none_or(Vec::is_empty) {
             continue;
         }
@@ -107,8 +114,7 @@ async fn objects(
 ) -> Result<u8, Error> {
     let mut found = Vec::new();
     for target in targets {
-        let answer =
-            cluster.get(&target::with_selectors(target.path(), matches).finish(), "application/json").await?;
+        let answer = cluster.get(&path_of(target, matches), "application/json").await?;
         for mut item in target::items(answer) {
             complete(&mut item, target);
             found.push((target, item));
@@ -134,6 +140,12 @@ async fn objects(
     };
     format.print_object(&mut io.out, &resource, &object)?;
     Ok(0)
+}
+
+/// The path of what is shown, with selectors, now or as it was.
+fn path_of(target: &Target, matches: &ArgMatches) -> String {
+    let at = matches.get_one::<String>("at").map(String::as_str);
+    target::with_selectors(target.path(), matches).query_some("at", at).finish()
 }
 
 /// Items of a typed list carry no type of their own; a reader of the output wants it.

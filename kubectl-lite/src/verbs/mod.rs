@@ -2,16 +2,19 @@
 
 mod api_resources;
 mod apply;
+mod atomic;
 mod create;
 mod delete;
 mod describe;
 mod exec;
 mod get;
+mod history;
 mod logs;
 mod rollout;
 mod run;
 mod scale;
 mod target;
+mod undo;
 mod version;
 mod wait;
 
@@ -58,6 +61,8 @@ pub(crate) static VERBS: &[Row] = &[
     def::<delete::Delete>(),
     def::<scale::Scale>(),
     def::<rollout::Rollout>(),
+    def::<history::History>(),
+    def::<undo::Undo>(),
     def::<logs::Logs>(),
     def::<exec::Exec>(),
     def::<wait::Wait>(),
