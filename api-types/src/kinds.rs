@@ -3,7 +3,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+mod custom;
 mod parse;
+
+pub use custom::{Custom, CustomVersion, Family, ScalePaths};
 
 /// Whether objects live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +69,8 @@ pub struct Kind {
     pub deprecation: Option<String>,
     /// The definition's name in the built-in OpenAPI document (`io.k8s.api.apps.v1.Deployment`); empty for custom kinds.
     pub definition: String,
+    /// What a custom kind's definition says beyond the row.
+    pub custom: Option<Custom>,
 }
 
 impl Kind {
@@ -100,6 +105,7 @@ impl Kind {
             version: body.version.clone(),
             kind: body.kind.clone(),
             definition: parse::definition(&body.group, &body.version, &body.kind),
+            custom: None,
             ..self.clone()
         })
     }

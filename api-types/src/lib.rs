@@ -3,6 +3,7 @@
 pub mod cel;
 pub mod conditions;
 pub mod int_or_percent;
+pub mod json_path;
 pub mod kinds;
 pub mod names;
 pub mod owners;

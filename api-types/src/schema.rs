@@ -14,6 +14,7 @@ mod normalize;
 mod openapi;
 mod overlay;
 mod roots;
+pub mod values;
 
 use crate::kinds::Kind;
 use serde_json::Value;
@@ -170,6 +171,11 @@ impl Schema {
     /// null there. Before that, it tells a client that said "none" from one that said nothing.
     pub fn settle(&self, object: &mut Value) {
         normalize::settle(self, object);
+    }
+
+    /// As `normalize` and `default_fields`, for objects of custom kinds.
+    pub fn conform(&self, object: &mut Value) {
+        normalize::conform(self, object);
     }
 
     /// What Kubernetes makes of an object in which nothing was said: empty structures, zero values, and nulls in

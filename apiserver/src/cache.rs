@@ -236,7 +236,6 @@ impl Objects {
     }
 
     /// Says which fields of `resource` selectors may name, for resources that are not built in.
-    #[allow(dead_code, reason = "custom resources, whose fields come at run time, are the next to need it")]
     pub(crate) fn index_fields(&self, resource: &str, paths: Vec<String>) {
         self.cache.index_fields(resource, paths.into());
     }

@@ -14,44 +14,78 @@ use serde_json::{Value, json};
 
 use crate::negotiate::{self, Accept, media_ranges};
 
+/// Rows that come and go while the server runs.
+pub(crate) trait RowSource: Send + Sync {
+    /// All of them now; the same list as before as long as nothing changed.
+    fn rows(&self) -> Arc<Vec<Arc<Kind>>>;
+}
+
 /// All kinds that are served now.
 pub(crate) struct Registry {
+    source: Box<dyn RowSource>,
     table: ArcSwap<Table>,
+}
+
+/// No rows but the built-in ones.
+#[cfg(test)]
+struct NoRows(Arc<Vec<Arc<Kind>>>);
+
+#[cfg(test)]
+impl RowSource for NoRows {
+    fn rows(&self) -> Arc<Vec<Arc<Kind>>> {
+        self.0.clone()
+    }
 }
 
 /// One immutable state of the registry.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<Arc<Kind>>,
+    /// Those of them that came from the source.
+    dynamic: Arc<Vec<Arc<Kind>>>,
     resources: HashMap<(String, String, String), Arc<Kind>>,
     /// The row whose form objects are stored in, by storage prefix.
     storing: HashMap<String, Arc<Kind>>,
 }
 
 impl Registry {
-    /// The built-in kinds.
+    /// The built-in kinds and those of `source`.
+    pub(crate) fn new(source: Box<dyn RowSource>) -> Self {
+        let table = ArcSwap::from_pointee(Table::new(source.rows()));
+        Self { source, table }
+    }
+
+    #[cfg(test)]
     pub(crate) fn builtin() -> Self {
-        Self { table: ArcSwap::from_pointee(Table::new(kinds::builtin().to_vec())) }
+        Self::new(Box::new(NoRows(Arc::default())))
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {
-        self.table.load_full()
+        let dynamic = self.source.rows();
+        let current = self.table.load_full();
+        if Arc::ptr_eq(&current.dynamic, &dynamic) {
+            return current;
+        }
+        let table = Arc::new(Table::new(dynamic));
+        self.table.store(table.clone());
+        table
     }
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
         let key = (group.to_owned(), version.to_owned(), plural.to_owned());
-        self.table.load().resources.get(&key).cloned()
+        self.table().resources.get(&key).cloned()
     }
 
     /// The row in whose form objects of `kind` are stored: `kind` itself unless rows share a prefix.
     pub(crate) fn storing(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        self.table.load().storing.get(&kind.storage).unwrap_or(kind).clone()
+        self.table().storing.get(&kind.storage).unwrap_or(kind).clone()
     }
 }
 
 impl Table {
-    fn new(rows: Vec<Arc<Kind>>) -> Self {
-        let mut table = Self::default();
+    fn new(dynamic: Arc<Vec<Arc<Kind>>>) -> Self {
+        let rows: Vec<_> = kinds::builtin().iter().chain(dynamic.iter()).cloned().collect();
+        let mut table = Self { dynamic, ..Self::default() };
         for row in &rows {
             let key = (row.group.clone(), row.version.clone(), row.plural.clone());
             table.resources.insert(key, row.clone());

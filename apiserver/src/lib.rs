@@ -12,6 +12,7 @@ mod backend;
 mod bootstrap;
 mod cache;
 mod config;
+mod crd;
 mod discovery;
 mod encryption;
 mod flow_control;

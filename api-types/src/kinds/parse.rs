@@ -78,6 +78,7 @@ fn row(group: &str, version: &str, line: &str) -> Option<Kind> {
         through: None,
         deprecation: None,
         definition: definition(group, version, kind),
+        custom: None,
     };
     if row.verbs == ["create"] {
         row.storage.clear();

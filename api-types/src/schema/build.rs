@@ -119,14 +119,18 @@ fn type_of(json: &Value) -> Type {
 /// The schema of a custom kind. Its metadata is that of every object, whatever the schema says of it.
 pub(super) fn custom(json: &Value) -> Result<Schema, SchemaError> {
     let mut schema = custom_value(json, "")?;
+    schema.ty = Type::Object;
+    schema.properties = Arc::new(with_metadata((*schema.properties).clone()));
+    Ok(schema)
+}
+
+/// Adds the fields that every object of the API has.
+fn with_metadata(mut properties: BTreeMap<String, Schema>) -> BTreeMap<String, Schema> {
     let open = Schema::open();
-    let mut properties = (*schema.properties).clone();
     for name in ["apiVersion", "kind", "metadata"] {
         properties.extend(open.properties.get(name).map(|s| (name.to_owned(), s.clone())));
     }
-    schema.ty = Type::Object;
-    schema.properties = Arc::new(properties);
-    Ok(schema)
+    properties
 }
 
 fn custom_value(json: &Value, path: &str) -> Result<Schema, SchemaError> {
@@ -136,22 +140,25 @@ fn custom_value(json: &Value, path: &str) -> Result<Schema, SchemaError> {
     for (name, json) in json["properties"].as_object().into_iter().flatten() {
         properties.insert(name.clone(), custom_value(json, &format!("{path}.{name}"))?);
     }
-    let ty = match (type_of(json), json["type"].as_str()) {
-        (Type::Any, Some("object")) => Type::Object,
-        (ty, _) => ty,
-    };
+    let ty = custom_type(json, !properties.is_empty());
     let below = match ty {
-        Type::Map => json.get("additionalProperties"),
+        Type::Map => json.get("additionalProperties").filter(|b| b.is_object()),
         Type::List => Some(json.get("items").ok_or(fail("a list needs items"))?),
         _ => None,
     };
     let below = below.map(|b| custom_value(b, &format!("{path}[*]"))).transpose()?;
+    let items = match (ty, below) {
+        // `additionalProperties: true`
+        (Type::Map, None) => Some(Schema { preserve_unknown: true, ..Schema::default() }),
+        (_, below) => below,
+    };
+    let embedded = is("x-kubernetes-embedded-resource");
     Ok(Schema {
         ty,
         format: json["format"].as_str().unwrap_or("").into(),
-        properties: Arc::new(properties),
+        properties: Arc::new(if embedded { with_metadata(properties) } else { properties }),
         required: Arc::new(strings(&json["required"])),
-        items: below.map(Arc::new),
+        items: items.map(Arc::new),
         list: match json["x-kubernetes-list-type"].as_str() {
             Some("map") => ListType::Map(strings(&json["x-kubernetes-list-map-keys"])),
             Some("set") => ListType::Set,
@@ -160,10 +167,20 @@ fn custom_value(json: &Value, path: &str) -> Result<Schema, SchemaError> {
         atomic: json["x-kubernetes-map-type"] == "atomic",
         default: json.get("default").map(|d| Arc::new(d.clone())),
         preserve_unknown: ty == Type::Any || is("x-kubernetes-preserve-unknown-fields"),
-        embedded: is("x-kubernetes-embedded-resource"),
+        embedded,
         nullable: is("nullable"),
         ..Schema::default()
     })
+}
+
+/// Without `type`, fields that are named still have their schemas.
+fn custom_type(json: &Value, has_properties: bool) -> Type {
+    match (type_of(json), json["type"].as_str()) {
+        (Type::Any, Some("object")) if json["additionalProperties"] == true && !has_properties => Type::Map,
+        (Type::Any, Some("object")) => Type::Object,
+        (Type::Any, None) if has_properties => Type::Object,
+        (ty, _) => ty,
+    }
 }
 
 fn strings(list: &Value) -> Vec<String> {

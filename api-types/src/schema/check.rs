@@ -93,7 +93,6 @@ impl Walk {
         self.below(key, |walk| match schema.properties.get(key) {
             Some(child) => walk.value(child, value, owner),
             None if schema.preserve_unknown => {}
-            None if schema.embedded && matches!(key, "apiVersion" | "kind" | "metadata") => {}
             None => walk.findings.unknown.push(walk.path.clone()),
         });
     }

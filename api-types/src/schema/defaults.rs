@@ -8,6 +8,7 @@ use crate::kinds::Kind;
 use serde_json::{Map, Value};
 
 mod extensions;
+mod definition;
 mod pod;
 mod rows;
 
@@ -49,13 +50,20 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
             }
         }
         (Type::Map, Value::Object(entries)) => {
-            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| fill(s, v)));
+            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| fill_item(s, v)));
         }
         (Type::List, Value::Array(items)) => {
-            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| fill(s, v)));
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| fill_item(s, v)));
         }
         _ => {}
     }
+}
+
+fn fill_item(schema: &Schema, value: &mut Value) {
+    if let (Value::Null, Some(default), false) = (&*value, &schema.default, schema.nullable) {
+        *value = (**default).clone();
+    }
+    fill(schema, value);
 }
 
 pub(super) fn fill_nulls(schema: &Schema, value: &mut Value) {

@@ -7,10 +7,7 @@ use serde_json::Value;
 pub(super) fn prune(schema: &Schema, value: &mut Value) {
     match (schema.ty, value) {
         (Type::Object, Value::Object(fields)) => {
-            let embedded = |key: &str| schema.embedded && matches!(key, "apiVersion" | "kind" | "metadata");
-            fields.retain(|key, _| {
-                schema.preserve_unknown || schema.properties.contains_key(key) || embedded(key)
-            });
+            fields.retain(|key, _| schema.preserve_unknown || schema.properties.contains_key(key));
             for (key, value) in fields {
                 schema.properties.get(key).into_iter().for_each(|s| prune(s, value));
             }
@@ -21,6 +18,54 @@ pub(super) fn prune(schema: &Schema, value: &mut Value) {
         (Type::List, Value::Array(items)) => {
             items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| prune(s, v)));
         }
+        _ => {}
+    }
+}
+
+/// Brings a custom object into the form in which Kubernetes keeps it: unknown fields dropped, defaults filled
+/// in, nulls gone from fields that may not be null, whole numbers written as such.
+pub(super) fn conform(schema: &Schema, object: &mut Value) {
+    prune(schema, object);
+    super::defaults::fill(schema, object);
+    drop_nulls(schema, object);
+    tidy(schema, object);
+    whole_numbers(object);
+}
+
+fn drop_nulls(schema: &Schema, value: &mut Value) {
+    match (schema.ty, value) {
+        (Type::Object, Value::Object(fields)) => {
+            fields.retain(|key, value| {
+                let Some(child) = schema.properties.get(key).filter(|c| !c.builtin) else { return true };
+                drop_nulls(child, value);
+                // What may be anything may be null.
+                !value.is_null() || child.nullable || child.ty == Type::Any
+            });
+        }
+        (Type::Map, Value::Object(entries)) => {
+            entries.values_mut().for_each(|v| schema.items.iter().for_each(|s| drop_nulls(s, v)));
+        }
+        (Type::List, Value::Array(items)) => {
+            items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| drop_nulls(s, v)));
+        }
+        _ => {}
+    }
+}
+
+/// Go writes a float without a fraction as a whole number.
+fn whole_numbers(value: &mut Value) {
+    const EXACT_MAX: f64 = 9.0e18;
+    match value {
+        Value::Number(n) => {
+            let whole = n.as_f64().filter(|f| n.is_f64() && f.fract() == 0.0 && f.abs() < EXACT_MAX);
+            if let Some(whole) = whole {
+                #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+                let whole = whole as i64;
+                *value = whole.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
         _ => {}
     }
 }

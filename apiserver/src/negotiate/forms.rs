@@ -70,6 +70,9 @@ pub(crate) fn list_body(
     let mut metadata = json!({ "resourceVersion": items.revision.to_string() });
     if let Some(token) = &items.continues {
         metadata["continue"] = json!(token);
+    } else if kind.custom.is_some() && accept.form == Form::Whole {
+        // Lists of custom objects always say it.
+        metadata["continue"] = json!("");
     }
     if let Some(count) = items.remaining {
         metadata["remainingItemCount"] = json!(count);

@@ -162,7 +162,7 @@ pub(crate) async fn remove(
     for _ in 0..call.server.limits.write_attempts_max {
         let stored = call.current(&call.key_of(name));
         let stored = stored.ok_or_else(|| Status::not_found(&call.kind, name))?;
-        let object = call.value_of(&stored);
+        let object = call.read(&stored).await?;
         options.check_preconditions(call, &object)?;
         if reviewed == Reviewed::Now {
             let mut review = call.review(Operation::Delete, name, Some(&object), Options::Delete(options));
@@ -210,7 +210,10 @@ fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Step {
             let deadline = now + chrono::Duration::seconds(grace);
             fields["deletionTimestamp"] = json!(metadata::timestamp(deadline));
             fields["deletionGracePeriodSeconds"] = json!(grace);
-            if !was_deleting && let Some(generation) = fields["generation"].as_i64() {
+            if !was_deleting
+                && strategy.counts_deletion()
+                && let Some(generation) = fields["generation"].as_i64()
+            {
                 fields["generation"] = json!(generation + 1);
             }
         }
@@ -265,7 +268,7 @@ async fn take(
         return Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }));
     }
     let key = stored.key.clone();
-    let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+    let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
     let change = match goes {
         true => Change::Delete { key: key.clone(), last: body.clone() },
         false => Change::Put { key: key.clone(), body: body.clone() },
@@ -278,7 +281,7 @@ async fn take(
     };
     match call.commit(transaction).await {
         Ok(revision) => {
-            let bytes = convert::bytes(&call.server.registry, &call.kind, &body.at(revision));
+            let bytes = convert::written(&call.server, &call.kind, &body.at(revision)).await?;
             let object: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
             if goes {
                 call.release(object.clone());

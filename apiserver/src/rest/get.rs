@@ -26,9 +26,9 @@ impl Verb for Get {
         };
         let view = call.projection();
         if view.is_object() {
-            return call.object(StatusCode::OK, &call.bytes_of(&stored));
+            return call.object(StatusCode::OK, &call.bytes_of(&stored).await?);
         }
-        let shown = view.read(&call.kind, &call.value_of(&stored))?;
+        let shown = view.read(&call.kind, &call.read(&stored).await?)?;
         call.plain(StatusCode::OK, &shown)
     }
 }

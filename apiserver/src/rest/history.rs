@@ -64,9 +64,10 @@ async fn tell(call: &Call, key: &Key, commits: &[Committed], limit: usize) -> Re
             continue;
         };
         let after = match event.did {
-            Did::Put => serde_json::from_slice(&event.bytes)
-                .ok()
-                .map(|value| convert::read(&call.server.registry, &call.kind, value)),
+            Did::Put => match serde_json::from_slice(&event.bytes) {
+                Ok(value) => Some(convert::read(&call.server, &call.kind, value).await?),
+                Err(_) => None,
+            },
             Did::Delete => None,
         };
         if index >= shown {

@@ -1,6 +1,7 @@
 //! GET of a collection: one consistent revision, in pages if the client asks for them.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use api_types::status::{Cause, Details, FieldError, Reason, Status};
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::selection::Selection;
 use super::{Answer, Call, Verb, convert, past};
-use crate::cache::Snapshot;
+use crate::cache::{Snapshot, Stored};
 use crate::negotiate::{self, Items};
 use crate::request_info::Query;
 use crate::store::Revision;
@@ -29,7 +30,7 @@ impl Verb for List {
             let mut page = Page::parse(&call)?;
             page.exact = past::asked(&call).await?.or(page.exact);
             let snapshot = page.snapshot(&call).await?;
-            collect(&call, &selection, &page, &snapshot)
+            collect(&call, &selection, &page, &snapshot).await?
         } else {
             let objects = computed(&call, selection.name().unwrap_or_default());
             Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
@@ -256,19 +257,37 @@ pub(super) fn too_new(wanted: Revision, current: Revision) -> Status {
     Status::new(Reason::Timeout, message).with_details(details)
 }
 
-fn collect(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot) -> Items {
+async fn collect(
+    call: &Call,
+    selection: &Selection,
+    page: &Page,
+    snapshot: &Snapshot,
+) -> Result<Items, Status> {
+    let (mut items, chosen) = choose(call, selection, page, snapshot);
+    items.objects = call.all_bytes_of(&chosen).await?;
+    Ok(items)
+}
+
+/// The objects of a page, and what the list says besides them.
+fn choose(
+    call: &Call,
+    selection: &Selection,
+    page: &Page,
+    snapshot: &Snapshot,
+) -> (Items, Vec<Arc<Stored>>) {
     let limit = page.limit.unwrap_or(usize::MAX);
     let mut items =
         Items { objects: Vec::new(), revision: snapshot.revision, continues: None, remaining: None };
+    let mut chosen = Vec::new();
     let mut last = None;
     let mut seen = 0;
     let everything = selection.is_everything();
-    let mut visit = |stored: &std::sync::Arc<crate::cache::Stored>| {
+    let mut visit = |stored: &Arc<Stored>| {
         if !everything && !selection.matches(stored) {
             return ControlFlow::Continue(());
         }
-        if items.objects.len() < limit {
-            items.objects.push(call.bytes_of(stored));
+        if chosen.len() < limit {
+            chosen.push(stored.clone());
             last = Some(stored.key.clone());
             return ControlFlow::Continue(());
         }
@@ -304,7 +323,7 @@ fn collect(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot)
         items.remaining = everything.then_some(seen);
         call.server.objects.pin(&call.kind.storage, snapshot);
     }
-    items
+    (items, chosen)
 }
 
 #[cfg(test)]

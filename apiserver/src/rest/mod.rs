@@ -364,13 +364,23 @@ impl Call {
     }
 
     /// A stored object's bytes in the request's version.
-    fn bytes_of(&self, stored: &Stored) -> Bytes {
-        convert::bytes(&self.server.registry, &self.kind, &stored.bytes)
+    async fn bytes_of(&self, stored: &Stored) -> Result<Bytes, Status> {
+        convert::bytes(&self.server, &self.kind, stored).await
+    }
+
+    /// As `bytes_of`, of many at once.
+    async fn all_bytes_of(&self, stored: &[Arc<Stored>]) -> Result<Vec<Bytes>, Status> {
+        convert::all_bytes(&self.server, &self.kind, stored).await
     }
 
     /// A stored object in the request's version.
+    async fn read(&self, stored: &Stored) -> Result<Value, Status> {
+        convert::read(&self.server, &self.kind, stored.value()).await
+    }
+
+    /// A stored object of a built-in kind in the request's version.
     pub(crate) fn value_of(&self, stored: &Stored) -> Value {
-        convert::read(&self.server.registry, &self.kind, stored.value())
+        convert::read_builtin(&self.server.registry, &self.kind, stored.value())
     }
 
     /// How many rows' objects a Table carries: the `includeObject` parameter.

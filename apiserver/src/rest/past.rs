@@ -58,7 +58,10 @@ pub(super) async fn object(call: &Call, revision: Revision) -> Result<Option<Arc
 
 /// As [`object`], in the request's version.
 pub(super) async fn value(call: &Call, revision: Revision) -> Result<Option<Value>, Status> {
-    Ok(object(call, revision).await?.map(|stored| call.value_of(&stored)))
+    match object(call, revision).await? {
+        Some(stored) => call.read(&stored).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Why the past cannot be told.

@@ -29,6 +29,9 @@ impl Selection {
                 || (term.path == "metadata.namespace"
                     && (kind.is_namespaced() || !kind.definition.is_empty()))
                 || kind.selectable_fields.contains(&term.path);
+            if !known && kind.custom.is_some() {
+                return Err(Status::bad_request(format!("field label not supported: {}", term.path)));
+            }
             if !known {
                 let path = &term.path;
                 return Err(Status::bad_request(format!(

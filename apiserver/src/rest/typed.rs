@@ -51,7 +51,9 @@ pub(super) fn read_config(
 /// What is to be said about a body, or why it is refused.
 fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Result<Vec<String>, String> {
     let findings = of(kind).check(&decoded.value);
-    if let Some(error) = findings.type_errors.first() {
+    // Of a custom object only the metadata is read into types; the rest is for validation.
+    let is_typed = |path: &str| kind.custom.is_none() || path.starts_with("metadata");
+    if let Some(error) = findings.type_errors.iter().find(|e| is_typed(&e.path)) {
         return Err(error.to_string());
     }
     let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}"));
@@ -60,7 +62,10 @@ fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Resul
 }
 
 fn normalized(kind: &Kind, mut value: Value) -> Value {
-    of(kind).normalize(&mut value);
+    match &kind.custom {
+        Some(custom) => custom.version().schema.conform(&mut value),
+        None => of(kind).normalize(&mut value),
+    }
     value
 }
 
@@ -76,11 +81,18 @@ fn say(problems: Vec<String>, validation: FieldValidation) -> Result<Vec<String>
 
 /// The schema of a kind; one without any knows only its metadata.
 pub(crate) fn of(kind: &Kind) -> Schema {
-    schema::builtin(kind).unwrap_or_else(Schema::open)
+    match &kind.custom {
+        Some(custom) => custom.version().schema.clone(),
+        None => schema::builtin(kind).unwrap_or_else(Schema::open),
+    }
 }
 
 /// Whether an object that was decoded, defaulted and changed by admission is still of its type.
 pub(super) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    if kind.custom.is_some() {
+        // Its strategy checks types with the rest.
+        return Vec::new();
+    }
     of(kind).check(object).type_errors.iter().map(schema::TypeError::to_field_error).collect()
 }
 
@@ -101,6 +113,9 @@ pub(super) fn difference(kind: &Kind, before: &Value, after: &Value) -> String {
 
 /// Fills in what the kind's author says where the client said nothing.
 pub(crate) fn default(kind: &Kind, object: &mut Value) {
+    if let Some(custom) = &kind.custom {
+        return custom.version().schema.conform(object);
+    }
     let schema = of(kind);
     schema::set_defaults(kind, &schema, object);
     schema.normalize(object);
@@ -109,7 +124,9 @@ pub(crate) fn default(kind: &Kind, object: &mut Value) {
 /// As `default`, for the last time before an object is checked and stored.
 pub(super) fn complete(kind: &Kind, object: &mut Value) {
     default(kind, object);
-    of(kind).settle(object);
+    if kind.custom.is_none() {
+        of(kind).settle(object);
+    }
 }
 
 /// Notes which fields the manager of an ordinary write owns now.
@@ -154,8 +171,8 @@ fn translation(call: &Call) -> impl Fn(&str, &Value) -> Option<(Schema, Value)> 
         if other.storage != call.kind.storage {
             return None;
         }
-        let stored = convert::store(&call.server.registry, &call.kind, object.clone());
-        Some((of(&other), convert::read(&call.server.registry, &other, stored)))
+        let translated = convert::translate(&call.server.registry, &call.kind, &other, object.clone())?;
+        Some((of(&other), translated))
     }
 }
 

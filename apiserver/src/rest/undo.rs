@@ -24,7 +24,10 @@ impl Verb for Undo {
         })?;
         past::check_seen(&call, revision)?;
         let after = past::object(&call, revision).await?.filter(|stored| stored.revision == revision);
-        let after = after.map(|stored| call.value_of(&stored));
+        let after = match after {
+            Some(stored) => Some(call.read(&stored).await?),
+            None => None,
+        };
         let before = past::value(&call, revision - 1).await?;
         let still_there = after.is_none() && past::object(&call, revision).await?.is_some();
         match (before, after) {
@@ -56,7 +59,7 @@ async fn undo_update(call: &Call, options: &WriteOptions, before: &Value, after:
 /// The object goes, if it is still what it was created as.
 async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answer {
     authorize(call, "delete")?;
-    let current = call.value_of(&*call.stored()?);
+    let current = call.read(&*call.stored()?).await?;
     let status = ["status".to_owned()];
     let differ = changes(&typed::of(&call.kind), after, &current);
     let conflicts: Vec<_> = differ

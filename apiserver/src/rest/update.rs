@@ -34,7 +34,8 @@ impl Verb for Update {
             if expected.is_none() && !strategy::find(&call.kind).allows_unconditional_update() {
                 let error =
                     FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-                return Err(Status::invalid(&call.kind, &call.info.name, vec![error]));
+                let (group, resource) = (&call.kind.group, &call.kind.plural);
+                return Err(Status::invalid_kind(group, resource, &call.info.name, vec![error]));
             }
             let (object, warnings) = (object.clone(), warnings.clone());
             Ok(Proposal { object, manage: Manage::Update, expected, warnings })

@@ -152,7 +152,7 @@ fn open(
         }
     };
     let bookmarks = call.info.query.is_true("allowWatchBookmarks");
-    let mut writer = Writer { call: call.clone(), first: true, bookmarks };
+    let writer = Writer { call: call.clone(), first: true, bookmarks };
     let live = match call.server.objects.watch(spec) {
         Ok(live) => live,
         // A client that is too late learns it from the stream, as from kube-apiserver.
@@ -161,7 +161,7 @@ fn open(
     let initial = stream::iter(initial).map(WatchEvent::Added).map(Step::Event);
     let marks = stream::iter(mark).map(Step::Mark);
     let steps = initial.chain(marks).chain(live.map(Step::Event));
-    Ok(write(steps, move |step| writer.encode(step)).boxed())
+    Ok(write(steps, writer).boxed())
 }
 
 enum Step {
@@ -171,14 +171,18 @@ enum Step {
 }
 
 /// Encodes steps, leaving out those that the client did not ask for.
-fn write<S>(
-    steps: S,
-    mut encode: impl FnMut(Step) -> Option<Bytes> + Send + 'static,
-) -> impl Stream<Item = Bytes> + Send
+fn write<S>(steps: S, writer: Writer) -> impl Stream<Item = Bytes> + Send
 where
     S: Stream<Item = Step> + Send + 'static,
 {
-    steps.filter_map(move |step| futures::future::ready(encode(step)))
+    stream::unfold((Box::pin(steps), writer), |(mut steps, mut writer)| async move {
+        loop {
+            let step = steps.next().await?;
+            if let Some(line) = writer.encode(step).await {
+                return Some((line, (steps, writer)));
+            }
+        }
+    })
 }
 
 struct Writer {
@@ -189,11 +193,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn encode(&mut self, step: Step) -> Option<Bytes> {
+    async fn encode(&mut self, step: Step) -> Option<Bytes> {
         match step {
-            Step::Event(WatchEvent::Added(object)) => Some(self.object("ADDED", &object)),
-            Step::Event(WatchEvent::Modified(object)) => Some(self.object("MODIFIED", &object)),
-            Step::Event(WatchEvent::Deleted(object)) => Some(self.object("DELETED", &object)),
+            Step::Event(WatchEvent::Added(object)) => Some(self.object("ADDED", &object).await),
+            Step::Event(WatchEvent::Modified(object)) => Some(self.object("MODIFIED", &object).await),
+            Step::Event(WatchEvent::Deleted(object)) => Some(self.object("DELETED", &object).await),
             Step::Event(WatchEvent::Bookmark(revision)) => {
                 self.bookmarks.then(|| self.bookmark(revision, false))
             }
@@ -204,9 +208,12 @@ impl Writer {
         }
     }
 
-    fn object(&mut self, event: &str, stored: &Stored) -> Bytes {
+    async fn object(&mut self, event: &str, stored: &Stored) -> Bytes {
         let call = &self.call;
-        let bytes = call.bytes_of(stored);
+        let bytes = match call.bytes_of(stored).await {
+            Ok(bytes) => bytes,
+            Err(status) => return error_event(&status),
+        };
         let first = std::mem::replace(&mut self.first, false);
         let now = call.server.clock.now();
         line(event, &negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first))

@@ -120,6 +120,9 @@ pub(super) async fn create_object(
     options: &WriteOptions,
     proposal: Proposal,
 ) -> Result<Outcome, Status> {
+    if let Some(why) = call.kind.custom.as_ref().and_then(|c| c.family.closed.as_ref()) {
+        return Err(Status::new(api_types::status::Reason::MethodNotAllowed, why.as_str()));
+    }
     let generated = proposal.object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
     for _ in 0..call.server.limits.write_attempts_max {
         let mut object = proposal.object.clone();
@@ -171,7 +174,7 @@ where
                 other => other,
             };
         };
-        let old = call.value_of(&stored);
+        let old = call.read(&stored).await?;
         let shown = view.read(&call.kind, &old)?;
         let proposal = propose(Some(&shown))?;
         if proposal.expected.is_some_and(|r| r != stored.revision) {
@@ -368,8 +371,9 @@ impl Attempt<'_> {
         if let Some((old, stored)) = self.old
             && metadata::is_unchanged(old, &object)
             && !call.server.objects.is_stale(&call.key_of(name))
+            && !convert::is_outdated(&call.kind, stored)
         {
-            return Ok(outcome(call.bytes_of(stored)));
+            return Ok(outcome(call.bytes_of(stored).await?));
         }
         if self.options.dry_run {
             if self.old.is_none() && call.current(&call.key_of(name)).is_some() {
@@ -385,7 +389,7 @@ impl Attempt<'_> {
         };
         let alongside = call.notes.take_alongside();
         let released = goes.then(|| object.clone());
-        let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+        let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
         let change = match goes {
             true => Change::Delete { key, last: body.clone() },
             false => Change::Put { key, body: body.clone() },
@@ -402,7 +406,7 @@ impl Attempt<'_> {
                 if let Some(gone) = released {
                     call.release(gone);
                 }
-                Ok(outcome(convert::bytes(&call.server.registry, &call.kind, &body.at(revision))))
+                Ok(outcome(convert::written(&call.server, &call.kind, &body.at(revision)).await?))
             }
             Err(CommitError::Conflict { key: other, .. }) if alongside.iter().any(|a| a.key == other) => {
                 Err(Failed::Outdated)
@@ -465,7 +469,7 @@ pub(crate) async fn commit_put(
     revision: Revision,
     object: Value,
 ) -> Result<Option<Bytes>, Status> {
-    let body = Body::encode(&convert::store(&call.server.registry, &call.kind, object));
+    let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
     let transaction = Transaction {
         preconditions: vec![Precondition::Revision(key.clone(), revision)],
         changes: vec![Change::Put { key, body: body.clone() }],

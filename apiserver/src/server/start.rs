@@ -26,6 +26,7 @@ use crate::authz::Authorizers;
 use crate::backend::Backends;
 use crate::cache::Objects;
 use crate::config::Config;
+use crate::crd::{Definitions, Keeper};
 use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::flow_control::{FlowControl, keeper};
@@ -99,7 +100,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
     let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
     let view: Arc<dyn View> = objects.clone();
-    let registry = Registry::builtin();
+    let registry = Registry::new(Box::new(Definitions::new(objects.clone())));
     let services = Arc::new(ServiceAddresses::new(cidr));
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
@@ -134,6 +135,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let layers = layers(server.clone());
     let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
     running.prepare().await?;
+    let keeper = Keeper::new(running.server.clone(), running.loopback(UserInfo::new("system:apiserver", &["system:masters"])));
+    tasks.spawn_until_shutdown("custom resource definitions", keeper.run());
     // Only now: a client that is let in finds the roles and namespaces that every cluster has.
     if let Some(socket) = listener {
         let listener = Listener {

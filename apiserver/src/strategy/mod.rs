@@ -30,6 +30,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::UserInfo;
+use crate::crd::{self, definition, objects};
 use crate::service_ip::{Claim, ServiceAddresses};
 
 /// What a strategy may read besides the object.
@@ -138,6 +139,11 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     /// What a deletion that has to wait writes into the object besides the deletion's time.
     fn mark_deleted(&self, _object: &mut Value) {}
 
+    /// Whether the mark of a deletion that has to wait counts as a change of the spec.
+    fn counts_deletion(&self) -> bool {
+        true
+    }
+
     /// How soon this write must be on disk.
     fn haste(&self, _context: &Context<'_>, _new: &Value, _old: Option<&Value>) -> Haste {
         Haste::Synced
@@ -168,6 +174,7 @@ static ROWS: &[Row] = &[
     def("pods", &pods::Pods),
     def("secrets", &small::Secrets),
     def("services", &services::Services),
+    def(crd::STORAGE, &definition::Definitions),
     def("apps/deployments", &workloads::Deployments),
     def("apps/statefulsets", &workloads::StatefulSets),
     def("batch/jobs", &jobs::Jobs),
@@ -210,6 +217,9 @@ pub(crate) fn shows_deleted(kind: &Kind) -> bool {
 
 /// The strategy of a kind.
 pub(crate) fn find(kind: &Kind) -> &'static dyn Strategy {
+    if kind.custom.is_some() {
+        return &objects::CustomObjects;
+    }
     ROWS.iter().find(|row| row.storage == kind.storage).map_or(&Ordinary, |row| row.strategy)
 }
 

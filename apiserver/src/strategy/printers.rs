@@ -15,6 +15,7 @@ mod workload;
 
 use std::sync::LazyLock;
 
+use api_types::json_path::JsonPath;
 use api_types::kinds::{Column, Kind};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -149,11 +150,19 @@ impl Printed<'_> {
 
     fn custom(&self, column: &Column) -> Value {
         let Some(path) = &column.json_path else { return self.name() };
-        let pointer = path.trim_matches(['{', '}']).replace('.', "/");
-        let value = self.at(&pointer);
-        match column.kind.as_str() {
-            "date" => json!(self.since(value.as_str().unwrap_or_default())),
-            _ => value,
+        let Ok(path) = JsonPath::parse(path) else { return Value::Null };
+        let Some(value) = path.find(self.object).into_iter().next() else { return Value::Null };
+        match (column.kind.as_str(), value) {
+            (_, Value::Null) => Value::Null,
+            ("date", Value::String(text)) => match DateTime::parse_from_rfc3339(text) {
+                Ok(_) => json!(self.since(text)),
+                Err(_) => json!("<invalid>"),
+            },
+            ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+            ("string", other) => json!(other.to_string()),
+            ("integer", Value::Number(n)) => n.as_i64().or(n.as_f64().map(whole)).map_or(Value::Null, Value::from),
+            ("number", Value::Number(_)) => value.clone(),
+            _ => Value::Null,
         }
     }
 
@@ -162,6 +171,12 @@ impl Printed<'_> {
         let containers = self.list(pointer);
         ["name", "image"].map(|field| json!(join(containers.iter().filter_map(|c| c[field].as_str()))))
     }
+}
+
+/// As Go cuts a float down to a whole number.
+#[expect(clippy::cast_possible_truncation, reason = "a cell that cannot show a number shows the nearest")]
+fn whole(number: f64) -> i64 {
+    number as i64
 }
 
 fn join<'a>(words: impl Iterator<Item = &'a str>) -> String {

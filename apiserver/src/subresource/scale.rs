@@ -1,6 +1,6 @@
 //! `scale`: how many replicas a workload wants and has, in the one shape that autoscalers know.
 
-use api_types::kinds::Kind;
+use api_types::kinds::{Kind, ScalePaths};
 use api_types::selectors::LabelSelector;
 use api_types::status::{FieldError, Status};
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ impl Subresource for Scale {
 }
 
 impl Projection for Scale {
-    fn read(&self, _kind: &Kind, object: &Value) -> Result<Value, Status> {
+    fn read(&self, kind: &Kind, object: &Value) -> Result<Value, Status> {
         let mut metadata = Map::new();
         for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if let Some(value) = object["metadata"].get(field) {
@@ -24,11 +24,12 @@ impl Projection for Scale {
             }
         }
         let mut spec = json!({});
-        if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+        let numbers = Numbers::of(kind, object);
+        if let Some(replicas) = numbers.wanted.filter(|r| *r != 0) {
             spec["replicas"] = json!(replicas);
         }
-        let mut status = json!({ "replicas": object["status"]["replicas"].as_i64().unwrap_or_default() });
-        if let Some(selector) = selector_text(&object["spec"]["selector"]) {
+        let mut status = json!({ "replicas": numbers.observed.unwrap_or_default() });
+        if let Some(selector) = numbers.selector {
             status["selector"] = json!(selector);
         }
         Ok(json!({
@@ -36,7 +37,7 @@ impl Projection for Scale {
         }))
     }
 
-    fn write(&self, _kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
+    fn write(&self, kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
         let replicas = &body["spec"]["replicas"];
         let replicas = match replicas {
             Value::Null => 0,
@@ -50,13 +51,60 @@ impl Projection for Scale {
             return Err(Status::invalid_kind("autoscaling", "Scale", name, vec![error]));
         }
         let mut next = object.clone();
-        next["spec"]["replicas"] = json!(replicas);
+        match scale_paths(kind) {
+            Some(paths) => put(&mut next, &paths.spec_replicas, replicas),
+            None => next["spec"]["replicas"] = json!(replicas),
+        }
         Ok(next)
     }
 
     fn is_object(&self) -> bool {
         false
     }
+}
+
+/// What a scale shows of an object.
+struct Numbers {
+    wanted: Option<i64>,
+    observed: Option<i64>,
+    selector: Option<String>,
+}
+
+impl Numbers {
+    fn of(kind: &Kind, object: &Value) -> Self {
+        let Some(paths) = scale_paths(kind) else {
+            return Self {
+                wanted: object["spec"]["replicas"].as_i64(),
+                observed: object["status"]["replicas"].as_i64(),
+                selector: selector_text(&object["spec"]["selector"]),
+            };
+        };
+        let at = |path: &str| object.pointer(&path.replace('.', "/"));
+        let selector = paths.label_selector.as_deref().and_then(at).and_then(Value::as_str);
+        Self {
+            wanted: at(&paths.spec_replicas).and_then(Value::as_i64),
+            observed: at(&paths.status_replicas).and_then(Value::as_i64),
+            selector: selector.filter(|s| !s.is_empty()).map(str::to_owned),
+        }
+    }
+}
+
+/// Where a custom kind has its numbers.
+fn scale_paths(kind: &Kind) -> Option<&ScalePaths> {
+    kind.custom.as_ref()?.version().scale.as_ref()
+}
+
+/// Puts a number at a simple JSON path, making the objects on the way.
+fn put(object: &mut Value, path: &str, number: i64) {
+    let names: Vec<&str> = path.split('.').filter(|name| !name.is_empty()).collect();
+    let mut at = object;
+    for name in names {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[name];
+    }
+    *at = json!(number);
 }
 
 /// A selector as text, be it a `LabelSelector` or, in the oldest kinds, a map of labels.

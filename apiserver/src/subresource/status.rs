@@ -16,7 +16,19 @@ impl Subresource for StatusPart {
 }
 
 impl Projection for StatusPart {
-    fn write(&self, _kind: &Kind, _object: &Value, body: Value) -> Result<Value, Status> {
-        Ok(body)
+    fn write(&self, kind: &Kind, object: &Value, mut body: Value) -> Result<Value, Status> {
+        if kind.custom.is_none() {
+            return Ok(body);
+        }
+        // Of a custom object, a write of the status changes nothing else, metadata included.
+        let mut next = object.clone();
+        match body.get_mut("status").map(Value::take) {
+            Some(status) => next["status"] = status,
+            None => drop(next.as_object_mut().and_then(|fields| fields.shift_remove("status"))),
+        }
+        if let Some(managed) = body["metadata"].get_mut("managedFields").map(Value::take) {
+            next["metadata"]["managedFields"] = managed;
+        }
+        Ok(next)
     }
 }

@@ -4,7 +4,7 @@ use super::extensions::{
     binding_match, claim, claim_template, flow_schema, policy, priority_level, webhooks,
 };
 use super::pod::{pod, pod_spec, template};
-use super::{at, each, ensure, is_empty, is_unset, put};
+use super::{definition, at, each, ensure, is_empty, is_unset, put};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 type Rule = fn(&mut Value);
 
 pub(super) static ROWS: &[(&str, &str, Rule)] = &[
+    ("apiextensions.k8s.io", "CustomResourceDefinition", definition::complete),
     ("", "Pod", pod),
     ("", "PodTemplate", |o| at(o, &["template", "spec"], pod_spec)),
     ("", "ReplicationController", replication_controller),
