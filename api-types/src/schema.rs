@@ -14,6 +14,7 @@ mod normalize;
 mod openapi;
 mod overlay;
 mod roots;
+pub mod validations;
 pub mod values;
 
 use crate::kinds::Kind;
@@ -121,6 +122,11 @@ impl Schema {
             Type::List => self.list == ListType::Atomic,
             _ => true,
         }
+    }
+
+    /// As `is_leaf`, of this value: an object of which a custom kind's schema says nothing has fields all the same.
+    pub fn is_leaf_as(&self, value: &Value) -> bool {
+        self.is_leaf() && !(self.ty == Type::Any && !self.builtin && value.is_object())
     }
 
     /// What a new object holds at `key` if nobody says otherwise.

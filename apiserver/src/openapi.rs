@@ -2,6 +2,7 @@
 //!
 //! Paths and schemas follow from the kinds table. Version 2 is the same in one document.
 
+mod custom;
 mod gnostic;
 mod paths;
 mod version_2;
@@ -70,7 +71,11 @@ fn version_2(table: &Table) -> Value {
     for (group, versions) in table.groups() {
         versions.iter().for_each(|version| all.extend(paths::of_version(table, group, version)));
     }
-    version_2::document(about(), schema::openapi_definitions(), all)
+    let mut definitions = schema::openapi_definitions();
+    for (name, schema) in table.rows().iter().flat_map(|row| custom::definitions(row)) {
+        definitions[name] = schema;
+    }
+    version_2::document(about(), definitions, all)
 }
 
 fn about() -> Value {
@@ -140,7 +145,12 @@ impl Part<'_> {
                 let bodies = own.flat_map(|row| &row.subresources);
                 let bodies: Vec<_> =
                     bodies.map(|s| (s.group.as_str(), s.version.as_str(), s.kind.as_str())).collect();
-                schema::openapi_v3(group, version, &bodies)
+                let mut schemas = schema::openapi_v3(group, version, &bodies);
+                let own = table.rows().iter().filter(|r| r.group == *group && r.version == *version);
+                for (name, schema) in own.flat_map(|row| custom::definitions(row)) {
+                    schemas[name] = schema;
+                }
+                schemas
             }
         }
     }

@@ -311,7 +311,7 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         return answer_document(&server, &info, &request);
     }
     let kind = server.registry.find(&info.group, &info.version, &info.resource);
-    let kind = kind.ok_or_else(Status::unknown_resource)?;
+    let Some(kind) = kind else { return no_such_path(&info.group) };
     let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
     let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
     // A log, a proxied answer or a stream is what the node sends; only the API's own answers negotiate.
@@ -424,6 +424,14 @@ fn paths(table: &discovery::Table) -> Value {
         .map(String::from),
     );
     serde_json::json!({ "paths": paths })
+}
+
+/// A path of the API that is not served. Of groups that only definitions make, nothing is known.
+fn no_such_path(group: &str) -> Result<Response, Status> {
+    match api_types::kinds::builtin().iter().any(|row| row.group == group) {
+        true => Err(Status::unknown_resource()),
+        false => Ok(health::plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())),
+    }
 }
 
 /// The version of Kubernetes whose API this is.

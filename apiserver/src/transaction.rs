@@ -317,7 +317,7 @@ fn difference(server: &Server, one: &Difference) -> Value {
     if let (Some(before), Some(after)) = (&one.before, &one.after) {
         let table = server.registry.table();
         let kind = table.rows().iter().find(|kind| *kind.storage == *one.key.resource);
-        let schema = kind.and_then(|kind| schema::builtin(kind)).unwrap_or_else(schema::Schema::open);
+        let schema = kind.map_or_else(schema::Schema::open, |kind| rest::schema_of(kind));
         let after: Value = serde_json::from_slice(&after.at(0)).unwrap_or_default();
         let fields = changes(&schema, &before.value(), &after);
         out["fields"] = fields.iter().map(|field| field.to_value()).collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::schema::Schema;
+use crate::schema::validations::Validations;
 use crate::schema::values::Rules;
 
 /// One version of a family; cheap to clone.
@@ -41,6 +42,7 @@ pub struct CustomVersion {
     pub api_version: String,
     pub schema: Schema,
     pub rules: Rules,
+    pub validations: Validations,
     /// The schema as its author wrote it.
     pub openapi: Value,
     pub scale: Option<ScalePaths>,

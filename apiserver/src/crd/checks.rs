@@ -5,6 +5,7 @@
 
 mod columns;
 mod defaults;
+mod rules;
 mod schema;
 mod structural;
 

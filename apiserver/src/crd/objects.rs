@@ -34,8 +34,18 @@ fn check(custom: &Custom, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut walk = Walk { errors: Vec::new() };
     walk.value(&version.schema, "", new, old, true);
     errors.extend(walk.errors);
+    if version.validations.is_empty() {
+        return errors;
+    }
+    match blocks_rules(&errors) {
+        true => errors.push(FieldError::invalid("<nil>", Value::Null, UNCHECKED)),
+        false => errors.extend(version.validations.check(new, old)),
+    }
     errors
 }
+
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; \
+    correct the existing errors to complete validation";
 
 /// The numbers that the scale subresource shows must be ones that it can show.
 fn scale_numbers(custom: &Custom, object: &Value) -> Vec<FieldError> {
@@ -55,7 +65,7 @@ fn scale_numbers(custom: &Custom, object: &Value) -> Vec<FieldError> {
 }
 
 /// Whether CEL rules can be asked: Kubernetes does not run them on an object whose shape is wrong.
-pub(crate) fn blocks_rules(errors: &[FieldError]) -> bool {
+fn blocks_rules(errors: &[FieldError]) -> bool {
     errors.iter().any(|e| {
         matches!(
             e.reason,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api_types::kinds::{Column, Custom, CustomVersion, Family, Kind, ScalePaths, Scope, Subresource};
 use api_types::schema::Schema;
+use api_types::schema::validations::Validations;
 use api_types::schema::values::Rules;
 use serde_json::Value;
 use tracing::warn;
@@ -82,7 +83,12 @@ fn version(definition: &Value, version: &Value) -> Option<CustomVersion> {
             return None;
         }
     };
+    let (validations, broken) = Validations::compile(&schema, &openapi);
+    for rule in broken {
+        warn!(definition = ?definition["metadata"]["name"], path = rule.path, error = rule.why, "a rule does not compile");
+    }
     Some(CustomVersion {
+        validations,
         name: name.to_owned(),
         api_version: format!("{group}/{name}"),
         schema,

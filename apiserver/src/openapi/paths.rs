@@ -35,8 +35,11 @@ const WATCH_LIST: &[Action] = &[("get", "watchlist", "watch")];
 pub(super) fn of_version(table: &Table, group: &str, version: &str) -> Map<String, Value> {
     let base = format!("/{}", path_of(group, version));
     let mut paths = Map::new();
-    paths.insert(format!("{base}/"), document("get available resources", "APIResourceList"));
-    for row in table.rows().iter().filter(|r| r.group == group && r.version == version) {
+    let rows = || table.rows().iter().filter(|r| r.group == group && r.version == version);
+    if rows().any(|row| row.custom.is_none()) {
+        paths.insert(format!("{base}/"), document("get available resources", "APIResourceList"));
+    }
+    for row in rows() {
         add_row(&mut paths, row, &base);
     }
     paths.sort_keys();
@@ -61,13 +64,18 @@ fn add_row(paths: &mut Map<String, Value>, row: &Kind, base: &str) {
     let (collection, watched) = (format!("{base}{place}/{plural}"), format!("{base}/watch{place}/{plural}"));
     let served = |verb: &str| row.verbs.iter().any(|v| v == verb);
     insert(paths, row, &collection, COLLECTION, &served);
-    insert(paths, row, &watched, WATCH_LIST, &served);
     if row.is_namespaced() {
         insert(paths, row, &format!("{base}/{plural}"), EVERYWHERE, &served);
-        insert(paths, row, &format!("{base}/watch/{plural}"), WATCH_LIST, &served);
     }
     insert(paths, row, &format!("{collection}/{{name}}"), ITEM, &served);
-    insert(paths, row, &format!("{watched}/{{name}}"), WATCH, &served);
+    // The old paths of watches are older than custom kinds.
+    if row.custom.is_none() {
+        insert(paths, row, &watched, WATCH_LIST, &served);
+        insert(paths, row, &format!("{watched}/{{name}}"), WATCH, &served);
+        if row.is_namespaced() {
+            insert(paths, row, &format!("{base}/watch/{plural}"), WATCH_LIST, &served);
+        }
+    }
     for sub in &row.subresources {
         let served = |verb: &str| sub.verbs.iter().any(|v| v == verb);
         let path = format!("{collection}/{{name}}/{}", sub.name);
@@ -125,12 +133,13 @@ fn operation(row: &Kind, action: &str, verb: &str) -> Value {
         .iter()
         .map(|name| json!({ "name": name, "in": "query", "schema": { "type": kind_of(name), "uniqueItems": true } }))
         .collect();
+    let own = if row.custom.is_some() { super::custom::name(row) } else { row.definition.clone() };
     let definition = match verb {
-        "list" => format!("{}List", row.definition),
+        "list" => format!("{own}List"),
         "watch" => "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent".to_owned(),
-        _ => row.definition.clone(),
+        _ => own.clone(),
     };
-    let content = match row.definition.is_empty() {
+    let content = match own.is_empty() {
         true => json!({}),
         false => {
             json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{definition}") } } })

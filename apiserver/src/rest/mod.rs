@@ -29,7 +29,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use api_types::kinds::Kind;
-use api_types::status::Status;
+use api_types::status::{Details, Reason, Status};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -173,9 +173,21 @@ async fn answer_main(call: Call) -> Answer {
     let served = call.kind.verbs.contains(&call.info.verb);
     let nameless = matches!(call.info.verb.as_str(), "update" | "patch") && call.info.name.is_empty();
     if !served || nameless || misplaced || (call.info.verb == "create" && !call.info.name.is_empty()) {
-        return Err(Status::method_not_allowed());
+        return Err(not_supported(&call));
     }
     run(call).await
+}
+
+/// A verb that the resource does not have; Kubernetes says more of it where the resource is a custom one.
+fn not_supported(call: &Call) -> Status {
+    let (kind, verb) = (&call.kind, &call.info.verb);
+    if kind.custom.is_none() {
+        return Status::method_not_allowed();
+    }
+    let resource = kind.group_resource();
+    let why = format!("{verb} is not supported on resources of kind {resource:?}");
+    let (group, kind) = (kind.group.clone(), kind.plural.clone());
+    Status::new(Reason::MethodNotAllowed, why).with_details(Details { group, kind, ..Details::default() })
 }
 
 async fn answer_subresource(call: Call) -> Answer {
@@ -185,7 +197,7 @@ async fn answer_subresource(call: Call) -> Answer {
         _ => return Err(Status::unknown_resource()),
     };
     if !row.verbs.contains(&call.info.verb) {
-        return Err(Status::method_not_allowed());
+        return Err(not_supported(&call));
     }
     match action {
         Action::View(_) => run(call).await,

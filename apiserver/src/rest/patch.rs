@@ -37,6 +37,10 @@ impl Verb for Patch {
             "application/merge-patch+json" => Form::Merge,
             // A custom kind's schema has no merge keys.
             "application/strategic-merge-patch+json" if !call.kind.definition.is_empty() => Form::Strategic,
+            _ if call.kind.definition.is_empty() => {
+                let known: Vec<&str> = MEDIA.iter().copied().filter(|m| !m.contains("strategic")).collect();
+                return Err(Status::unsupported_media_type(&known));
+            }
             _ => return Err(Status::unsupported_media_type(MEDIA)),
         };
         let decoded = body::decode_json(&call.body)?;

@@ -45,7 +45,7 @@ fn is_nothing(value: &Value) -> bool {
 /// All fields of `value`: what somebody who applies it owns.
 pub(super) fn fields_of(schema: &Schema, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
-    if schema.is_leaf() {
+    if schema.is_leaf_as(value) {
         set.member = true;
         return set;
     }
@@ -111,7 +111,8 @@ impl Walk {
             Type::List => v.is_none_or(|v| v.is_array() || v.is_null()),
             _ => v.is_none_or(|v| v.is_object() || v.is_null()),
         };
-        let leaf = schema.is_leaf() || (nothing(old) && nothing(new)) || !same_shape(old) || !same_shape(new);
+        let whole = |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && schema.is_leaf_as(v));
+        let leaf = whole(old) || whole(new) || (nothing(old) && nothing(new)) || !same_shape(old) || !same_shape(new);
         if !leaf {
             match schema.ty {
                 Type::List => self.items(schema, old, new),

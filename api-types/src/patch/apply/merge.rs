@@ -41,7 +41,7 @@ fn check_items(schema: &Schema, value: &Value, path: &str) -> Result<(), String>
 
 /// What `live` becomes with `config` on top.
 pub(super) fn merge(schema: &Schema, live: Option<&Value>, config: &Value) -> Value {
-    match (schema.is_leaf(), live, config) {
+    match (schema.is_leaf_as(config), live, config) {
         (false, Some(Value::Object(live)), Value::Object(config)) => {
             Value::Object(merge_fields(schema, live, config))
         }
@@ -118,7 +118,7 @@ fn merge_items(schema: &Schema, live: &[Value], config: &[Value]) -> Vec<Value> 
 
 /// Takes the fields of `set` out of `value`; none is left of what is emptied by it.
 pub(super) fn remove(schema: &Schema, value: Value, set: &FieldSet) -> Option<Value> {
-    if schema.is_leaf() || set.below.is_empty() {
+    if schema.is_leaf_as(&value) || set.below.is_empty() {
         return Some(value);
     }
     let open = Schema::default();

@@ -3,7 +3,7 @@
 use api_types::status::FieldError;
 use serde_json::Value;
 
-use super::{Errors, defaults, items, structural, text};
+use super::{Errors, defaults, items, rules, structural, text};
 
 /// Checks the schema of `version`, whose place is `path`.
 pub(super) fn check(version: &Value, path: &str, errors: &mut Errors) {
@@ -19,10 +19,12 @@ pub(super) fn check(version: &Value, path: &str, errors: &mut Errors) {
         errors.push(FieldError::forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
     }
     let unstructured = structural::check(schema, &path);
-    match unstructured.is_empty() {
+    let structural = unstructured.is_empty();
+    match structural {
         true => errors.extend(defaults::check(schema, &path)),
         false => errors.extend(unstructured),
     }
+    rules::check(schema, &path, structural, errors);
     let mut walk = Walk { errors };
     walk.schema(schema, &path, Place { root: true, in_metadata: false, no_default: None });
 }
