@@ -7,6 +7,7 @@
 mod controller;
 mod controllers;
 mod expectations;
+mod finalizers;
 mod informers;
 mod key;
 mod node_fit;

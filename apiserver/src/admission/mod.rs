@@ -20,6 +20,7 @@ pub(crate) mod persistent_volume_claim_resize;
 pub(crate) mod pod_security;
 pub(crate) mod priority;
 pub(crate) mod rbac_escalation;
+pub(crate) mod resource_quota;
 mod review;
 pub(crate) mod runtime_class;
 pub(crate) mod service_account;
@@ -130,6 +131,7 @@ pub(crate) static PLUGINS: &[Row] = &[
     def_async::<mutating_admission_webhook::MutatingAdmissionWebhook>(),
     def::<validating_admission_policy::ValidatingAdmissionPolicy>(),
     def_async::<validating_admission_webhook::ValidatingAdmissionWebhook>(),
+    def_async::<resource_quota::ResourceQuota>(),
 ];
 
 /// Runs the mutating half of every plugin, and once more when one of them has changed something that others

@@ -9,6 +9,7 @@ use component_base::clock::Clock;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::resource_quota::Turns;
 use crate::UserInfo;
 use crate::authz::Authorizers;
 use crate::discovery::Registry;
@@ -158,6 +159,7 @@ pub(crate) struct State {
     pub(crate) validating: Hooks,
     pub(crate) mutating_policies: Policies,
     pub(crate) validating_policies: Policies,
+    pub(crate) turns: Turns,
 }
 
 impl State {
@@ -169,6 +171,7 @@ impl State {
             validating: Hooks::default(),
             mutating_policies: Policies::default(),
             validating_policies: Policies::default(),
+            turns: Turns::default(),
         }
     }
 }

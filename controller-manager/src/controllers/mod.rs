@@ -18,8 +18,11 @@ mod garbage_collector;
 mod job;
 mod namespace;
 mod node_lifecycle;
+mod persistent_volume_claim_protection;
+mod persistent_volume_protection;
 mod pod_garbage_collector;
 mod replicaset;
+mod resource_quota;
 mod root_ca_certificate_publisher;
 mod serviceaccount;
 mod serviceaccount_token;
@@ -37,6 +40,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<certificatesigningrequest_signing::Signing>(),
     def::<certificatesigningrequest_cleaner::Cleaner>(),
     def::<namespace::NamespaceController>(),
+    def::<resource_quota::ResourceQuotaController>(),
     def::<deployment::DeploymentController>(),
     def::<replicaset::ReplicaSetController>(),
     def::<statefulset::StatefulSetController>(),
@@ -50,5 +54,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),
     def::<pod_garbage_collector::PodGarbageCollector>(),
+    def::<persistent_volume_claim_protection::PersistentVolumeClaimProtection>(),
+    def::<persistent_volume_protection::PersistentVolumeProtection>(),
     def::<garbage_collector::GarbageCollector>(),
 ];

@@ -6,6 +6,7 @@ mod cluster;
 mod collection;
 mod jobs;
 mod leadership;
+mod quotas;
 mod rollouts;
 mod trust;
 mod workloads;

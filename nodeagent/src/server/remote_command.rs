@@ -47,7 +47,11 @@ struct Ends {
 }
 
 impl Ends {
-    async fn collect(opened: &mut mpsc::Receiver<Opened>, query: &StreamQuery, resizes: bool) -> Option<Self> {
+    async fn collect(
+        opened: &mut mpsc::Receiver<Opened>,
+        query: &StreamQuery,
+        resizes: bool,
+    ) -> Option<Self> {
         let mut ends = Self::default();
         let wanted = [true, query.stdin, query.stdout, query.stderr, query.tty && resizes];
         for _ in wanted.into_iter().filter(|it| *it) {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf,
+};
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
@@ -239,7 +241,8 @@ mod tests {
             answer
         };
         let (answer, ()) = tokio::join!(talk, serve(server, echo));
-        let expected = [frame::data(1, b"HELLO", false), frame::data(1, b"", true), frame::go_away(0)].concat();
+        let expected =
+            [frame::data(1, b"HELLO", false), frame::data(1, b"", true), frame::go_away(0)].concat();
         assert!(answer.ends_with(&expected), "{answer:?}");
     }
 

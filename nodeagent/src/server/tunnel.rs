@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::ws::{Message, WebSocket};
 use axum::extract::WebSocketUpgrade;
+use axum::extract::ws::{Message, WebSocket};
 use axum::response::Response;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
@@ -28,7 +28,8 @@ const WAITING_MAX: usize = 64;
 
 /// Answers a change to SPDY.
 pub(super) fn upgrade(upgrade: SpdyUpgrade, agent: Arc<Agent>, sandbox: String) -> Response {
-    upgrade.accept(&[PROTOCOL], move |_, io| spdy::serve(io, move |opened| forward_all(opened, agent, sandbox)))
+    upgrade
+        .accept(&[PROTOCOL], move |_, io| spdy::serve(io, move |opened| forward_all(opened, agent, sandbox)))
 }
 
 /// Answers a change to WebSocket with SPDY inside.
@@ -95,7 +96,8 @@ async fn forward_all(mut opened: mpsc::Receiver<Opened>, agent: Arc<Agent>, sand
             true => pair.error = Some(stream.io),
             false => pair.data = Some((port, stream.io)),
         }
-        if pair.data.is_some() && pair.error.is_some()
+        if pair.data.is_some()
+            && pair.error.is_some()
             && let Some(Pair { data: Some((port, data)), error: Some(error) }) = waiting.remove(&id)
         {
             running.push(forward(agent.clone(), sandbox.clone(), port, data, error).boxed());

@@ -33,7 +33,8 @@ impl FromRequestParts<Arc<Agent>> for Asked {
             let upgrade = WebSocketUpgrade::from_request_parts(parts, agent).await;
             return upgrade.map(Self::WebSocket).map_err(IntoResponse::into_response);
         }
-        let missing = || (StatusCode::BAD_REQUEST, "the connection cannot change its protocol").into_response();
+        let missing =
+            || (StatusCode::BAD_REQUEST, "the connection cannot change its protocol").into_response();
         let connection = parts.extensions.remove::<OnUpgrade>().ok_or_else(missing)?;
         let values = parts.headers.get_all(OFFERED).iter().filter_map(|it| it.to_str().ok());
         let offered = values.flat_map(|it| it.split(',')).map(|it| it.trim().to_owned()).collect();

@@ -27,10 +27,22 @@ mod kind {
 /// What a client sends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    Open { stream: u32, fin: bool, headers: Headers },
-    Data { stream: u32, fin: bool, bytes: Bytes },
-    Reset { stream: u32 },
-    Ping { id: u32 },
+    Open {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Data {
+        stream: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
+    Reset {
+        stream: u32,
+    },
+    Ping {
+        id: u32,
+    },
     GoAway,
     /// Settings, windows, priorities: nothing to do.
     Other,
@@ -180,7 +192,9 @@ pub(super) mod tests {
     async fn frames_are_read_as_they_are_written() {
         let sent = [open(1, true, &[("a", "b")]), pong(7), data(1, b"x", true), go_away(1)].concat();
         let frames = all(&sent).await.unwrap();
-        assert!(matches!(&frames[0], Frame::Open { stream: 1, fin: false, headers } if headers.get("a") == Some("b")));
+        assert!(
+            matches!(&frames[0], Frame::Open { stream: 1, fin: false, headers } if headers.get("a") == Some("b"))
+        );
         assert_eq!(frames[1], Frame::Ping { id: 7 });
         assert_eq!(frames[2], Frame::Data { stream: 1, fin: true, bytes: Bytes::from_static(b"x") });
         assert_eq!(frames[3], Frame::GoAway);

@@ -1,0 +1,29 @@
+//! Finalizers: what an object that is being deleted waits for.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::informers::Cached;
+use crate::owners::{is_deleting, name_of};
+
+/// Whether the object is being deleted and waits for this finalizer.
+pub(crate) fn waits_for(meta: &ObjectMeta, finalizer: &str) -> bool {
+    is_deleting(meta) && meta.finalizers.iter().flatten().any(|one| one == finalizer)
+}
+
+/// Takes the finalizer from the object, if nobody has changed the object since it was read.
+pub(crate) async fn drop_finalizer<K: Cached>(
+    api: &Api<K>,
+    object: &K,
+    finalizer: &str,
+) -> Result<(), kube::Error> {
+    let meta = object.meta();
+    let rest: Vec<&String> = meta.finalizers.iter().flatten().filter(|one| *one != finalizer).collect();
+    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": meta.resource_version, "uid": meta.uid } });
+    match api.patch(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
