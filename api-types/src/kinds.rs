@@ -5,6 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 mod custom;
 mod parse;
+mod retired;
+
+pub use retired::{Retired, find_retired, retired};
 
 pub use custom::{Custom, CustomVersion, Family, ScalePaths};
 

@@ -20,6 +20,17 @@ pub(crate) trait RowSource: Send + Sync {
     fn rows(&self) -> Arc<Vec<Arc<Kind>>>;
 }
 
+/// What kubectl says of itself, and what it says when it only wants to know what there is.
+pub(crate) const COMMAND: &str = "kubectl-command";
+const ASKING: &[&str] = &["api-resources", "api-versions", "explain", "version", "cluster-info"];
+
+/// Whether the client may bring a manifest of a retired version, which it could not send without finding the
+/// version listed. Nobody else is told of them.
+fn may_bring_manifests(headers: &HeaderMap) -> bool {
+    let command = headers.get(COMMAND).and_then(|value| value.to_str().ok());
+    command.is_some_and(|command| !ASKING.iter().any(|asking| command.contains(asking)))
+}
+
 /// All kinds that are served now.
 pub(crate) struct Registry {
     source: Box<dyn RowSource>,
@@ -71,6 +82,14 @@ impl Registry {
         table
     }
 
+    /// The kinds that a client is told of.
+    pub(crate) fn told(&self, headers: &HeaderMap) -> Arc<Table> {
+        match may_bring_manifests(headers) {
+            true => Arc::new(self.table().with_retired()),
+            false => self.table(),
+        }
+    }
+
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
         let key = (group.to_owned(), version.to_owned(), plural.to_owned());
         self.table().resources.get(&key).cloned()
@@ -93,6 +112,18 @@ impl Table {
             table.storing.entry(row.storage.clone()).or_insert_with(|| row.clone());
         }
         table.rows = rows;
+        table
+    }
+
+    /// This table with the retired versions behind it.
+    fn with_retired(&self) -> Self {
+        let served = |kind: &Kind| {
+            let key = (kind.group.clone(), kind.version.clone(), kind.plural.clone());
+            self.resources.contains_key(&key)
+        };
+        let retired = kinds::retired().iter().map(|row| &row.shown).filter(|kind| !served(kind));
+        let mut table = Self::new(self.dynamic.clone());
+        table.rows.extend(retired.cloned());
         table
     }
 
@@ -178,10 +209,12 @@ impl Answer {
             }
             _ => negotiate::answer_json(StatusCode::OK, body, &Accept::default())?,
         };
+        let commanded = headers.contains_key(COMMAND);
         let media = HeaderValue::from_str(&self.media).map_err(Status::internal)?;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, media);
-        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        let vary = if commanded { "Accept, Kubectl-Command" } else { "Accept" };
+        headers.insert(header::VARY, HeaderValue::from_static(vary));
         headers.insert(header::ETAG, tag);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
@@ -367,6 +400,21 @@ mod tests {
         let registry = Registry::builtin();
         let shown = registry.find("events.k8s.io", "v1", "events").unwrap();
         assert_eq!(registry.storing(&shown).group, "");
+    }
+
+    #[test]
+    fn retired_versions_are_listed_for_who_may_bring_manifests_and_never_preferred() {
+        let registry = Registry::builtin();
+        let versions = |command: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(command.map(|c| (header::HeaderName::from_static(COMMAND), HeaderValue::from_static(c))));
+            let table = registry.told(&headers);
+            let groups = table.groups();
+            groups.iter().find(|(group, _)| *group == "batch").map(|(_, versions)| versions.join(","))
+        };
+        assert_eq!(versions(None).as_deref(), Some("v1"));
+        assert_eq!(versions(Some("kubectl apply")).as_deref(), Some("v1,v1beta1"));
+        assert_eq!(versions(Some("kubectl api-versions")).as_deref(), Some("v1"));
     }
 
     #[test]

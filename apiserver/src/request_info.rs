@@ -1,6 +1,7 @@
 //! What a request asks for, from its method and path alone: verb, group, version, resource, namespace,
 //! name, subresource. Pure; follows Kubernetes' `RequestInfo`, which authorization rules are written for.
 
+use api_types::kinds::{self, Retired};
 use http::Method;
 
 /// A request's meaning. For paths outside the API only `verb` and `path` say something.
@@ -20,6 +21,8 @@ pub(crate) struct RequestInfo {
     /// What follows the subresource: the path that `proxy` passes on.
     pub(crate) rest: String,
     pub(crate) query: Query,
+    /// The path names a retired version; group and version are those of the one that took its place.
+    pub(crate) retired: Option<&'static Retired>,
 }
 
 /// The decoded query, in order.
@@ -107,6 +110,11 @@ pub(crate) fn parse(method: &Method, path: &str, query: &str) -> RequestInfo {
     }
     info.is_resource = true;
     split_resource(&mut info, rest);
+    if let Some(retired) = kinds::find_retired(&info.group, &info.version, &info.resource) {
+        info.group.clone_from(&retired.current.group);
+        info.version.clone_from(&retired.current.version);
+        info.retired = Some(retired);
+    }
     refine_verb(&mut info, old_watch);
     info
 }

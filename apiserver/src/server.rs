@@ -388,7 +388,7 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
     if request.method() != http::Method::GET && request.method() != http::Method::HEAD {
         return Err(Status::method_not_allowed());
     }
-    let table = server.registry.table();
+    let table = server.registry.told(request.headers());
     if let Some(found) = discovery::document(&table, &info.path, request.headers(), &server.address)? {
         return found.response(request.headers());
     }

@@ -16,9 +16,10 @@ impl Verb for Apply {
             let missing = FieldError::required("fieldManager", "is required for apply patch");
             return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![missing]));
         }
-        let decoded = body::decode_yaml(&call.body)?;
+        let mut decoded = body::decode_yaml(&call.body)?;
         let view = call.projection();
         let (mut config, warnings) = if view.is_object() {
+            decoded.value = call.renewed(decoded.value);
             typed::read_config(&call.kind, decoded, options.field_validation)?
         } else {
             (decoded.value, Vec::new())

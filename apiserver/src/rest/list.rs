@@ -36,7 +36,7 @@ impl Verb for List {
             Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
         };
         let now = call.server.clock.now();
-        let body = negotiate::list_body(&call.kind, &items, &call.accept, call.include(), now);
+        let body = negotiate::list_body(call.named_kind(), &items, &call.accept, call.include(), now);
         negotiate::answer_json(StatusCode::OK, body, &call.accept)
     }
 }
@@ -264,7 +264,8 @@ async fn collect(
     snapshot: &Snapshot,
 ) -> Result<Items, Status> {
     let (mut items, chosen) = choose(call, selection, page, snapshot);
-    items.objects = call.all_bytes_of(&chosen).await?;
+    let objects = call.all_bytes_of(&chosen).await?;
+    items.objects = objects.into_iter().map(|bytes| call.named_bytes(bytes)).collect();
     Ok(items)
 }
 

@@ -49,11 +49,11 @@ pub(crate) use write::{Projection, Whole, acted_on, commit_put, commit_status, w
 use crate::UserInfo;
 use crate::admission::{self, Notes, Operation, Options, Review, Rounds};
 use crate::cache::Stored;
-use crate::negotiate::{self, Accept};
+use crate::negotiate::{self, Accept, Form};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use crate::store::{CommitError, Key, Revision, Transaction};
-use crate::strategy;
+use crate::strategy::{self, conversion};
 use crate::subresource::{self, Action, Param};
 use crate::view::View;
 
@@ -126,6 +126,9 @@ static VERBS: &[Row] = &[
 pub(crate) async fn answer(call: Call) -> Answer {
     let notes = call.notes.clone();
     if let Some(deprecation) = &call.kind.deprecation {
+        notes.warn(deprecation);
+    }
+    if let Some(deprecation) = call.info.retired.and_then(|retired| retired.shown.deprecation.as_ref()) {
         notes.warn(deprecation);
     }
     let mut answer = dispatch(call).await;
@@ -375,6 +378,41 @@ impl Call {
         }
     }
 
+    /// A body that may be in the form of a retired version, in that of the one that took its place.
+    fn renewed(&self, mut body: Value) -> Value {
+        if let Some(retired) = self.info.retired
+            && body.is_object()
+            && body["apiVersion"].as_str().is_none_or(|v| v.is_empty() || v == retired.shown.api_version())
+        {
+            conversion::renew(retired, &mut body);
+        }
+        body
+    }
+
+    /// An object in the version that the path names, be it retired.
+    fn named(&self, mut object: Value) -> Value {
+        if let Some(retired) = self.info.retired {
+            conversion::retire(retired, &mut object);
+        }
+        object
+    }
+
+    /// As `named`, for an encoded object that is answered; tables and metadata are the same in both.
+    fn named_bytes(&self, bytes: Bytes) -> Bytes {
+        if self.info.retired.is_none() || self.accept.form != Form::Whole {
+            return bytes;
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(object) => negotiate::encode(&self.named(object)),
+            Err(_) => bytes,
+        }
+    }
+
+    /// The row that the path names.
+    fn named_kind(&self) -> &Kind {
+        self.info.retired.map_or(&self.kind, |retired| &retired.shown)
+    }
+
     /// A stored object's bytes in the request's version.
     async fn bytes_of(&self, stored: &Stored) -> Result<Bytes, Status> {
         convert::bytes(&self.server, &self.kind, stored).await
@@ -402,6 +440,7 @@ impl Call {
 
     /// Answers with an object of the kind in the form that was asked for.
     pub(crate) fn object(&self, code: StatusCode, bytes: &Bytes) -> Answer {
+        let bytes = &self.named_bytes(bytes.clone());
         let body =
             negotiate::object_body(&self.kind, bytes, &self.accept, self.include(), self.server.clock.now());
         negotiate::answer_json(code, body, &self.accept)

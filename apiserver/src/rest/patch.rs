@@ -48,7 +48,11 @@ impl Verb for Patch {
         let view = call.projection();
         let outcome = update_object(&call, &options, view, |current| {
             let Some(current) = current else { return Err(create::absent(&call)) };
-            let mut object = change(&call, form, current, &patch)?;
+            // A patch is of the object as its client reads it.
+            let mut object = match (call.info.retired, view.is_object()) {
+                (Some(_), true) => call.renewed(change(&call, form, &call.named(current.clone()), &patch)?),
+                _ => change(&call, form, current, &patch)?,
+            };
             // Only a revision that the patch itself names is a precondition.
             let unnamed = object["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
             let expected = if unnamed { None } else { update::expected_revision(&call, &object)? };

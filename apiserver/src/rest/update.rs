@@ -15,9 +15,10 @@ impl Verb for Update {
 
     async fn answer(call: Call) -> Answer {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "UpdateOptions")?;
-        let decoded = body::decode(media_type(&call.headers), &call.body)?;
+        let mut decoded = body::decode(media_type(&call.headers), &call.body)?;
         let view = call.projection();
         let (object, warnings) = if view.is_object() {
+            decoded.value = call.renewed(decoded.value);
             let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
             metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
             (object, warnings)

@@ -214,6 +214,7 @@ impl Writer {
             Ok(bytes) => bytes,
             Err(status) => return error_event(&status),
         };
+        let bytes = call.named_bytes(bytes);
         let first = std::mem::replace(&mut self.first, false);
         let now = call.server.clock.now();
         line(event, &negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first))
@@ -224,7 +225,7 @@ impl Writer {
         if initial_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        let object = json!({ "kind": self.call.kind.kind, "apiVersion": self.call.kind.api_version(), "metadata": metadata });
+        let object = json!({ "kind": self.call.kind.kind, "apiVersion": self.call.named_kind().api_version(), "metadata": metadata });
         let object = match self.call.accept.form {
             Form::Table => json!({
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null, "rows": [],

@@ -1,20 +1,24 @@
 //! Between the form in which objects are stored and the other forms in which their group, or an older or newer
 //! version, shows them: a table of pairs of functions. Type names are the caller's.
+//!
+//! Retired versions are rows here where a field has changed; the others say the same in the same words.
 
 mod autoscaling;
+mod definitions;
 mod events;
+mod networking;
+mod workloads;
 
 use std::borrow::Cow;
 
-use api_types::kinds::Kind;
+use api_types::kinds::{self, Kind, Retired};
 use serde_json::Value;
 
 pub(crate) use autoscaling::stored as stored_autoscaler;
 
 /// A form that is not the stored one.
 struct Form {
-    group: &'static str,
-    version: &'static str,
+    api_version: &'static str,
     storage: &'static str,
     /// Makes it of the stored form.
     show: fn(&mut Value),
@@ -26,27 +30,72 @@ struct Form {
 
 static FORMS: &[Form] = &[
     Form {
-        group: "events.k8s.io",
-        version: "v1",
+        api_version: "events.k8s.io/v1",
         storage: "events",
         show: events::show,
         store: events::store,
         fields: events::FIELDS,
     },
     Form {
-        group: "autoscaling",
-        version: "v1",
-        storage: "autoscaling/horizontalpodautoscalers",
+        api_version: "autoscaling/v1",
+        storage: AUTOSCALERS,
         show: autoscaling::show_version_1,
         store: autoscaling::store_version_1,
         fields: &[],
     },
+    old("autoscaling/v2beta1", AUTOSCALERS, autoscaling::show_first_beta, autoscaling::store_first_beta),
+    old("extensions/v1beta1", "apps/daemonsets", workloads::unchanged, workloads::store_on_delete),
+    old("extensions/v1beta1", "apps/deployments", workloads::unchanged, workloads::store_first_deployment),
+    old("extensions/v1beta1", "apps/replicasets", workloads::unchanged, workloads::store_selecting),
+    old("extensions/v1beta1", INGRESSES, networking::show_ingress, networking::store_ingress),
+    old("networking.k8s.io/v1beta1", INGRESSES, networking::show_ingress, networking::store_ingress),
+    old("apps/v1beta1", "apps/deployments", workloads::unchanged, workloads::store_beta_deployment),
+    old("apps/v1beta1", "apps/statefulsets", workloads::unchanged, workloads::store_on_delete),
+    old("apps/v1beta2", "apps/daemonsets", workloads::unchanged, workloads::store_selecting),
+    old("apps/v1beta2", "apps/deployments", workloads::unchanged, workloads::store_selecting),
+    old("apps/v1beta2", "apps/replicasets", workloads::unchanged, workloads::store_selecting),
+    old("apps/v1beta2", "apps/statefulsets", workloads::unchanged, workloads::store_selecting),
+    old("policy/v1beta1", "policy/poddisruptionbudgets", workloads::show_budget, workloads::store_budget),
+    old("discovery.k8s.io/v1beta1", SLICES, networking::show_slice, networking::store_slice),
+    old("apiextensions.k8s.io/v1beta1", DEFINITIONS, definitions::show, definitions::store),
 ];
 
+const AUTOSCALERS: &str = "autoscaling/horizontalpodautoscalers";
+const INGRESSES: &str = "networking.k8s.io/ingresses";
+const SLICES: &str = "discovery.k8s.io/endpointslices";
+const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
+/// A retired version's form; it is that of the version that took its place which it is turned into.
+const fn old(
+    api_version: &'static str,
+    storage: &'static str,
+    show: fn(&mut Value),
+    store: fn(&mut Value),
+) -> Form {
+    Form { api_version, storage, show, store, fields: &[] }
+}
+
 fn find(kind: &Kind) -> Option<&'static Form> {
-    FORMS
-        .iter()
-        .find(|form| form.storage == kind.storage && form.group == kind.group && form.version == kind.version)
+    let (group, version) = (kind.group.as_str(), kind.version.as_str());
+    FORMS.iter().find(|form| {
+        form.storage == kind.storage && kinds::split_api_version(form.api_version) == (group, version)
+    })
+}
+
+/// Writes an object of the current version as a retired one had it.
+pub(crate) fn retire(retired: &Retired, object: &mut Value) {
+    if let Some(form) = find(&retired.shown) {
+        (form.show)(object);
+    }
+    object["apiVersion"] = retired.shown.api_version().into();
+}
+
+/// Writes an object of a retired version as the current one has it.
+pub(crate) fn renew(retired: &Retired, object: &mut Value) {
+    if let Some(form) = find(&retired.shown) {
+        (form.store)(object);
+    }
+    object["apiVersion"] = retired.current.api_version().into();
 }
 
 /// Rewrites `object` from one row's form to the other's.

@@ -11,6 +11,7 @@ mod kubectl;
 mod matrix;
 mod objects;
 mod proxy;
+mod retired;
 mod watch;
 mod webhooks;
 mod writes;

@@ -5,7 +5,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::objects::{collection, object};
+use crate::objects::{collection, name_of, object};
 
 #[tokio::test]
 async fn every_kind_answers_every_verb_that_its_row_names() {
@@ -27,14 +27,15 @@ fn account() -> Value {
 
 async fn check(client: &Client, kind: &kinds::Kind) -> Result<(), String> {
     let base = collection(kind);
-    let item = format!("{base}/sample");
+    let name = name_of(kind, "sample");
+    let item = format!("{base}/{name}");
     let made = expect("create", 201, client.post(&base, &object(kind, "sample")).await)?;
     expect("create again", 409, client.post(&base, &object(kind, "sample")).await)?;
     let read = expect("get", 200, client.get(&item).await)?;
     same("get shows what create answered", &made, &read)?;
     let list = expect("list", 200, client.get(&base).await)?;
     same("list kind", &list["kind"], &json!(kind.list_kind))?;
-    let listed = list["items"].as_array().into_iter().flatten().any(|o| o["metadata"]["name"] == "sample");
+    let listed = list["items"].as_array().into_iter().flatten().any(|o| o["metadata"]["name"] == name);
     if !listed {
         return Err("the list does not have it".into());
     }
@@ -66,10 +67,11 @@ async fn check(client: &Client, kind: &kinds::Kind) -> Result<(), String> {
     if kind.verbs.iter().any(|v| v == "deletecollection") {
         expect("gone", 404, client.get(&item).await)?;
         expect("create", 201, client.post(&base, &object(kind, "other")).await)?;
-        let path = format!("{base}?fieldSelector=metadata.name%3Dother&gracePeriodSeconds=0");
+        let other = name_of(kind, "other");
+        let path = format!("{base}?fieldSelector=metadata.name%3D{other}&gracePeriodSeconds=0");
         expect("delete the collection", 200, client.delete(&path).await)?;
-        let_go(client, &format!("{base}/other")).await;
-        expect("all gone", 404, client.get(&format!("{base}/other")).await)?;
+        let_go(client, &format!("{base}/{other}")).await;
+        expect("all gone", 404, client.get(&format!("{base}/{other}")).await)?;
     }
     Ok(())
 }

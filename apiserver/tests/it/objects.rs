@@ -72,14 +72,95 @@ fn parts(kind: &str) -> Value {
         "ClusterRole" | "Role" => json!({ "rules": [] }),
         "PriorityClass" => json!({ "value": 5 }),
         "StorageClass" => json!({ "provisioner": "example.com/p" }),
+        _ => extension_parts(kind),
+    }
+}
+
+/// The same of kinds that extend the server or describe machines.
+fn extension_parts(kind: &str) -> Value {
+    let rule = json!({
+        "apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["things"],
+    });
+    let matching = json!({ "resourceRules": [rule] });
+    let hook = json!({
+        "name": "check.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": { "url": "https://hooks.example.com/check" }, "rules": [rule], "failurePolicy": "Ignore",
+    });
+    let devices = json!({ "requests": [{ "name": "one", "exactly": { "deviceClassName": "dc.example.com" } }] });
+    match kind {
+        "IPAddress" => json!({ "spec": { "parentRef": {
+            "resource": "services", "namespace": "default", "name": "s",
+        } } }),
+        "ServiceCIDR" => json!({ "spec": { "cidrs": ["198.51.100.0/24"] } }),
+        "CSIStorageCapacity" => json!({ "storageClassName": "slow", "capacity": "10Gi" }),
+        "VolumeAttachment" => json!({ "spec": {
+            "attacher": "disk.csi.example.com", "nodeName": "n1", "source": { "persistentVolumeName": "pv" },
+        } }),
+        "VolumeAttributesClass" => {
+            json!({ "driverName": "disk.csi.example.com", "parameters": { "tier": "gold" } })
+        }
+        "CSINode" => json!({ "spec": { "drivers": [{ "name": "disk.csi.example.com", "nodeID": "n1" }] } }),
+        "MutatingAdmissionPolicy" => json!({ "spec": {
+            "matchConstraints": matching, "reinvocationPolicy": "Never", "failurePolicy": "Ignore",
+            "mutations": [{ "patchType": "ApplyConfiguration", "applyConfiguration": { "expression": "Object{}" } }],
+        } }),
+        "ValidatingAdmissionPolicy" => json!({ "spec": {
+            "matchConstraints": matching, "validations": [{ "expression": "true" }],
+        } }),
+        "MutatingAdmissionPolicyBinding" => json!({ "spec": { "policyName": "none.example.com" } }),
+        "ValidatingAdmissionPolicyBinding" => {
+            json!({ "spec": { "policyName": "none.example.com", "validationActions": ["Deny"] } })
+        }
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => json!({ "webhooks": [hook] }),
+        "DeviceClass" => {
+            json!({ "spec": { "selectors": [{ "cel": { "expression": "device.driver == 'gpu.example.com'" } }] } })
+        }
+        "ResourceClaim" => json!({ "spec": { "devices": devices } }),
+        "ResourceClaimTemplate" => json!({ "spec": { "spec": { "devices": devices } } }),
+        "ResourceSlice" => json!({ "spec": {
+            "driver": "gpu.example.com", "nodeName": "n1", "devices": [{ "name": "gpu-0" }],
+            "pool": { "name": "n1", "generation": 1, "resourceSliceCount": 1 },
+        } }),
+        "FlowSchema" => json!({ "spec": { "priorityLevelConfiguration": { "name": "catch-all" } } }),
+        "PriorityLevelConfiguration" => json!({ "spec": {
+            "type": "Limited", "limited": { "limitResponse": { "type": "Reject" } },
+        } }),
+        "LimitRange" => json!({ "spec": { "limits": [{ "type": "Container", "max": { "cpu": "2" } }] } }),
         _ => json!({}),
     }
 }
 
-/// An object of `kind`, in the namespace `default` if it lives in one.
-pub(crate) fn object(kind: &Kind, name: &str) -> Value {
+/// Names of some kinds say what the object is; `word` is the part that tells samples apart.
+pub(crate) fn name_of(kind: &Kind, word: &str) -> String {
+    match kind.kind.as_str() {
+        "IPAddress" => format!("192.0.2.{}", word.len()),
+        "APIService" => format!("v1.{word}.example.com"),
+        "CustomResourceDefinition" => format!("lamps.{word}.example.com"),
+        _ => word.to_owned(),
+    }
+}
+
+/// Parts that repeat what the name says.
+fn named_parts(kind: &str, word: &str) -> Value {
+    let group = format!("{word}.example.com");
+    match kind {
+        "APIService" => json!({ "spec": {
+            "group": group, "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
+            "insecureSkipTLSVerify": true, "service": { "namespace": "default", "name": "none" },
+        } }),
+        "CustomResourceDefinition" => json!({ "spec": {
+            "group": group, "scope": "Namespaced", "names": { "plural": "lamps", "kind": "Lamp" },
+            "versions": [{ "name": "v1", "served": true, "storage": true,
+                "schema": { "openAPIV3Schema": { "type": "object" } } }],
+        } }),
+        _ => json!({}),
+    }
+}
+
+/// An object of `kind`, in the namespace `default` if it lives in one, with `word` in its name.
+pub(crate) fn object(kind: &Kind, word: &str) -> Value {
     let mut object =
-        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name } });
+        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name_of(kind, word) } });
     let parts = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Event") => json!({
             "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "r", "message": "m",
@@ -91,7 +172,9 @@ pub(crate) fn object(kind: &Kind, name: &str) -> Value {
         }),
         _ => parts(&kind.kind),
     };
-    object.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
+    for parts in [parts, named_parts(&kind.kind, word)] {
+        object.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
+    }
     object
 }
 

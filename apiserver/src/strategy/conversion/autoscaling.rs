@@ -95,6 +95,22 @@ pub(super) fn store_version_1(object: &mut Value) {
     }
 }
 
+/// The first beta has all there is, and names it as version 1's annotations do.
+pub(super) fn show_first_beta(object: &mut Value) {
+    turn(object, "/spec/metrics", old_metric);
+    turn(object, "/status/currentMetrics", old_current);
+}
+
+pub(super) fn store_first_beta(object: &mut Value) {
+    turn(object, "/spec/metrics", new_metric);
+    turn(object, "/status/currentMetrics", new_current);
+}
+
+fn turn(object: &mut Value, pointer: &str, each: fn(&Value) -> Value) {
+    let items = object.pointer_mut(pointer).and_then(Value::as_array_mut);
+    items.into_iter().flatten().for_each(|item| *item = each(item));
+}
+
 const DEFAULT_PERCENT: i32 = 80;
 
 fn processor(percent: Value) -> Value {
@@ -148,12 +164,12 @@ const SEEN: Names =
     Names { value: "currentValue", average: "currentAverageValue", utilization: "currentAverageUtilization" };
 
 /// A metric's specification as version 1 and the first beta write it.
-pub(super) fn old_metric(metric: &Value) -> Value {
+fn old_metric(metric: &Value) -> Value {
     old(metric, "target", &TARGET)
 }
 
 /// A metric's current value likewise.
-pub(super) fn old_current(metric: &Value) -> Value {
+fn old_current(metric: &Value) -> Value {
     old(metric, "current", &SEEN)
 }
 
@@ -197,12 +213,12 @@ fn old(metric: &Value, amount: &str, names: &Names) -> Value {
 }
 
 /// The stored form of a metric's specification.
-pub(super) fn new_metric(metric: &Value) -> Value {
+fn new_metric(metric: &Value) -> Value {
     new(metric, "target", &TARGET)
 }
 
 /// The stored form of a metric's current value.
-pub(super) fn new_current(metric: &Value) -> Value {
+fn new_current(metric: &Value) -> Value {
     new(metric, "current", &SEEN)
 }
 
