@@ -183,7 +183,8 @@ pub(super) fn is_deleting(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()
 }
 
-/// Whether two states are the same but for the times at which managers wrote.
+/// Whether two states are the same but for the times at which managers wrote. A generation counts changes and is
+/// none itself: what a client took away, admission may have put back after it was counted.
 pub(super) fn is_unchanged(old: &Value, new: &Value) -> bool {
     without_times(old) == without_times(new)
 }
@@ -192,6 +193,7 @@ fn without_times(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.shift_remove("resourceVersion");
+        metadata.shift_remove("generation");
         for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(entry) = entry.as_object_mut() {
                 entry.shift_remove("time");

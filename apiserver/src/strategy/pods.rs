@@ -15,10 +15,11 @@ impl Strategy for Pods {
         isolate::for_create(context.kind, new);
         new["status"] = json!({"phase": "Pending"});
         if !items(&new["spec"]["schedulingGates"]).is_empty() {
+            let now = context.now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
             let condition = json!({
                 "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
-                "lastProbeTime": null, "lastTransitionTime": null,
+                "lastProbeTime": null, "lastTransitionTime": now,
             });
             new["status"]["conditions"] = json!([condition]);
         }

@@ -1,7 +1,7 @@
 //! Defaults of pods and of the templates they are made from.
 
 use super::{at, each, ensure, is_empty, is_unset, put};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
@@ -19,6 +19,17 @@ pub(super) fn pod(object: &mut Value) {
             each(spec, "initContainers", host_ports);
         }
     });
+    at(object, &["status"], agree_on_addresses);
+}
+
+/// One address and the list that it is the first of: the one is right where they differ.
+fn agree_on_addresses(status: &mut Value) {
+    for (one, list) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+        let Some(ip) = status[one].as_str().filter(|ip| !ip.is_empty()).map(str::to_owned) else { continue };
+        if status[list][0]["ip"] != ip.as_str() {
+            status[list] = json!([{ "ip": ip }]);
+        }
+    }
 }
 
 /// The template of a workload, under `spec`.

@@ -33,6 +33,16 @@ fn a_pod_gets_what_kubernetes_gives_it() {
 }
 
 #[test]
+fn one_address_of_a_pod_is_the_first_of_the_list() {
+    let kind = crate::kinds::builtin().iter().find(|k| k.group.is_empty() && k.kind == "Pod").unwrap();
+    let mut pod =
+        json!({"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}], "hostIP": "10.0.0.9"}});
+    set_defaults(kind, &builtin(kind).unwrap(), &mut pod);
+    assert_eq!(pod["status"]["podIPs"], json!([{"ip": "10.0.0.1"}]));
+    assert_eq!(pod["status"]["hostIPs"], json!([{"ip": "10.0.0.9"}]));
+}
+
+#[test]
 fn limits_become_requests_and_host_ports_follow_the_host_network() {
     let container = json!({"name": "c", "image": "a:1", "ports": [{"containerPort": 80}],
         "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}});

@@ -27,6 +27,7 @@ mod policies;
 mod priorities;
 mod quantities;
 mod quotas;
+mod resource_claims;
 mod rollouts;
 mod runtime_classes;
 mod security_contexts;
@@ -44,7 +45,7 @@ use super::rules::Errors;
 
 /// Sections of `fields.txt` that code of this folder asks for.
 #[cfg(test)]
-const SHARED: &[&str] = &["volume", "container", "scaleReference", "matchResources"];
+const SHARED: &[&str] = &["volume", "container", "scaleReference", "matchResources", "opaqueConfig"];
 
 /// A write whose object is to be checked.
 pub(super) struct Check<'a> {
@@ -117,6 +118,10 @@ static ROWS: &[Row] = &[
     def("networking.k8s.io/servicecidrs", networks::service_cidr),
     def("node.k8s.io/runtimeclasses", runtime_classes::class),
     def("policy/poddisruptionbudgets", quotas::disruption_budget),
+    def("resource.k8s.io/deviceclasses", resource_claims::class),
+    def("resource.k8s.io/resourceclaims", resource_claims::claim),
+    def("resource.k8s.io/resourceclaimtemplates", resource_claims::template),
+    def("resource.k8s.io/resourceslices", resource_claims::slice),
     def("scheduling.k8s.io/priorityclasses", priorities::class),
     def("storage.k8s.io/csidrivers", storage::driver),
     def("storage.k8s.io/csinodes", storage::node),

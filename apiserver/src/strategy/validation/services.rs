@@ -25,15 +25,6 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
         let shown = json!([new["clusterIP"]]);
         errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
     }
-    let first = |spec: &Value| spec["ipFamilies"][0].clone();
-    if had
-        && new["type"] != "ExternalName"
-        && !first(old).is_null()
-        && !first(new).is_null()
-        && first(old) != first(new)
-    {
-        errors.push(FieldError::invalid("spec.ipFamilies[0]", first(new), "may not change once set"));
-    }
     let both_balanced = old["type"] == "LoadBalancer" && new["type"] == "LoadBalancer";
     if both_balanced && old["loadBalancerClass"] != new["loadBalancerClass"] {
         let shown = new["loadBalancerClass"].clone();
