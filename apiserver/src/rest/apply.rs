@@ -1,8 +1,10 @@
 //! PATCH with `application/apply-patch+yaml`: server-side apply. Creates what is not there.
 
+use api_types::kinds::Kind;
 use api_types::status::{FieldError, Status};
+use serde_json::Value;
 
-use super::write::{Manage, Proposal, update_object};
+use super::write::{Manage, Projection, Proposal, update_object};
 use super::{Answer, Call, Verb, WriteOptions, body, create, metadata, typed, update};
 
 pub(super) struct Apply;
@@ -22,26 +24,36 @@ impl Verb for Apply {
             decoded.value = call.renewed(decoded.value);
             typed::read_config(&call.kind, decoded, options.field_validation)?
         } else {
-            (decoded.value, Vec::new())
+            (view.configuration(&call.kind, decoded.value)?, Vec::new())
         };
-        if view.is_object() {
-            metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut config)?;
-        }
+        metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut config)?;
         if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
         let expected = update::expected_revision(&call, &config)?;
         let uid = config["metadata"]["uid"].as_str().map(str::to_owned);
-        let outcome = update_object(&call, &options, view, |current| {
+        let through: &dyn Projection = if view.is_object() { view } else { &OfObject(view) };
+        let outcome = update_object(&call, &options, through, |current| {
             if current.is_none() && (!call.info.subresource.is_empty() || uid.is_some()) {
                 return Err(create::absent(&call));
             }
             let mut object = typed::apply(&call, current, &config, &options)?;
-            if view.is_object() {
-                metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
-            }
+            metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
             Ok(Proposal { object, manage: Manage::Done, expected, warnings: warnings.clone() })
         });
         outcome.await?.answer(&call, view)
+    }
+}
+
+/// What is owned are fields of the object itself, whatever a view shows of them.
+struct OfObject(&'static dyn Projection);
+
+impl Projection for OfObject {
+    fn write(&self, _kind: &Kind, _object: &Value, body: Value) -> Result<Value, Status> {
+        Ok(body)
+    }
+
+    fn shown_by(&self) -> Option<&'static dyn Projection> {
+        Some(self.0)
     }
 }

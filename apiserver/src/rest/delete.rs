@@ -53,6 +53,10 @@ impl DeleteOptions {
         if options.propagation.is_none() {
             options.propagation = query.get("propagationPolicy").map(str::to_owned);
         }
+        if options.propagation.is_none() && query.has("orphanDependents") {
+            let policy = if query.is_true("orphanDependents") { "Orphan" } else { "Background" };
+            options.propagation = Some(policy.to_owned());
+        }
         options.check()?;
         Ok(options)
     }
@@ -66,6 +70,7 @@ impl DeleteOptions {
         let mut errors = Vec::new();
         let named = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let dry_run = options::parse_dry_run(dry_run.chain(named), &mut errors);
+        errors.extend(check_together(body, dry_run));
         if !errors.is_empty() {
             return Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", errors));
         }
@@ -116,6 +121,31 @@ impl DeleteOptions {
         differs("UID", &self.uid, "uid")?;
         differs("ResourceVersion", &self.resource_version, "resourceVersion")
     }
+}
+
+/// What Kubernetes says about options that do not go together.
+fn check_together(body: &Value, dry_run: bool) -> Vec<FieldError> {
+    let is_set = |field: &str| body.get(field).is_some_and(|value| !value.is_null());
+    let mut errors = Vec::new();
+    if is_set("orphanDependents") && is_set("propagationPolicy") {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid("propagationPolicy", body["propagationPolicy"].clone(), why));
+    }
+    // Objects that cannot be read do not exist here, so the option itself changes nothing.
+    let unsafe_field = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    if body[unsafe_field] == true {
+        let others = [
+            ("dryRun", dry_run),
+            ("propagationPolicy", is_set("propagationPolicy")),
+            ("orphanDependents", is_set("orphanDependents")),
+            ("gracePeriodSeconds", is_set("gracePeriodSeconds")),
+            ("preconditions", is_set("preconditions")),
+        ];
+        errors.extend(others.into_iter().filter(|(_, is_set)| *is_set).map(|(other, _)| {
+            FieldError::invalid(unsafe_field, true, format!("cannot be set together with .{other}"))
+        }));
+    }
+    errors
 }
 
 /// What a deletion left.

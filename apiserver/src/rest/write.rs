@@ -31,6 +31,16 @@ pub(crate) trait Projection: Send + Sync {
         false
     }
 
+    /// An apply configuration of what a client reads, as one of the object itself.
+    fn configuration(&self, _kind: &Kind, config: Value) -> Result<Value, Status> {
+        Ok(config)
+    }
+
+    /// The view that admission and the client see, where proposals are of the object itself.
+    fn shown_by(&self) -> Option<&'static dyn Projection> {
+        None
+    }
+
     /// Whether what a client reads is the whole object, in its own kind.
     fn is_object(&self) -> bool {
         true
@@ -191,7 +201,7 @@ where
         let attempt = Attempt {
             call,
             options,
-            view,
+            view: view.shown_by().unwrap_or(view),
             old: Some((&old, &stored)),
             manage: proposal.manage,
             expected: proposal.expected,

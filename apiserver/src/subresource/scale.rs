@@ -38,24 +38,30 @@ impl Projection for Scale {
     }
 
     fn write(&self, kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {
-        let replicas = &body["spec"]["replicas"];
-        let replicas = match replicas {
-            Value::Null => 0,
-            other => other.as_i64().ok_or_else(|| {
-                Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not a whole number")
-            })?,
-        };
-        if replicas < 0 {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid_kind("autoscaling", "Scale", name, vec![error]));
-        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let replicas = replicas_of(name, &body)?;
         let mut next = object.clone();
         match scale_paths(kind) {
             Some(paths) => put(&mut next, &paths.spec_replicas, replicas),
             None => next["spec"]["replicas"] = json!(replicas),
         }
         Ok(next)
+    }
+
+    fn configuration(&self, kind: &Kind, config: Value) -> Result<Value, Status> {
+        let name = config["metadata"]["name"].as_str().unwrap_or_default();
+        let mut out = json!({ "apiVersion": kind.api_version(), "kind": kind.kind });
+        if let Some(metadata) = config.get("metadata") {
+            out["metadata"] = metadata.clone();
+        }
+        if !config["spec"]["replicas"].is_null() {
+            let replicas = replicas_of(name, &config)?;
+            match scale_paths(kind) {
+                Some(paths) => put(&mut out, &paths.spec_replicas, replicas),
+                None => out["spec"] = json!({ "replicas": replicas }),
+            }
+        }
+        Ok(out)
     }
 
     fn is_object(&self) -> bool {
@@ -105,6 +111,24 @@ fn put(object: &mut Value, path: &str, number: i64) {
         at = &mut at[name];
     }
     *at = json!(number);
+}
+
+/// How many replicas a `Scale` asks for.
+fn replicas_of(name: &str, body: &Value) -> Result<i64, Status> {
+    let replicas = &body["spec"]["replicas"];
+    let replicas = match replicas {
+        Value::Null => 0,
+        other => other.as_i64().ok_or_else(|| {
+            Status::bad_request(
+                "Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not a whole number",
+            )
+        })?,
+    };
+    if replicas < 0 {
+        let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid_kind("autoscaling", "Scale", name, vec![error]));
+    }
+    Ok(replicas)
 }
 
 /// A selector as text, be it a `LabelSelector` or, in the oldest kinds, a map of labels.

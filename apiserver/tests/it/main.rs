@@ -10,6 +10,7 @@ mod flow_control;
 mod kubectl;
 mod matrix;
 mod objects;
+mod ownership;
 mod proxy;
 mod retired;
 mod watch;

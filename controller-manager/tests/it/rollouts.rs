@@ -170,7 +170,10 @@ async fn what_a_controller_writes_says_what_it_reacted_to() {
     let request = http::Request::get(path).body(Vec::new()).unwrap();
     let history: Value = cluster.client.request(request).await.unwrap();
     let first = &history["items"][0];
-    assert_eq!((&first["change"], first["request"].as_str().unwrap().split(' ').next()), (&json!("Created"), Some("POST")));
+    assert_eq!(
+        (&first["change"], first["request"].as_str().unwrap().split(' ').next()),
+        (&json!("Created"), Some("POST"))
+    );
     let acted_on: u64 = first["actedOn"].as_str().unwrap().parse().unwrap();
     let revision: u64 = first["revision"].as_str().unwrap().parse().unwrap();
     assert!(acted_on < revision, "{first}");
