@@ -7,6 +7,7 @@ use std::time::Duration;
 use component_base::clock::Clock;
 
 use crate::audit::AuditConfig;
+use crate::authn::oidc::OidcConfig;
 use crate::store::Backend;
 
 /// How to start an API server.
@@ -23,6 +24,10 @@ pub struct Config {
     pub pki_dir: Option<PathBuf>,
     /// A CSV file of static tokens, as kube-apiserver's `--token-auth-file`.
     pub token_auth_file: Option<PathBuf>,
+    /// Whether the Secrets of bootstrap tokens let their bearers in.
+    pub bootstrap_tokens: bool,
+    /// An outside issuer whose ID tokens are accepted.
+    pub oidc: Option<OidcConfig>,
     /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
     pub encryption_config: Option<PathBuf>,
     /// What is kept of requests, and where.
@@ -42,6 +47,8 @@ impl Default for Config {
             service_cidr: "10.96.0.0/16".into(),
             pki_dir: None,
             token_auth_file: None,
+            bootstrap_tokens: true,
+            oidc: None,
             encryption_config: None,
             audit: None,
             anonymous: true,

@@ -176,7 +176,9 @@ impl FlowControl {
     /// The live objects, and those that have to be there whatever anybody deletes.
     fn with_mandatory(&self, resource: &str, kind: &str) -> Vec<Arc<Value>> {
         let mut objects = self.view.objects(resource, None);
-        for mandatory in defaults::objects().into_iter().filter(|o| o["kind"] == kind && defaults::is_mandatory(o)) {
+        for mandatory in
+            defaults::objects().into_iter().filter(|o| o["kind"] == kind && defaults::is_mandatory(o))
+        {
             let place = objects.iter().position(|o| o["metadata"]["name"] == mandatory["metadata"]["name"]);
             match place {
                 None => objects.push(Arc::new(mandatory)),
@@ -194,7 +196,10 @@ impl FlowControl {
 
     /// Gives each level its seats and takes away those that are gone.
     fn configure(&self, objects: &[Arc<Value>]) -> HashMap<String, Target> {
-        let shares: u64 = objects.iter().map(|object| limits(object)["nominalConcurrencyShares"].as_u64().unwrap_or(0)).sum();
+        let shares: u64 = objects
+            .iter()
+            .map(|object| limits(object)["nominalConcurrencyShares"].as_u64().unwrap_or(0))
+            .sum();
         let mut known = self.levels.lock();
         let mut targets = HashMap::new();
         for object in objects {
@@ -221,7 +226,10 @@ impl FlowControl {
         let part = |percent: u64| u32::try_from((u64::from(own) * percent + 50) / 100).unwrap_or(u32::MAX);
         level.seats.limit.store(own, Ordering::SeqCst);
         level.seats.lendable.store(part(percent("lendablePercent").unwrap_or(0)), Ordering::SeqCst);
-        level.seats.borrowable.store(percent("borrowingLimitPercent").map_or(self.total, part), Ordering::SeqCst);
+        level
+            .seats
+            .borrowable
+            .store(percent("borrowingLimitPercent").map_or(self.total, part), Ordering::SeqCst);
         own.max(1)
     }
 
@@ -437,7 +445,8 @@ mod tests {
     async fn without_any_schema_the_mandatory_ones_hold() {
         let control = FlowControl::new(Arc::new(Fixture::default()), 10);
         let admin = Attributes { user: UserInfo::admin(), ..list_by("x") };
-        let exempt: Vec<_> = futures::future::join_all((0..50).map(|_| control.enter(&admin, 1, PATIENCE))).await;
+        let exempt: Vec<_> =
+            futures::future::join_all((0..50).map(|_| control.enter(&admin, 1, PATIENCE))).await;
         assert!(exempt.iter().all(Result::is_ok));
         let others = futures::future::join_all((0..50).map(|_| {
             let control = control.clone();

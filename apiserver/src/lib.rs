@@ -39,6 +39,7 @@ mod webhook;
 use std::collections::BTreeMap;
 
 pub use audit::{AuditConfig, AuditError, LogFile, OpenLogError, PolicyError};
+pub use authn::oidc::{OidcConfig, OidcError};
 pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use pki::{Credential, Pki, PkiError};

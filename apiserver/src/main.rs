@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use apiserver::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile};
+use apiserver::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig};
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
@@ -49,6 +49,11 @@ struct Flags {
     /// An EncryptionConfiguration file: which resources are encrypted in the store, and with which keys.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
+    /// Accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    enable_bootstrap_token_auth: bool,
+    #[command(flatten)]
+    oidc: OidcFlags,
     #[command(flatten)]
     audit: AuditFlags,
     /// How many requests that only read are served at once; more wait, by priority and fairness.
@@ -88,6 +93,59 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "must be a whole number and s, m, h or d".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// An outside issuer of ID tokens.
+#[derive(clap::Args)]
+struct OidcFlags {
+    /// Accept ID tokens of this issuer, an https URL.
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    oidc_issuer_url: Option<String>,
+    /// The audience that ID tokens must be for.
+    #[arg(long, value_name = "ID")]
+    oidc_client_id: Option<String>,
+    /// The claim that is the user's name.
+    #[arg(long, value_name = "CLAIM", default_value = "sub")]
+    oidc_username_claim: String,
+    /// Before each user's name; `-` is none [default: the issuer and `#`, unless the claim is email].
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    oidc_username_prefix: Option<String>,
+    /// The claim that has the user's groups.
+    #[arg(long, value_name = "CLAIM")]
+    oidc_groups_claim: Option<String>,
+    /// Before each group's name.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    oidc_groups_prefix: String,
+    /// A claim that must be there with this value; may be repeated.
+    #[arg(long, value_name = "CLAIM=VALUE", value_parser = claim)]
+    oidc_required_claim: Vec<(String, String)>,
+    /// With which algorithms ID tokens may be signed.
+    #[arg(long, value_name = "ALG,…", default_value = "RS256", value_delimiter = ',')]
+    oidc_signing_algs: Vec<String>,
+    /// The authorities (PEM) of the issuer's certificate [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    oidc_ca_file: Option<PathBuf>,
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| format!("{text:?} is not CLAIM=VALUE"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+impl OidcFlags {
+    fn config(self) -> Option<OidcConfig> {
+        Some(OidcConfig {
+            issuer_url: self.oidc_issuer_url?,
+            client_id: self.oidc_client_id.unwrap_or_default(),
+            username_claim: self.oidc_username_claim,
+            username_prefix: self.oidc_username_prefix,
+            groups_claim: self.oidc_groups_claim,
+            groups_prefix: self.oidc_groups_prefix,
+            required_claims: self.oidc_required_claim,
+            signing_algorithms: self.oidc_signing_algs,
+            ca_file: self.oidc_ca_file,
+        })
+    }
 }
 
 /// What is kept of requests.
@@ -171,6 +229,8 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         token_auth_file: flags.token_auth_file,
         encryption_config: flags.encryption_provider_config,
         audit: flags.audit.config(),
+        bootstrap_tokens: flags.enable_bootstrap_token_auth,
+        oidc: flags.oidc.config(),
         limits,
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),

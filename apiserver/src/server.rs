@@ -28,6 +28,7 @@ pub use loopback::Loopback;
 pub use start::{Running, StartError, run, start};
 
 use crate::audit::{Audit, Trail};
+use crate::authn::oidc::Oidc;
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::{self, Authenticators, PeerAddress, PeerCertificates, Presented, impersonation};
 use crate::authz::{self, Attributes, Authorizers, Decision, review};
@@ -61,6 +62,7 @@ pub(crate) struct Server {
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
     audit: Option<Arc<Audit>>,
+    oidc: Option<Arc<Oidc>>,
     pub(crate) shutdown: Shutdown,
     /// `host:port` that discovery tells clients.
     pub(crate) address: String,
@@ -70,13 +72,18 @@ pub(crate) struct Server {
 
 impl Server {
     /// Answers a resource that is a question and never stored.
-    pub(crate) fn answer_review(
+    pub(crate) async fn answer_review(
         &self,
         kind: &Kind,
         user: &UserInfo,
         namespace: &str,
         object: Value,
     ) -> Result<Value, Status> {
+        if let (Some(oidc), Some(token)) = (&self.oidc, object["spec"]["token"].as_str())
+            && oidc.wants_keys_of(token)
+        {
+            oidc.fetch_keys(&self.backends).await;
+        }
         let reviewers = review::Reviewers {
             authorizers: &self.authorizers,
             authenticators: &self.authenticators,
@@ -169,6 +176,9 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
     if request.extensions().get::<UserInfo>().is_none() {
         let certificates = request.extensions().get::<PeerCertificates>().cloned();
         let presented = Presented::to_server(request.headers(), certificates.as_ref());
+        if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.wants_keys(&presented)) {
+            oidc.fetch_keys(&server.backends).await;
+        }
         match server.authenticators.authenticate(&presented) {
             Ok(user) => {
                 request.extensions_mut().insert(user);
@@ -250,7 +260,9 @@ async fn take_turn(State(server): State<Arc<Server>>, request: Request, next: Ne
         }
     };
     let headers = response.headers_mut();
-    for (name, uid) in [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)] {
+    for (name, uid) in
+        [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)]
+    {
         if let Ok(value) = HeaderValue::from_str(&uid) {
             headers.insert(name, value);
         }

@@ -98,7 +98,9 @@ fn hours(text: &str) -> Result<u64, String> {
 impl Flags {
     /// Reads the keys of the signers.
     fn read_keys(&self, config: &mut Config) -> anyhow::Result<()> {
-        if let (Some(certificate), Some(key)) = (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
+        if let (Some(certificate), Some(key)) =
+            (&self.cluster_signing_cert_file, &self.cluster_signing_key_file)
+        {
             let (certificate, key) = (std::fs::read_to_string(certificate)?, std::fs::read_to_string(key)?);
             let life = Duration::from_secs(self.cluster_signing_duration * 3600);
             config.signing = Some(Arc::new(Authority::new(&certificate, &key, life)?));

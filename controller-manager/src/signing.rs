@@ -62,7 +62,9 @@ impl Authority {
         serial: [u8; 16],
     ) -> Result<String, String> {
         let (_, request) = X509CertificationRequest::from_der(request).map_err(|e| e.to_string())?;
-        request.verify_signature().map_err(|_| "unable to verify certificate request signature".to_owned())?;
+        request
+            .verify_signature()
+            .map_err(|_| "unable to verify certificate request signature".to_owned())?;
         let info = &request.certification_request_info;
         let algorithm = algorithm(&self.key).map_err(|e| e.to_string())?;
         let (from, until) = self.validity(seconds, now);
@@ -91,7 +93,11 @@ impl Authority {
         (from, (now + life).min(self.not_after))
     }
 
-    fn extensions(&self, request: &X509CertificationRequest<'_>, usages: &[String]) -> Result<Vec<Vec<u8>>, String> {
+    fn extensions(
+        &self,
+        request: &X509CertificationRequest<'_>,
+        usages: &[String],
+    ) -> Result<Vec<Vec<u8>>, String> {
         let (bits, purposes) = split_usages(usages)?;
         let mut extensions = Vec::new();
         if bits != 0 {
@@ -241,8 +247,7 @@ fn time(at: DateTime<Utc>) -> Vec<u8> {
 fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
@@ -258,7 +263,9 @@ mod tests {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "ca");
         let certificate = params.self_signed(&key).unwrap().pem();
-        let authority = Authority::new(&certificate, &key.serialize_pem(), std::time::Duration::from_secs(86_400 * 365)).unwrap();
+        let authority =
+            Authority::new(&certificate, &key.serialize_pem(), std::time::Duration::from_secs(86_400 * 365))
+                .unwrap();
         (authority, certificate)
     }
 

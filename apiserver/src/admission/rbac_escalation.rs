@@ -51,8 +51,24 @@ fn check_role(review: &Review<'_>, new: &Value) -> Result<(), Status> {
     if unchanged || may(review, "escalate", &review.kind.plural, review.name) {
         return Ok(());
     }
+    let aggregates = |role: &Value| !role["aggregationRule"]["clusterRoleSelectors"].is_null();
+    if aggregates(new) || review.old.is_some_and(aggregates) {
+        let rbac = review.authorizers.rbac();
+        if !rbac.missing(review.user, "", &everything()).is_empty() {
+            return Err(review.forbidden("must have cluster-admin privileges to use the aggregationRule"));
+        }
+    }
     let rules: Vec<Rule> = new["rules"].as_array().into_iter().flatten().map(Rule::parse).collect();
     refuse_missing(review, &rules)
+}
+
+/// What an aggregating role may come to allow.
+fn everything() -> [Rule; 2] {
+    let star = || vec!["*".to_owned()];
+    [
+        Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() },
+        Rule { verbs: star(), urls: star(), ..Rule::default() },
+    ]
 }
 
 fn check_binding(review: &Review<'_>, new: &Value) -> Result<(), Status> {

@@ -5,9 +5,11 @@
 //! needs the authorizer, so it lives in its own file and is called after this.
 
 pub(crate) mod anonymous;
+pub(crate) mod bootstrap_token;
 pub(crate) mod client_certificate;
 pub(crate) mod discovery;
 pub(crate) mod impersonation;
+pub(crate) mod oidc;
 pub(crate) mod service_account;
 pub(crate) mod token_file;
 

@@ -2,6 +2,7 @@
 //! decides, and a request nobody allows is refused with Kubernetes' words.
 
 pub(crate) mod node;
+mod node_graph;
 pub(crate) mod rbac;
 pub(crate) mod review;
 

@@ -1,13 +1,11 @@
 //! Node identities: `system:node:NAME` in `system:nodes` reaches the objects of its own node and no others.
 //!
-//! Reads follow the pods that are bound to the node: their secrets, config maps and service accounts. What a
+//! Reads follow the pods that are bound to the node: their secrets, config maps, accounts, claims and volumes. What a
 //! node may write is narrowed further by the admission plugin NodeRestriction, which sees the object.
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, node_graph};
 use crate::UserInfo;
 use crate::authn::is_in;
 use crate::view::View;
@@ -49,8 +47,6 @@ const FREELY: &[(&str, &str, &[&str])] = &[
     ("events.k8s.io", "events", &["create", "update", "patch"]),
     ("discovery.k8s.io", "endpointslices", &["get", "list", "watch"]),
     ("node.k8s.io", "runtimeclasses", &["get", "list", "watch"]),
-    ("", "persistentvolumes", &["get"]),
-    ("", "persistentvolumeclaims", &["get"]),
     ("storage.k8s.io", "csidrivers", &["get", "list", "watch"]),
     ("authentication.k8s.io", "tokenreviews", &["create"]),
     ("authorization.k8s.io", "subjectaccessreviews", &["create"]),
@@ -71,7 +67,20 @@ fn decide(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, 
             "get" | "list" | "watch" => related(attributes, node, view),
             _ => Err("can only read resources of this type".to_owned()),
         },
+        ("", "persistentvolumeclaims" | "persistentvolumes")
+        | ("resource.k8s.io", "resourceclaims")
+        | ("storage.k8s.io", "volumeattachments") => match verb {
+            "get" => related(attributes, node, view),
+            _ => Err("can only get individual resources of this type".to_owned()),
+        },
+        ("", "persistentvolumeclaims/status") => match verb {
+            "update" | "patch" => related(attributes, node, view),
+            _ => Err("can only update status of this type".to_owned()),
+        },
         ("", "serviceaccounts/token") if verb == "create" => related(attributes, node, view),
+        ("", "serviceaccounts") if verb == "get" => related(attributes, node, view),
+        ("storage.k8s.io", "csinodes") => own_csi_node(attributes, node),
+        ("resource.k8s.io", "resourceslices") => own_slices(attributes, node, view),
         ("", "nodes" | "nodes/status") if verb != "create" => own_node(attributes, node),
         ("", "pods") if matches!(verb, "get" | "list" | "watch") => own_pods(attributes, node, view),
         ("coordination.k8s.io", "leases") => own_lease(attributes, node),
@@ -132,51 +141,45 @@ fn no_relationship(node: &str) -> String {
     format!("no relationship found between node {node:?} and this object")
 }
 
-/// Whether a pod of the node refers to the object.
+fn own_csi_node(attributes: &Attributes, node: &str) -> Result<bool, String> {
+    match attributes.verb.as_str() {
+        "create" => Ok(true),
+        "get" | "update" | "patch" | "delete" if attributes.name == node => Ok(true),
+        "get" | "update" | "patch" | "delete" => {
+            Err("can only access CSINode with the same name as the requesting node".to_owned())
+        }
+        _ => Err("can only get, create, update, patch, or delete a CSINode".to_owned()),
+    }
+}
+
+/// Which node a new slice is for is admission's to say.
+fn own_slices(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
+    match attributes.verb.as_str() {
+        "create" => Ok(true),
+        "get" | "update" | "patch" | "delete" => related(attributes, node, view),
+        "list" | "watch" | "deletecollection" => {
+            let selected = |(path, value): &(String, String)| path == "spec.nodeName" && value == node;
+            match attributes.fields.iter().any(selected) {
+                true => Ok(true),
+                false => {
+                    Err("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
+                }
+            }
+        }
+        _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection".to_owned()),
+    }
+}
+
+/// Whether something leads from the node to the object.
 fn related(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool, String> {
-    if attributes.name.is_empty() {
+    let (resource, namespace, name) = (&attributes.resource, &attributes.namespace, &attributes.name);
+    if name.is_empty() {
         return Err("No Object name found".to_owned());
     }
-    let pods = view.pods_on(node, &attributes.namespace);
-    match pods.iter().any(|pod| refers(pod, &attributes.resource, &attributes.name)) {
+    match node_graph::is_related(view, node, resource, namespace, name) {
         true => Ok(true),
         false => Err(no_relationship(node)),
     }
-}
-
-/// Whether the pod's spec names the secret, config map or service account.
-fn refers(pod: &Value, resource: &str, name: &str) -> bool {
-    let spec = &pod["spec"];
-    match resource {
-        "serviceaccounts" => spec["serviceAccountName"] == name,
-        "secrets" => {
-            let pulls = spec["imagePullSecrets"].as_array().into_iter().flatten();
-            pulls.into_iter().any(|pull| pull["name"] == name)
-                || volume_refers(spec, "secret", "secretName", name)
-                || containers_refer(spec, "secretKeyRef", "secretRef", name)
-        }
-        _ => {
-            volume_refers(spec, "configMap", "name", name)
-                || containers_refer(spec, "configMapKeyRef", "configMapRef", name)
-        }
-    }
-}
-
-fn volume_refers(spec: &Value, source: &str, field: &str, name: &str) -> bool {
-    spec["volumes"].as_array().into_iter().flatten().any(|volume| {
-        let projected = volume["projected"]["sources"].as_array().into_iter().flatten();
-        volume[source][field] == name || projected.into_iter().any(|s| s[source]["name"] == name)
-    })
-}
-
-fn containers_refer(spec: &Value, key_ref: &str, whole_ref: &str, name: &str) -> bool {
-    let lists = ["initContainers", "containers", "ephemeralContainers"];
-    lists.iter().flat_map(|list| spec[*list].as_array().into_iter().flatten()).any(|container| {
-        let env = container["env"].as_array().into_iter().flatten();
-        let from = container["envFrom"].as_array().into_iter().flatten();
-        env.into_iter().any(|e| e["valueFrom"][key_ref]["name"] == name)
-            || from.into_iter().any(|f| f[whole_ref]["name"] == name)
-    })
 }
 
 #[cfg(test)]
@@ -188,10 +191,22 @@ mod tests {
     use crate::view::fixture::Fixture;
 
     fn world() -> Fixture {
-        Fixture::default().with(
+        let volume = |name: &str, claim: &str| {
+            json!({"metadata": {"name": name}, "spec": {"claimRef": {"namespace": "ns", "name": claim},
+                "csi": {"nodeStageSecretRef": {"namespace": "drivers", "name": "mount"}}}})
+        };
+        let attachment =
+            |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node}});
+        let world = Fixture::default()
+            .with("persistentvolumes", volume("pv1", "data"))
+            .with("persistentvolumes", volume("pv2", "other"))
+            .with("storage.k8s.io/volumeattachments", attachment("va1", "n1"))
+            .with("storage.k8s.io/volumeattachments", attachment("va2", "n2"));
+        world.with(
             "pods",
             json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"nodeName": "n1", "serviceAccountName": "robot",
-                "volumes": [{"name": "v", "secret": {"secretName": "tls"}}, {"name": "w", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
+                "resourceClaims": [{"name": "g", "resourceClaimName": "gpu"}],
+                "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "scratch", "ephemeral": {}}, {"name": "v", "secret": {"secretName": "tls"}}, {"name": "w", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
                 "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "env"}}]}]}}),
         )
     }
@@ -199,6 +214,10 @@ mod tests {
     fn may(verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+        let group = match group {
+            "storage" | "resource" => &format!("{group}.k8s.io"),
+            other => other,
+        };
         let attributes = Attributes {
             user: authenticated("system:node:n1", &["system:nodes"]),
             verb: verb.into(),
@@ -234,6 +253,21 @@ mod tests {
             ("update", "leases.coordination.k8s.io", "kube-node-lease", "n1", true),
             ("update", "leases.coordination.k8s.io", "kube-node-lease", "n2", false),
             ("get", "leases.coordination.k8s.io", "kube-system", "n1", false),
+            ("get", "persistentvolumeclaims", "ns", "data", true),
+            ("get", "persistentvolumeclaims", "ns", "p-scratch", true),
+            ("get", "persistentvolumeclaims", "ns", "other", false),
+            ("list", "persistentvolumeclaims", "ns", "", false),
+            ("patch", "persistentvolumeclaims/status", "ns", "data", true),
+            ("get", "persistentvolumes", "", "pv1", true),
+            ("get", "persistentvolumes", "", "pv2", false),
+            ("get", "secrets", "drivers", "mount", true),
+            ("get", "volumeattachments.storage", "", "va1", true),
+            ("get", "volumeattachments.storage", "", "va2", false),
+            ("get", "resourceclaims.resource", "ns", "gpu", true),
+            ("patch", "csinodes.storage", "", "n1", true),
+            ("patch", "csinodes.storage", "", "n2", false),
+            ("create", "resourceslices.resource", "", "", true),
+            ("list", "resourceslices.resource", "", "", false),
             ("list", "services", "", "", true),
             ("create", "deployments.apps", "ns", "", false),
         ];

@@ -73,12 +73,14 @@ fn plan(control: &FlowControl, now: &str) -> Vec<Step> {
                 media: "application/json",
                 body: wanted,
             }),
-            Some(live) if defaults::is_mandatory(&wanted) && live["spec"] != wanted["spec"] => steps.push(Step {
-                method: "PUT",
-                path: format!("{ROOT}/{plural}/{name}?fieldManager={PRODUCER}"),
-                media: "application/json",
-                body: wanted,
-            }),
+            Some(live) if defaults::is_mandatory(&wanted) && live["spec"] != wanted["spec"] => {
+                steps.push(Step {
+                    method: "PUT",
+                    path: format!("{ROOT}/{plural}/{name}?fieldManager={PRODUCER}"),
+                    media: "application/json",
+                    body: wanted,
+                })
+            }
             Some(_) => {}
         }
     }

@@ -27,7 +27,8 @@ pub(super) struct Seats {
 impl Seats {
     /// Takes seats if no more than `limit` are taken then; a request wider than that runs alone.
     fn take(&self, seats: u32, limit: u32) -> bool {
-        let fits = |taken: u32| (taken + seats <= limit || (taken == 0 && limit > 0)).then_some(taken + seats);
+        let fits =
+            |taken: u32| (taken + seats <= limit || (taken == 0 && limit > 0)).then_some(taken + seats);
         self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
     }
 

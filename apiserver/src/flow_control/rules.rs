@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::UserInfo;
-use crate::authn::is_in;
 use crate::authn::impersonation::account_of;
+use crate::authn::is_in;
 use crate::authz::Attributes;
 
 /// A FlowSchema.
@@ -208,12 +208,48 @@ mod tests {
         let cases = [
             (UserInfo::admin(), "get", "pods", "a", "exempt"),
             (UserInfo::new("x", &[everyone]), "get", "/healthz", "", "probes"),
-            (UserInfo::new("system:kube-scheduler", &[everyone]), "update", "leases", "kube-system", "system-leader-election"),
-            (UserInfo::new("system:node:n", &["system:nodes", everyone]), "update", "leases", "kube-node-lease", "system-node-high"),
-            (UserInfo::new("system:node:n", &["system:nodes", everyone]), "get", "secrets", "a", "system-nodes"),
-            (UserInfo::new("system:kube-controller-manager", &[everyone]), "list", "pods", "", "kube-controller-manager"),
-            (UserInfo::new("system:serviceaccount:kube-system:x", &["system:serviceaccounts", everyone]), "list", "pods", "", "kube-system-service-accounts"),
-            (UserInfo::new("system:serviceaccount:a:x", &["system:serviceaccounts", everyone]), "list", "pods", "", "service-accounts"),
+            (
+                UserInfo::new("system:kube-scheduler", &[everyone]),
+                "update",
+                "leases",
+                "kube-system",
+                "system-leader-election",
+            ),
+            (
+                UserInfo::new("system:node:n", &["system:nodes", everyone]),
+                "update",
+                "leases",
+                "kube-node-lease",
+                "system-node-high",
+            ),
+            (
+                UserInfo::new("system:node:n", &["system:nodes", everyone]),
+                "get",
+                "secrets",
+                "a",
+                "system-nodes",
+            ),
+            (
+                UserInfo::new("system:kube-controller-manager", &[everyone]),
+                "list",
+                "pods",
+                "",
+                "kube-controller-manager",
+            ),
+            (
+                UserInfo::new("system:serviceaccount:kube-system:x", &["system:serviceaccounts", everyone]),
+                "list",
+                "pods",
+                "",
+                "kube-system-service-accounts",
+            ),
+            (
+                UserInfo::new("system:serviceaccount:a:x", &["system:serviceaccounts", everyone]),
+                "list",
+                "pods",
+                "",
+                "service-accounts",
+            ),
             (UserInfo::new("jane", &[everyone]), "list", "pods", "", "global-default"),
             (UserInfo::new("nobody", &[]), "list", "pods", "", ""),
         ];

@@ -21,7 +21,7 @@ impl Verb for Create {
         if call.kind.storage.is_empty() {
             typed::track_body(&call, &call.kind, &mut object, &options.manager);
             admit_body(&call, Operation::Create, Options::Write(&options), &mut object).await?;
-            let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object)?;
+            let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object).await?;
             return call.plain(StatusCode::CREATED, &answer);
         }
         let proposal = Proposal { object, manage: Manage::Update, expected: None, warnings };

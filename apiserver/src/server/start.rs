@@ -19,6 +19,8 @@ use tracing::{info, warn};
 use super::listener::Listener;
 use super::{Loopback, Server, layers};
 use crate::audit::{Audit, AuditError};
+use crate::authn::bootstrap_token::BootstrapToken;
+use crate::authn::oidc::{Oidc, OidcError};
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::token_file::{TokenFile, TokenFileError};
 use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
@@ -47,6 +49,8 @@ pub enum StartError {
     Encryption(#[from] EncryptionConfigError),
     #[error("cannot keep the audit log")]
     Audit(#[from] AuditError),
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     #[error("--service-cidr: {0}")]
     ServiceCidr(String),
     #[error("cannot make or read the certificates")]
@@ -105,8 +109,9 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
     metrics.register(|registry| flow.register(registry));
+    let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, config.clock)).transpose()?;
     let server = Arc::new(Server {
-        authenticators: authenticators(&config, &pki, &view)?,
+        authenticators: authenticators(&config, &pki, &view, oidc.as_ref())?,
         authorizers: Authorizers::new(view.clone()),
         admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
@@ -126,6 +131,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         limits: config.limits.clone(),
         metrics,
         audit: audit.map(Arc::new),
+        oidc,
         shutdown: shutdown.clone(),
         address: address.map(|a| reachable(a).to_string()).unwrap_or_default(),
         ready: AtomicBool::new(false),
@@ -162,12 +168,23 @@ async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, Star
     }
 }
 
-fn authenticators(config: &Config, pki: &Pki, view: &Arc<dyn View>) -> Result<Authenticators, StartError> {
+fn authenticators(
+    config: &Config,
+    pki: &Pki,
+    view: &Arc<dyn View>,
+    oidc: Option<&Arc<Oidc>>,
+) -> Result<Authenticators, StartError> {
     let mut rows: Vec<Box<dyn Authenticator>> = vec![Box::new(client_certificate::ClientCertificate)];
     if let Some(path) = &config.token_auth_file {
         rows.push(Box::new(TokenFile::read(path)?));
     }
     rows.push(Box::new(ServiceAccount::new(Tokens::new(pki, config.clock), view.clone())));
+    if config.bootstrap_tokens {
+        rows.push(Box::new(BootstrapToken::new(view.clone(), config.clock)));
+    }
+    if let Some(oidc) = oidc {
+        rows.push(Box::new(oidc.clone()));
+    }
     if config.anonymous {
         rows.push(Box::new(anonymous::Anonymous));
     }

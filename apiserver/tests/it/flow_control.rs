@@ -25,7 +25,10 @@ async fn until(client: &Client, path: &str, look: impl Fn(&Value) -> bool) -> Va
 #[tokio::test]
 async fn answers_name_the_schema_and_level_that_they_came_under() {
     let client = Client::start().await;
-    until(&client, &format!("{ROOT}/flowschemas"), |list| list["items"].as_array().is_some_and(|i| i.len() == 11)).await;
+    until(&client, &format!("{ROOT}/flowschemas"), |list| {
+        list["items"].as_array().is_some_and(|i| i.len() == 11)
+    })
+    .await;
     let schema = client.get(&format!("{ROOT}/flowschemas/global-default")).await.1;
     let level = client.get(&format!("{ROOT}/prioritylevelconfigurations/global-default")).await.1;
     let jane = client.acting_as(UserInfo::new("jane", &["system:authenticated"]));

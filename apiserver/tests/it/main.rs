@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod audit;
+mod authn;
 mod client;
 mod discovery;
 mod extensions;

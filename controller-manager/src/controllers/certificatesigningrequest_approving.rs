@@ -16,9 +16,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -75,7 +73,8 @@ impl Controller for Approving {
         if decided || signing_request::certificate(&csr).is_some() {
             return Ok(Action::Done);
         }
-        let Some(subject) = signing_request::der_of(&csr).and_then(|der| signing_request::subject_of(&der)) else {
+        let Some(subject) = signing_request::der_of(&csr).and_then(|der| signing_request::subject_of(&der))
+        else {
             return Ok(Action::Done);
         };
         let author = csr.spec.username.as_deref().unwrap_or_default();
@@ -98,7 +97,11 @@ impl Controller for Approving {
 }
 
 impl Approving {
-    async fn is_allowed(&self, csr: &CertificateSigningRequest, subresource: &str) -> Result<bool, kube::Error> {
+    async fn is_allowed(
+        &self,
+        csr: &CertificateSigningRequest,
+        subresource: &str,
+    ) -> Result<bool, kube::Error> {
         let attributes = ResourceAttributes {
             group: Some("certificates.k8s.io".to_owned()),
             resource: Some("certificatesigningrequests".to_owned()),
@@ -123,8 +126,10 @@ impl Approving {
 
     async fn approve(&self, csr: &CertificateSigningRequest, message: &str) -> Result<(), kube::Error> {
         let mut conditions = csr.status.clone().and_then(|status| status.conditions).unwrap_or_default();
-        let approved = json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": message});
-        conditions.extend(serde_json::from_value::<Vec<_>>(json!([approved])).map_err(kube::Error::SerdeError)?);
+        let approved =
+            json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": message});
+        conditions
+            .extend(serde_json::from_value::<Vec<_>>(json!([approved])).map_err(kube::Error::SerdeError)?);
         let body = json!({
             "metadata": {"resourceVersion": csr.metadata.resource_version},
             "status": {"conditions": conditions},

@@ -92,7 +92,8 @@ impl Signing {
 }
 
 fn failed(csr: &CertificateSigningRequest, why: &str) -> Value {
-    let mut conditions = json!(csr.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default());
+    let mut conditions =
+        json!(csr.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default());
     if let Some(list) = conditions.as_array_mut() {
         list.push(json!({
             "type": "Failed", "status": "True", "reason": "SignerValidationFailure", "message": why,

@@ -88,9 +88,14 @@ mod tests {
     use super::*;
 
     fn role(name: &str, label: &str, verbs: &[&str]) -> ClusterRole {
-        let rules: Vec<_> =
-            verbs.iter().map(|verb| json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]})).collect();
-        serde_json::from_value(json!({"metadata": {"name": name, "labels": {"part-of": label}}, "rules": rules})).unwrap()
+        let rules: Vec<_> = verbs
+            .iter()
+            .map(|verb| json!({"verbs": [verb], "apiGroups": [""], "resources": ["pods"]}))
+            .collect();
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "labels": {"part-of": label}}, "rules": rules}),
+        )
+        .unwrap()
     }
 
     fn collecting(rules: &[&str]) -> ClusterRole {
@@ -107,8 +112,12 @@ mod tests {
 
     #[test]
     fn rules_of_selected_roles_are_there_once_in_order() {
-        let all = [role("a", "x", &["get", "list"]), role("b", "x", &["list", "watch"]), role("c", "y", &["delete"])]
-            .map(Arc::new);
+        let all = [
+            role("a", "x", &["get", "list"]),
+            role("b", "x", &["list", "watch"]),
+            role("c", "y", &["delete"]),
+        ]
+        .map(Arc::new);
         assert_eq!(verbs(plan(&collecting(&[]), &all)).unwrap(), ["get", "list", "watch"]);
         assert_eq!(verbs(plan(&collecting(&["get", "list", "watch"]), &all)), None);
         assert_eq!(verbs(plan(&role("d", "x", &["get"]), &all)), None);

@@ -93,7 +93,8 @@ impl Controller for ServiceAccountToken {
         let accounts = setup.watch(move |account: &ServiceAccount| {
             let namespace = account.metadata.namespace.as_deref().unwrap_or_default();
             let secrets = held.upgrade().map(|secrets| secrets.in_namespace(namespace)).unwrap_or_default();
-            let of_account = secrets.iter().filter(|secret| account_of(secret) == account.metadata.name.as_deref());
+            let of_account =
+                secrets.iter().filter(|secret| account_of(secret) == account.metadata.name.as_deref());
             of_account.map(|secret| ObjectKey::of(&**secret)).collect()
         });
         let (signer, root_ca) = (setup.config.token_signer.clone(), setup.config.root_ca.clone());
@@ -119,7 +120,8 @@ impl Controller for ServiceAccountToken {
         match plan(&secret, account.as_deref(), self.root_ca.as_deref(), sign) {
             Step::Nothing => {}
             Step::Delete => {
-                let preconditions = Preconditions { uid: secret.metadata.uid.clone(), resource_version: None };
+                let preconditions =
+                    Preconditions { uid: secret.metadata.uid.clone(), resource_version: None };
                 let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
                 match api.delete(&key.name, &params).await {
                     Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
@@ -149,7 +151,8 @@ mod tests {
     }
 
     fn account() -> ServiceAccount {
-        serde_json::from_value(json!({"metadata": {"name": "robot", "namespace": "ns", "uid": "u1"}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "robot", "namespace": "ns", "uid": "u1"}}))
+            .unwrap()
     }
 
     fn step(secret: &Secret, account: Option<&ServiceAccount>) -> Step {

@@ -55,7 +55,8 @@ async fn an_approved_request_is_signed_and_a_nodes_is_approved_by_itself() {
     let key = rcgen::KeyPair::generate().unwrap();
     let signer = "kubernetes.io/kube-apiserver-client";
     let api = ask(&cluster, "jane", signer, request(&key, "jane", "dev")).await;
-    let approval = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "ByHand"}]}});
+    let approval =
+        json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "ByHand"}]}});
     let (params, patch) = (PatchParams::default(), Patch::Merge(&approval));
     api.patch_subresource("approval", "jane", &params, &patch).await.unwrap();
     let certificate = |name: &'static str| {
@@ -78,13 +79,16 @@ async fn a_token_secret_is_filled_and_goes_with_its_account() {
     let cluster = Cluster::start().await;
     cluster.create::<ServiceAccount>(json!({"metadata": {"name": "robot"}})).await;
     cluster
-        .create::<Secret>(json!({"metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "robot"}},
-            "type": "kubernetes.io/service-account-token"}))
+        .create::<Secret>(
+            json!({"metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "robot"}},
+            "type": "kubernetes.io/service-account-token"}),
+        )
         .await;
     let api: Api<Secret> = cluster.api("default");
     let token = || async { api.get("t").await.ok()?.data?.get("token").map(|token| token.0.clone()) };
     let token = String::from_utf8(cluster.until_idle("the token", token).await).unwrap();
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
     let request = http::Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
         .header("content-type", "application/json")
         .body(serde_json::to_vec(&review).unwrap())

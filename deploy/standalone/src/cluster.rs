@@ -42,6 +42,10 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     pub service_cidr: String,
     pub token_auth_file: Option<PathBuf>,
+    /// Which resources are encrypted in the store: an EncryptionConfiguration file.
+    pub encryption_config: Option<PathBuf>,
+    /// What is kept of requests, and where.
+    pub audit: Option<apiserver::AuditConfig>,
     /// Certificates, kubeconfig, images and (with `Storage::Disk`) objects. Needed to listen and for real containers.
     pub data_dir: Option<PathBuf>,
     /// Whether controllers run.
@@ -60,6 +64,8 @@ impl Default for Options {
             listen: None,
             service_cidr: "10.96.0.0/16".to_owned(),
             token_auth_file: None,
+            encryption_config: None,
+            audit: None,
             data_dir: None,
             controllers: true,
             scheduler: true,
@@ -240,6 +246,8 @@ fn api_config(options: &Options) -> anyhow::Result<apiserver::Config> {
         service_cidr: options.service_cidr.clone(),
         pki_dir: options.data_dir.as_ref().map(|dir| dir.join("pki")),
         token_auth_file: options.token_auth_file.clone(),
+        encryption_config: options.encryption_config.clone(),
+        audit: options.audit.clone(),
         clock: options.clock,
         ..apiserver::Config::default()
     })

@@ -42,6 +42,19 @@ impl Subcommand for Up {
             )
             .arg(value("service-cidr", "CIDR", "Addresses of Services").default_value("10.96.0.0/16"))
             .arg(value("token-auth-file", "FILE", "Static tokens: token,user,uid,\"group1,group2\" a line"))
+            .arg(value(
+                "encryption-provider-config",
+                "FILE",
+                "Which resources are encrypted on disk, with which keys",
+            ))
+            .arg(
+                value("audit-policy-file", "FILE", "How much of which requests is kept")
+                    .requires("audit-log-path"),
+            )
+            .arg(
+                value("audit-log-path", "FILE", "The audit log; - is standard output")
+                    .requires("audit-policy-file"),
+            )
             .arg(
                 value("runtime", "KIND", "oci runs real containers, simulated only pretends")
                     .value_parser(["oci", "simulated"]),
@@ -118,9 +131,17 @@ fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
             .cloned()
             .context("--service-cidr has a default")?,
         token_auth_file: matches.get_one::<String>("token-auth-file").map(PathBuf::from),
+        encryption_config: matches.get_one::<String>("encryption-provider-config").map(PathBuf::from),
+        audit: audit(matches),
         data_dir: Some(data_dir),
         ..Options::default()
     })
+}
+
+fn audit(matches: &ArgMatches) -> Option<apiserver::AuditConfig> {
+    let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from);
+    let log = apiserver::LogFile { path: path("audit-log-path")?, ..apiserver::LogFile::default() };
+    Some(apiserver::AuditConfig { policy: path("audit-policy-file")?, log })
 }
 
 async fn follow(
