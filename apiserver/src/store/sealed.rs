@@ -118,6 +118,18 @@ impl Seals {
     }
 }
 
+/// What admission changed, without the values.
+fn paths_alone(admitted: &str) -> String {
+    let mut changes: Vec<serde_json::Value> = serde_json::from_str(admitted).unwrap_or_default();
+    if changes.is_empty() {
+        return String::new();
+    }
+    for fields in changes.iter_mut().filter_map(serde_json::Value::as_object_mut) {
+        fields.retain(|name, _| name == "path");
+    }
+    serde_json::Value::from(changes).to_string()
+}
+
 /// A storage that sees sealed bytes only.
 pub(crate) struct SealedStorage {
     pub(crate) inner: Arc<dyn Storage>,
@@ -127,6 +139,12 @@ pub(crate) struct SealedStorage {
 #[async_trait]
 impl Storage for SealedStorage {
     async fn commit(&self, mut transaction: Transaction) -> Result<Revision, CommitError> {
+        // What admission changed stands beside the bodies in the log, readable: of sealed ones only where.
+        for (change, admitted) in transaction.changes.iter().zip(&mut transaction.cause.admitted) {
+            if self.seals.encryption.seals(&change.key().resource) {
+                *admitted = paths_alone(admitted);
+            }
+        }
         transaction.changes = transaction.changes.into_iter().map(|change| self.seals.seal(change)).collect();
         self.inner.commit(transaction).await
     }
@@ -260,6 +278,13 @@ mod tests {
             true => files_contain(&path, text),
             false => std::fs::read(&path).unwrap().windows(text.len()).any(|window| window == text),
         })
+    }
+
+    #[test]
+    fn what_admission_changed_in_a_sealed_object_is_noted_without_values() {
+        let admitted = r#"[{"path":".data.k","from":"old","to":"secret"}]"#;
+        assert_eq!(paths_alone(admitted), r#"[{"path":".data.k"}]"#);
+        assert_eq!(paths_alone(""), "");
     }
 
     #[tokio::test]
