@@ -9,6 +9,7 @@ pub mod names;
 pub mod owners;
 pub mod patch;
 pub mod pods;
+pub mod policy;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

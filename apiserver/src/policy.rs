@@ -1,13 +1,10 @@
 //! Admission policies: rules in CEL that are objects of the API themselves.
 //!
-//! A policy is compiled once per generation (`compiled`) and kept with its bindings (`set`) as long as neither
-//! changes. For a request that it concerns, `subject` has what its expressions read and `params` the objects
-//! that its bindings name; `conditions` decides whether it applies. What is then done with the outcome is in
-//! the two admission plugins. Nothing here waits or writes.
+//! A policy is compiled once per generation (`api_types::policy`) and kept with its bindings (`set`) as long as
+//! neither changes. For a request that it concerns, `subject` has what its expressions read, `params` the
+//! objects that its bindings name, and `variables` its variables. What is done with the outcome is in the two
+//! admission plugins. Nothing here waits or writes.
 
-mod compiled;
-mod conditions;
-mod environment;
 mod params;
 mod set;
 mod subject;
@@ -15,19 +12,12 @@ mod variables;
 
 use api_types::status::{Cause, Details, Reason, Status};
 
-pub(crate) use compiled::{Compiled, Expression, Mutation, PatchType, Validation, problems};
-pub(crate) use conditions::Conditions;
-pub(crate) use environment::Scope;
 pub(crate) use params::find as find_params;
 pub(crate) use set::{Binding, Policies, Policy, Sort, is_exempt};
 pub(crate) use subject::{Subject, activation};
 pub(crate) use variables::Variables;
 
 use crate::admission::Review;
-
-/// The words for an exhausted budget.
-pub(crate) const OUT_OF_BUDGET: &str =
-    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// A refusal by a policy: the 403 that admission gives, with the policy's reason and its message as a cause.
 pub(crate) fn refusal(review: &Review<'_>, why: &str, reason: &str, cause: String) -> Status {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use api_types::cel::{Activation, Budget};
 use api_types::kinds::Kind;
 use api_types::patch;
+use api_types::policy::{Mutation, PatchType};
 use api_types::status::Status;
 use serde_json::Value;
 
 use super::{Operation, Plugin, Review};
-use crate::policy::{self, Binding, Mutation, PatchType, Policy, Sort, Subject, Variables};
+use crate::policy::{self, Binding, Policy, Sort, Subject, Variables};
 use crate::rest::{schema_of, set_defaults};
 use crate::webhook::from_row;
 

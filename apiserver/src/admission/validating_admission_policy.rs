@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_types::cel::{Activation, Budget, Value as Cel};
+use api_types::policy::{Compiled, Expression, OUT_OF_BUDGET, Validation};
 use api_types::status::Status;
 use serde_json::{Value, json};
 
 use super::{Plugin, Review};
-use crate::policy::{
-    self, Binding, Compiled, Expression, OUT_OF_BUDGET, Policy, Sort, Subject, Validation, Variables,
-};
+use crate::policy::{self, Binding, Policy, Sort, Subject, Variables};
 
 pub(crate) struct ValidatingAdmissionPolicy;
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use api_types::cel::Type;
 use api_types::kinds::Kind;
+use api_types::policy::Compiled;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::Compiled;
-use super::compiled::text;
 use crate::matching::{Selection, texts};
 use crate::view::{Version, View};
 
@@ -95,8 +94,9 @@ impl Policies {
             let generation = object["metadata"]["generation"].as_i64().unwrap_or_default();
             let key = (text(&object["metadata"]["uid"]), generation);
             let ready = before.get(&key).cloned();
-            let ready = ready
-                .unwrap_or_else(|| Arc::new(Compiled::compile(&object["spec"], Type::Dyn, sort.mutates)));
+            let ready = ready.unwrap_or_else(|| {
+                Arc::new(Compiled::compile(&object["spec"], Type::Dyn, Type::Dyn, sort.mutates))
+            });
             compiled.insert(key, ready.clone());
             policies.push(Policy::parse(&object, ready, bindings));
         }
@@ -132,4 +132,8 @@ impl Binding {
             actions: texts(&spec["validationActions"]),
         }
     }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api_types::cel::{Activation, Budget, EvalError, Lazy, Value as Cel};
-
-use super::Expression;
+use api_types::policy::Expression;
 
 /// The variables of one policy in one evaluation.
 pub(crate) struct Variables<'a> {

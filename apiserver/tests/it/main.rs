@@ -12,6 +12,7 @@ mod kubectl;
 mod matrix;
 mod objects;
 mod ownership;
+mod policies;
 mod proxy;
 mod retired;
 mod watch;

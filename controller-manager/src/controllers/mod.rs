@@ -29,6 +29,7 @@ mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
+mod validatingadmissionpolicy_status;
 
 /// Every controller there is.
 pub(crate) static ALL: &[Definition] = &[
@@ -48,6 +49,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<job::JobController>(),
     def::<cronjob::CronJobController>(),
     def::<ttl_after_finished::TtlAfterFinished>(),
+    def::<validatingadmissionpolicy_status::ValidatingAdmissionPolicyStatus>(),
     def::<endpointslice::EndpointSliceController>(),
     def::<endpoints::EndpointsController>(),
     def::<disruption::DisruptionController>(),

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use api_types::cel;
 use api_types::names;
+use api_types::policy;
 use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::Check;
 use super::fields::check_below;
 use super::webhooks::validate_rule;
-use crate::policy;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, required, text};
 
 const CONDITIONS_MAX: usize = 64;
@@ -88,15 +88,8 @@ fn shared(check: &Check<'_>, mutates: bool, errors: &mut Errors) {
 /// The match conditions of a webhook, which sees the request and who makes it.
 pub(super) fn webhook_conditions(webhook: &Value, path: &str, errors: &mut Errors) {
     conditions(webhook, path, errors);
-    let scope = policy::Scope { authorizer: true, ..policy::Scope::default() };
-    let environment = scope.environment(cel::Type::Dyn);
-    let compiled = policy::Conditions::compile(&environment, &webhook["matchConditions"]);
-    for (index, expression) in compiled.expressions().filter(|(_, e)| !e.text.trim().is_empty()) {
-        if let Some(why) = expression.error() {
-            let path = format!("{path}.matchConditions[{index}].expression");
-            errors.push(FieldError::invalid(path, expression.text.as_str(), why));
-        }
-    }
+    let path = format!("{path}.matchConditions");
+    errors.extend(policy::condition_problems(&path, &webhook["matchConditions"]));
 }
 
 /// `matchConditions`, as policies and webhooks have them; their expressions are compiled elsewhere.

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use api_types::cel::{Activation, Budget, Environment, EvalError, Program, Type, Value as Cel};
-use api_types::status::FieldError;
+use crate::cel::{Activation, Budget, Environment, EvalError, Program, Type, Value as Cel};
+use crate::status::FieldError;
 use serde_json::Value;
 
 use super::{Conditions, OUT_OF_BUDGET, Scope};
 
 /// An expression, or why it is none.
-pub(crate) struct Expression {
-    pub(crate) text: String,
+pub struct Expression {
+    pub text: String,
     program: Result<Program, String>,
 }
 
 /// Why an expression gave no value.
 #[derive(Clone, Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// Only this expression.
     One(String),
     /// The budget is spent: none after it may run.
@@ -24,7 +24,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) fn into_text(self) -> String {
+    pub fn into_text(self) -> String {
         match self {
             Self::One(text) => text,
             Self::All => OUT_OF_BUDGET.to_owned(),
@@ -34,7 +34,7 @@ impl Failure {
 
 impl Expression {
     /// Compiles an expression that must evaluate to one of `wanted`; none is anything.
-    pub(crate) fn compile(environment: &Environment, text: &str, wanted: &[Type]) -> Self {
+    pub fn compile(environment: &Environment, text: &str, wanted: &[Type]) -> Self {
         let program = environment.compile(text).map_err(|why| format!("compilation failed: {why}"));
         let program = program.and_then(|program| match is_wanted(program.result_type(), wanted) {
             true => Ok(program),
@@ -43,20 +43,16 @@ impl Expression {
         Self { text: text.to_owned(), program }
     }
 
-    pub(crate) fn error(&self) -> Option<&str> {
+    pub fn error(&self) -> Option<&str> {
         self.program.as_ref().err().map(String::as_str)
     }
 
-    pub(crate) fn result_type(&self) -> Type {
+    pub fn result_type(&self) -> Type {
         self.program.as_ref().map_or(Type::Dyn, |program| program.result_type().clone())
     }
 
     /// Evaluates, telling failures as Kubernetes does.
-    pub(crate) fn eval<'a>(
-        &self,
-        activation: &Activation<'a>,
-        budget: &mut Budget,
-    ) -> Result<Cel<'a>, Failure> {
+    pub fn eval<'a>(&self, activation: &Activation<'a>, budget: &mut Budget) -> Result<Cel<'a>, Failure> {
         let failed = |why: &dyn std::fmt::Display| {
             Failure::One(format!("expression '{}' resulted in error: {why}", self.text))
         };
@@ -69,7 +65,7 @@ impl Expression {
     }
 
     /// Evaluates as a part of another expression.
-    pub(super) fn eval_within<'a>(
+    pub fn eval_within<'a>(
         &self,
         activation: &Activation<'a>,
         budget: &mut Budget,
@@ -106,45 +102,45 @@ fn runtime_name(ty: &Type) -> String {
 }
 
 /// A rule of a validating policy.
-pub(crate) struct Validation {
-    pub(crate) expression: Expression,
-    pub(crate) message: String,
-    pub(crate) message_expression: Option<Expression>,
-    pub(crate) reason: String,
+pub struct Validation {
+    pub expression: Expression,
+    pub message: String,
+    pub message_expression: Option<Expression>,
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PatchType {
+pub enum PatchType {
     JsonPatch,
     ApplyConfiguration,
 }
 
 /// A step of a mutating policy.
-pub(crate) struct Mutation {
-    pub(crate) patch_type: PatchType,
-    pub(crate) expression: Expression,
+pub struct Mutation {
+    pub patch_type: PatchType,
+    pub expression: Expression,
 }
 
 /// All expressions of a policy of either sort.
-pub(crate) struct Compiled {
-    pub(crate) variables: Vec<(Arc<str>, Expression)>,
-    pub(crate) conditions: Conditions,
-    pub(crate) validations: Vec<Validation>,
+pub struct Compiled {
+    pub variables: Vec<(Arc<str>, Expression)>,
+    pub conditions: Conditions,
+    pub validations: Vec<Validation>,
     /// Key and value.
-    pub(crate) annotations: Vec<(String, Expression)>,
-    pub(crate) mutations: Vec<Mutation>,
+    pub annotations: Vec<(String, Expression)>,
+    pub mutations: Vec<Mutation>,
 }
 
 impl Compiled {
-    /// Compiles what a policy's `spec` says, for objects of the type `object`.
-    pub(crate) fn compile(spec: &Value, object: Type, mutates: bool) -> Self {
+    /// Compiles what a policy's `spec` says, for objects of the type `object` and parameters of the type `params`.
+    pub fn compile(spec: &Value, object: Type, params: Type, mutates: bool) -> Self {
         let scope = Scope {
-            params: spec["paramKind"].is_object(),
+            params: spec["paramKind"].is_object().then_some(params),
             authorizer: true,
             namespace: true,
             mutations: mutates,
         };
-        let full = scope.environment(object.clone());
+        let full = scope.clone().environment(object.clone());
         let (variables, full) = variables(spec, full);
         let without = Scope { authorizer: false, ..scope }.environment(object);
         let (_, without) = self::variables(spec, without);
@@ -163,7 +159,7 @@ impl Compiled {
     }
 
     /// The error of each expression that does not compile, with its path below `spec`.
-    pub(crate) fn errors(&self) -> Vec<(String, &Expression)> {
+    pub fn errors(&self) -> Vec<(String, &Expression)> {
         let variables = self.variables.iter().map(|(_, e)| e).enumerate();
         let validations = self.validations.iter().enumerate();
         let annotations = self.annotations.iter().map(|(_, e)| e).enumerate();
@@ -192,8 +188,8 @@ impl Compiled {
 }
 
 /// What is wrong with the expressions of a policy's `spec`, as field errors.
-pub(crate) fn problems(spec: &Value, mutates: bool) -> Vec<FieldError> {
-    let compiled = Compiled::compile(spec, Type::Dyn, mutates);
+pub fn problems(spec: &Value, mutates: bool) -> Vec<FieldError> {
+    let compiled = Compiled::compile(spec, Type::Dyn, Type::Dyn, mutates);
     let error = |(path, expression): (String, &Expression)| {
         let why = expression.error().unwrap_or_default();
         FieldError::invalid(format!("spec.{path}"), expression.text.as_str(), why)

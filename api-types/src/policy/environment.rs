@@ -2,29 +2,30 @@
 
 use std::sync::LazyLock;
 
-use api_types::cel::{AUTHORIZER, Environment, RESOURCE_CHECK, Type};
-use api_types::kinds;
-use api_types::schema;
+use crate::cel::{AUTHORIZER, Environment, RESOURCE_CHECK, Type};
+use crate::kinds;
+use crate::schema;
 
 /// Which variables there are besides `object`, `oldObject` and `request`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Scope {
-    pub(crate) params: bool,
-    pub(crate) authorizer: bool,
-    pub(crate) namespace: bool,
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// The type of `params`, if there are any.
+    pub params: Option<Type>,
+    pub authorizer: bool,
+    pub namespace: bool,
     /// `Object{}` and `JSONPatch{}` can be made.
-    pub(crate) mutations: bool,
+    pub mutations: bool,
 }
 
 impl Scope {
     /// The environment; `object` has the type of `object` and `oldObject`.
-    pub(crate) fn environment(self, object: Type) -> Environment {
+    pub fn environment(self, object: Type) -> Environment {
         let mut environment = Environment::new()
             .variable("object", object.clone())
             .variable("oldObject", object)
             .variable("request", REQUEST.clone());
-        if self.params {
-            environment = environment.variable("params", Type::Dyn);
+        if let Some(params) = self.params {
+            environment = environment.variable("params", params);
         }
         if self.authorizer {
             environment = environment
