@@ -10,6 +10,7 @@ mod set;
 mod subject;
 mod variables;
 
+pub(crate) use api_types::policy::{Conditions, Scope};
 use api_types::status::{Cause, Details, Reason, Status};
 
 pub(crate) use params::find as find_params;

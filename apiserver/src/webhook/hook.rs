@@ -3,16 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::kinds::Kind;
-use api_types::policy::Conditions;
-use api_types::status::Status;
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::Target;
-use crate::admission::Review;
 use crate::matching::{Selection, texts};
-use crate::policy::{Subject, activation};
 use crate::view::{Version, View};
 
 /// One webhook of one configuration.
@@ -20,8 +15,7 @@ pub(crate) struct Hook {
     pub(crate) configuration: String,
     pub(crate) name: String,
     pub(crate) target: Target,
-    selection: Selection,
-    conditions: Conditions,
+    pub(crate) selection: Selection,
     /// Whether a request passes when the webhook cannot be asked.
     pub(crate) fails_open: bool,
     pub(crate) timeout: Duration,
@@ -43,23 +37,6 @@ impl Hook {
         format!("{}/{}", self.configuration, self.name)
     }
 
-    /// The row in whose version the webhook wants to see the request; nothing when it is not its business.
-    ///
-    /// Conditions that cannot be evaluated are as a webhook that cannot be asked.
-    pub(crate) fn find_row(&self, review: &Review<'_>) -> Result<Option<Arc<Kind>>, Status> {
-        let Some(row) = self.selection.find_row(review)? else { return Ok(None) };
-        if self.conditions.is_empty() {
-            return Ok(Some(row));
-        }
-        let subject = Subject::new(review, &row);
-        match self.conditions.hold(&activation(&subject, None)) {
-            Ok(true) => Ok(Some(row)),
-            Ok(false) => Ok(None),
-            Err(_) if self.fails_open => Ok(None),
-            Err(why) => Err(review.forbidden(&why)),
-        }
-    }
-
     fn parse(configuration: &str, hook: &Value) -> Self {
         let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_SECONDS_USUAL);
         let spoken = texts(&hook["admissionReviewVersions"]);
@@ -69,7 +46,6 @@ impl Hook {
             name: hook["name"].as_str().unwrap_or_default().to_owned(),
             target: Target::from_value(&hook["clientConfig"]),
             selection: Selection::parse(hook, "rules"),
-            conditions: Conditions::of_webhook(&hook["matchConditions"]),
             fails_open: hook["failurePolicy"] == "Ignore",
             timeout: Duration::from_secs(seconds.clamp(1, TIMEOUT_SECONDS_MAX)),
             knows_dry_run: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),

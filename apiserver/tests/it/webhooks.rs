@@ -276,27 +276,3 @@ async fn selectors_and_dry_runs_decide_who_is_asked() {
     client.stop().await;
     served.stop().await;
 }
-
-#[tokio::test]
-async fn conditions_decide_who_is_asked() {
-    let (client, served) = (Client::start().await, Served::start().await);
-    let only_big = json!({ "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
-            "resources": ["configmaps"] }],
-        "matchConditions": [{ "name": "size", "expression": "object.data.size == 'big'" }] });
-    configure(&client, "Validating", "judge", &[served.hook("/judge", &only_big)]).await;
-    let named = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": data });
-    let path = "/api/v1/namespaces/default/configmaps";
-    assert_eq!(client.post(path, &named("small-bad", json!({ "size": "small" }))).await.0, 201);
-    assert_eq!(served.asked(), 0);
-    assert_eq!(client.post(path, &named("big-bad", json!({ "size": "big" }))).await.0, 403);
-    assert_eq!(served.asked(), 1);
-    let (code, answer) = client.post(path, &named("none", json!({ "other": "x" }))).await;
-    assert_eq!(code, 403, "{answer}");
-    assert!(
-        answer["message"].as_str().unwrap().ends_with("resulted in error: no such key: size"),
-        "{answer}"
-    );
-    assert_eq!(served.asked(), 1);
-    client.stop().await;
-    served.stop().await;
-}
