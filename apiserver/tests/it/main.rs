@@ -5,6 +5,7 @@
 mod audit;
 mod authn;
 mod client;
+mod custom_resources;
 mod discovery;
 mod extensions;
 mod flow_control;

@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 use crate::client::Client;
 
 /// A webhook that labels at `/label`, refuses names that end in `bad` at `/judge`, and never answers at
-/// `/sleep`.
-struct Served {
-    url: String,
-    ca_bundle: String,
+/// `/sleep`. At `/convert` it converts custom objects: `spec.watts` is `spec.power` in version 2.
+pub(crate) struct Served {
+    pub(crate) url: String,
+    pub(crate) ca_bundle: String,
     asked: Arc<AtomicUsize>,
     tasks: Tasks,
 }
 
 impl Served {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let key = rustls_pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
         let config = rustls::ServerConfig::builder()
@@ -66,11 +66,11 @@ impl Served {
         hook
     }
 
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.tasks.shutdown().cancel();
         self.tasks.join().await;
     }
@@ -81,6 +81,9 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Body>
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let question: Value = serde_json::from_slice(&body).unwrap();
     let request = &question["request"];
+    if path == "/convert" {
+        return Ok(http::Response::new(Body::from(convert(request).to_string())));
+    }
     let mut response = json!({ "uid": request["uid"], "allowed": true });
     match path.as_str() {
         "/sleep" => std::future::pending().await,
@@ -101,6 +104,21 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Body>
     let review =
         json!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response });
     Ok(http::Response::new(Body::from(review.to_string())))
+}
+
+fn convert(request: &Value) -> Value {
+    let wanted = request["desiredAPIVersion"].as_str().unwrap();
+    let (from, to) = if wanted.ends_with("/v2") { ("watts", "power") } else { ("power", "watts") };
+    let mut objects = request["objects"].clone();
+    for object in objects.as_array_mut().unwrap() {
+        object["apiVersion"] = json!(wanted);
+        let value = object["spec"].as_object_mut().unwrap().shift_remove(from).unwrap();
+        object["spec"][to] = value;
+    }
+    json!({
+        "kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1",
+        "response": { "uid": request["uid"], "result": { "status": "Success" }, "convertedObjects": objects },
+    })
 }
 
 async fn configure(client: &Client, sort: &str, name: &str, hooks: &[Value]) {
