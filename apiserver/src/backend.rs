@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::kinds;
 use axum::body::Body;
 use component_base::supervise::Tasks;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -15,6 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
+
+use crate::cache::Objects;
+use crate::store::Key;
 
 /// Dials backends and owns the tasks of their connections.
 pub(crate) struct Backends {
@@ -227,6 +231,22 @@ pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
     for name in private {
         headers.remove(name);
     }
+}
+
+/// Ready addresses of a service, each with the number that its port of this name has there.
+pub(crate) fn endpoints(objects: &Objects, namespace: &str, service: &str, port_name: &str) -> Vec<(String, u16)> {
+    let stored = kinds::find_kind("", "v1", "Endpoints")
+        .and_then(|kind| objects.get(&Key::new(&kind.storage, namespace, service)));
+    let Some(object) = stored.map(|s| s.value().clone()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for subset in object["subsets"].as_array().into_iter().flatten() {
+        let mut ports = subset["ports"].as_array().into_iter().flatten();
+        let port = ports.find(|p| p["name"].as_str().unwrap_or_default() == port_name);
+        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
+        let addresses = subset["addresses"].as_array().into_iter().flatten();
+        found.extend(addresses.filter_map(|a| Some((a["ip"].as_str()?.to_owned(), port))));
+    }
+    found
 }
 
 #[cfg(test)]

@@ -95,6 +95,11 @@ impl Registry {
         self.table().resources.get(&key).cloned()
     }
 
+    /// Whether any kind of this group version is served.
+    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
+        self.table.load().rows.iter().any(|row| row.group == group && row.version == version)
+    }
+
     /// The row in whose form objects of `kind` are stored: `kind` itself unless rows share a prefix.
     pub(crate) fn storing(&self, kind: &Arc<Kind>) -> Arc<Kind> {
         self.table().storing.get(&kind.storage).unwrap_or(kind).clone()

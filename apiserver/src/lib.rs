@@ -5,6 +5,7 @@
 //! `strategy`. Components in the same process call the same layers through a [`Loopback`].
 
 mod admission;
+mod aggregation;
 mod audit;
 mod authn;
 mod authz;

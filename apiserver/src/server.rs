@@ -43,7 +43,7 @@ use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call, Connection};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, admission, health, openapi, subresource, transaction};
+use crate::{UserInfo, admission, aggregation, health, openapi, subresource, transaction};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -58,6 +58,7 @@ pub(crate) struct Server {
     pub(crate) tokens: Tokens,
     pub(crate) pki: Arc<crate::Pki>,
     pub(crate) backends: Backends,
+    pub(crate) aggregator: aggregation::Aggregator,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
@@ -314,17 +315,34 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response 
     })
 }
 
+/// The other API server that answers at this path, if nothing here does.
+fn elsewhere(server: &Server, info: &RequestInfo) -> Option<aggregation::Remote> {
+    let path = info.path.trim_end_matches('/');
+    if let Some(name) = path.strip_prefix("/openapi/v3/apis/") {
+        let (group, version) = name.split_once('/')?;
+        return if server.registry.serves(group, version) { None } else { aggregation::find(server, group, version) };
+    }
+    if info.group.is_empty() || server.registry.serves(&info.group, &info.version) {
+        return None;
+    }
+    aggregation::find(server, &info.group, &info.version)
+}
+
 async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, Status> {
     let info = request.extensions_mut().remove::<RequestInfo>().unwrap_or_default();
     if info.path == transaction::PATH && info.verb == "post" {
         return answer_transaction(&server, info, request).await;
     }
+    let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
+    if let Some(remote) = elsewhere(&server, &info) {
+        return Ok(aggregation::pass(&server, &remote, &user, request).await);
+    }
     if !info.is_resource {
-        return answer_document(&server, &info, &request);
+        let own = answer_document(&server, &info, &request);
+        return aggregation::merged(&server, &info.path, own?).await;
     }
     let kind = server.registry.find(&info.group, &info.version, &info.resource);
     let Some(kind) = kind else { return no_such_path(&info.group) };
-    let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
     let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
     // A log, a proxied answer or a stream is what the node sends; only the API's own answers negotiate.
     let accept = match negotiate::accept(request.headers()) {
@@ -403,6 +421,9 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
     let table = server.registry.told(request.headers());
     if let Some(found) = discovery::document(&table, &info.path, request.headers(), &server.address)? {
         return found.response(request.headers());
+    }
+    if let Some(group) = aggregation::group_document(server, &info.path) {
+        return negotiate::answer_value(StatusCode::OK, &group, &Accept::default());
     }
     let own = health::answer(server, info)
         .or_else(|| authn::discovery::answer(server, info))

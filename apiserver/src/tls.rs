@@ -95,6 +95,31 @@ pub(crate) fn unverified_client_config() -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
+/// To an extension API server, with the certificate that lets this server say who asks. Its own must be by
+/// `authority` (PEM); `None` trusts any.
+pub(crate) fn extension_client_config(
+    authority: Option<&[u8]>,
+    client: &Credential,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms;
+    let (chain, key) = parse(client)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?;
+    let builder = match authority {
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(schemes))),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate.map_err(TlsError::Pem)?).map_err(TlsError::Rustls)?;
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(TlsError::Rustls)?))
+}
+
 /// Accepts any certificate, if the server has its key.
 #[derive(Debug)]
 struct AnyServer(rustls::crypto::WebPkiSupportedAlgorithms);

@@ -38,7 +38,7 @@ use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
 use crate::tls::{self, TlsError};
 use crate::view::View;
-use crate::{UserInfo, admission, bootstrap, negotiate};
+use crate::{UserInfo, admission, aggregation, bootstrap, negotiate};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +116,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
         tokens: Tokens::new(&pki, config.clock),
+        aggregator: aggregation::Aggregator::new(&pki)?,
         backends: Backends::new(
             &*tls::node_client_config(&pki)?,
             &tls::unverified_client_config()?,
@@ -219,6 +220,7 @@ impl Running {
             self.server.services.note(&stored.value());
         }
         self.server.ready.store(true, Ordering::Release);
+        self.tasks.spawn_until_shutdown("aggregation", aggregation::keep(self.server.clone(), loopback.clone()));
         Ok(())
     }
 

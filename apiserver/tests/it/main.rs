@@ -4,6 +4,7 @@
 
 mod audit;
 mod authn;
+mod aggregation;
 mod client;
 mod custom_resources;
 mod discovery;

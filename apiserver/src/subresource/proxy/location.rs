@@ -2,15 +2,13 @@
 
 use std::net::IpAddr;
 
-use api_types::kinds;
 use api_types::status::Status;
 use rand::seq::IteratorRandom as _;
 use serde_json::Value;
 
-use crate::backend::Security;
+use crate::backend::{self, Security};
 use crate::node_proxy;
 use crate::rest::Call;
-use crate::store::Key;
 
 /// The address of a backend.
 #[derive(Clone)]
@@ -130,25 +128,10 @@ fn of_service(call: &Call, id: &Id<'_>) -> Result<Location, Status> {
             found["name"].as_str().unwrap_or_default()
         }
     };
-    let (ip, port) = endpoints(call, id.name, port_name).choose(&mut rand::rng()).ok_or_else(none)?;
+    let found = backend::endpoints(&call.server.objects, call.namespace(), id.name, port_name);
+    let (ip, port) = found.into_iter().choose(&mut rand::rng()).ok_or_else(none)?;
     let host = check_address(call, &ip)?;
     Ok(Location { host, port, security: id.security() })
-}
-
-/// Ready addresses of a service, each with the number that its port of this name has there.
-fn endpoints(call: &Call, service: &str, port_name: &str) -> impl Iterator<Item = (String, u16)> {
-    let stored = kinds::find_kind("", "v1", "Endpoints")
-        .and_then(|kind| call.server.objects.get(&Key::new(&kind.storage, call.namespace(), service)));
-    let object = stored.map(|s| s.value()).unwrap_or_default();
-    let mut found = Vec::new();
-    for subset in object["subsets"].as_array().into_iter().flatten() {
-        let mut ports = subset["ports"].as_array().into_iter().flatten();
-        let port = ports.find(|p| p["name"].as_str().unwrap_or_default() == port_name);
-        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
-        let addresses = subset["addresses"].as_array().into_iter().flatten();
-        found.extend(addresses.filter_map(|a| Some((a["ip"].as_str()?.to_owned(), port))));
-    }
-    found.into_iter()
 }
 
 fn of_node(call: &Call, id: &Id<'_>) -> Result<Location, Status> {
