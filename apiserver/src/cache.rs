@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -78,6 +79,8 @@ pub(crate) struct Objects {
     storage: Arc<dyn Storage>,
     cache: Arc<Cache>,
     seals: Arc<Seals>,
+    /// Whether the last write did not come through to where objects are kept.
+    failing: AtomicBool,
 }
 
 impl Objects {
@@ -136,7 +139,7 @@ impl Objects {
             false => Arc::new(SealedStorage { inner: storage, seals: seals.clone() }),
         };
         tasks.spawn_until_shutdown("watch bookmarks", Cache::bookmarks(cache.clone()));
-        Ok(Arc::new(Self { storage, cache, seals }))
+        Ok(Arc::new(Self { storage, cache, seals, failing: AtomicBool::new(false) }))
     }
 
     /// Whether a write that changes nothing would still store the object with another key.
@@ -147,11 +150,22 @@ impl Objects {
     /// Makes `transaction` happen, or says why not. When it returns, the result is as durable as asked for
     /// and every read sees it.
     pub(crate) async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
-        let revision = self.storage.commit(transaction).await?;
+        let committed = self.storage.commit(transaction).await;
+        match &committed {
+            Ok(_) => self.failing.store(false, Ordering::Relaxed),
+            Err(CommitError::Io(_) | CommitError::Etcd(_)) => self.failing.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        let revision = committed?;
         if self.revision() < revision && !self.wait_for(revision).await {
             return Err(CommitError::Closed);
         }
         Ok(revision)
+    }
+
+    /// Whether writes do not reach the disk, or etcd, for now.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// The latest revision that reads show.

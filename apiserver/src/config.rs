@@ -72,6 +72,12 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// How long a request that is no watch and no stream may take; then it is answered with 504.
     pub request_timeout: Duration,
+    /// A request that took longer is noted in the log.
+    pub slow_request: Duration,
+    /// How long a client may take to send a request's headers, and how long an idle connection stays open.
+    pub header_timeout: Duration,
+    /// How often a quiet HTTP/2 connection is asked whether its client is still there.
+    pub keep_alive_interval: Duration,
     /// Requests that only read and are served at once; with the next, the seats of priority and fairness.
     pub reading_inflight_max: u32,
     /// Requests that write and are served at once.
@@ -107,6 +113,9 @@ impl Default for Limits {
         Self {
             body_bytes_max: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
+            slow_request: Duration::from_secs(1),
+            header_timeout: Duration::from_secs(60),
+            keep_alive_interval: Duration::from_secs(30),
             reading_inflight_max: 400,
             mutating_inflight_max: 200,
             dial_timeout: Duration::from_secs(10),

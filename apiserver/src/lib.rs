@@ -36,6 +36,7 @@ mod tls;
 mod transaction;
 mod view;
 mod webhook;
+mod websocket;
 
 use std::collections::BTreeMap;
 

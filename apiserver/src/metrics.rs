@@ -1,61 +1,124 @@
-//! Counts and latencies of requests, under the names kube-apiserver gives them.
+//! Counts and latencies of requests, and the state of the process, under the names kube-apiserver gives them.
 
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use api_types::status::Status;
 use axum::body::Body;
 use http::{HeaderValue, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::request_info::RequestInfo;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+/// What a request was about. Only resources that exist become labels, so that a client cannot make the number
+/// of series grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct About {
     verb: String,
     group: String,
     version: String,
     resource: String,
     subresource: String,
+    scope: String,
+    component: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: String,
+    component: String,
+    dry_run: String,
     code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    verb: String,
-    resource: String,
+struct Sort {
+    request_kind: &'static str,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watched {
+    group: String,
+    version: String,
+    kind: String,
+}
+
+type Counts<L> = Family<L, Counter<u64, AtomicU64>>;
+type Levels<L> = Family<L, Gauge<i64, AtomicI64>>;
 
 /// The metrics of the request path.
 pub(crate) struct RequestMetrics {
     registry: Mutex<Registry>,
-    requests: Family<Labels, Counter>,
-    durations: Family<DurationLabels, Histogram>,
+    requests: Counts<Answered>,
+    durations: Family<About, Histogram>,
+    sizes: Family<About, Histogram>,
+    in_flight: Levels<Sort>,
+    long_running: Levels<About>,
+    watch_events: Counts<Watched>,
+}
+
+/// Holds a level up as long as it lives.
+struct Level(Gauge<i64, AtomicI64>);
+
+impl Level {
+    fn raise(gauge: Gauge<i64, AtomicI64>) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl RequestMetrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::default();
-        let requests = Family::default();
-        let durations = Family::<DurationLabels, Histogram>::new_with_constructor(|| {
-            Histogram::new(exponential_buckets(0.0005, 2.0, 16))
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 17));
+        let bytes: fn() -> Histogram = || Histogram::new(exponential_buckets(1000.0, 10.0, 7));
+        let metrics = Self {
+            registry: Mutex::new(Registry::default()),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(seconds),
+            sizes: Family::new_with_constructor(bytes),
+            in_flight: Family::default(),
+            long_running: Family::default(),
+            watch_events: Family::default(),
+        };
+        metrics.extend(|registry| {
+            let text = "Requests by verb, resource and response code";
+            registry.register("apiserver_request", text, metrics.requests.clone());
+            let text = "Time to the first byte of the response";
+            registry.register("apiserver_request_duration_seconds", text, metrics.durations.clone());
+            let text = "Size of responses in bytes, where it is known before they are sent";
+            registry.register("apiserver_response_sizes", text, metrics.sizes.clone());
+            let text = "Requests that are being answered, without watches and streams";
+            registry.register("apiserver_current_inflight_requests", text, metrics.in_flight.clone());
+            let text = "Watches and streams that are open";
+            registry.register("apiserver_longrunning_requests", text, metrics.long_running.clone());
+            let text = "Events sent to watchers";
+            registry.register("apiserver_watch_events", text, metrics.watch_events.clone());
         });
-        registry.register(
-            "apiserver_request",
-            "Requests by verb, resource and response code",
-            requests.clone(),
-        );
-        registry.register(
-            "apiserver_request_duration_seconds",
-            "Time to the first byte of the response",
-            durations.clone(),
-        );
-        Self { registry: Mutex::new(registry), requests, durations }
+        for request_kind in ["mutating", "readOnly"] {
+            metrics.in_flight.get_or_create(&Sort { request_kind }).set(0);
+        }
+        metrics
     }
 
     /// Lets another part add what it counts.
@@ -63,42 +126,194 @@ impl RequestMetrics {
         add(&mut self.registry.lock());
     }
 
-    /// Adds the figures of another part of the server.
-    pub(crate) fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.registry.lock());
+    /// Counts a request as being answered until what is given is dropped.
+    pub(crate) fn enter(&self, info: &RequestInfo) -> impl Drop + Send + use<> {
+        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head");
+        let request_kind = if reads { "readOnly" } else { "mutating" };
+        Level::raise(self.in_flight.get_or_create(&Sort { request_kind }).clone())
     }
 
-    /// Notes one answered request. Only resources that exist become labels, so that a client cannot make
-    /// the number of series grow.
-    pub(crate) fn observe(&self, info: &RequestInfo, code: StatusCode, took: Duration) {
-        let known = info.is_resource && code != StatusCode::NOT_FOUND;
-        let named = |text: &String| if known { text.clone() } else { String::new() };
-        let labels = Labels {
-            verb: info.verb.to_uppercase(),
-            group: named(&info.group),
-            version: named(&info.version),
-            resource: named(&info.resource),
-            subresource: named(&info.subresource),
-            code: code.as_u16(),
-        };
-        self.requests.get_or_create(&labels).inc();
-        let labels = DurationLabels { verb: labels.verb, resource: labels.resource };
-        self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+    /// Counts a watch or stream as open until its answer has ended.
+    pub(crate) fn follow(&self, info: &RequestInfo, response: http::Response<Body>) -> http::Response<Body> {
+        let known = response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !known {
+            return response;
+        }
+        let level = Level::raise(self.long_running.get_or_create(&About::of(info, known)).clone());
+        response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                // The level lives as long as the body.
+                let _held = &level;
+                frame
+            }))
+        })
     }
 
-    /// The answer at `/metrics`.
-    pub(crate) fn answer(&self, info: &RequestInfo) -> Option<Result<http::Response<Body>, Status>> {
+    /// The counter of events sent to watchers of a kind.
+    pub(crate) fn watch_events(&self, group: &str, version: &str, kind: &str) -> Counter<u64, AtomicU64> {
+        let labels = Watched { group: group.into(), version: version.into(), kind: kind.into() };
+        self.watch_events.get_or_create(&labels).clone()
+    }
+
+    /// Notes one answered request.
+    pub(crate) fn observe(&self, info: &RequestInfo, response: &http::Response<Body>, took: Duration) {
+        let code = response.status();
+        let about = About::of(info, code != StatusCode::NOT_FOUND);
+        let dry_run = if info.query.get("dryRun") == Some("All") { "All" } else { "" };
+        self.requests.get_or_create(&about.clone().answered(dry_run, code.as_u16())).inc();
+        if let Some(size) = response.body().size_hint().exact() {
+            // Sizes beyond 2^53 bytes do not occur.
+            self.sizes.get_or_create(&about).observe(size as f64);
+        }
+        self.durations.get_or_create(&about).observe(took.as_secs_f64());
+    }
+
+    /// The answer at `/metrics`; `objects` are the numbers of stored objects by resource.
+    pub(crate) fn answer(
+        &self,
+        info: &RequestInfo,
+        objects: impl FnOnce() -> Vec<(String, usize)>,
+    ) -> Option<Result<http::Response<Body>, Status>> {
         if info.path != "/metrics" {
             return None;
         }
         let mut text = String::new();
         let encoded = encode(&mut text, &self.registry.lock());
         Some(encoded.map_err(Status::internal).map(|()| {
+            let end = text.trim_end_matches("# EOF\n").len();
+            text.truncate(end);
+            write_objects(&mut text, &objects());
+            write_process(&mut text);
+            text.push_str("# EOF\n");
             let mut response = http::Response::new(Body::from(text));
             let media =
                 HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
             response
         }))
+    }
+}
+
+impl About {
+    fn of(info: &RequestInfo, known: bool) -> Self {
+        let known = known && info.is_resource;
+        let named = |text: &String| if known { text.clone() } else { String::new() };
+        Self {
+            verb: verb(info),
+            group: named(&info.group),
+            version: named(&info.version),
+            resource: named(&info.resource),
+            subresource: named(&info.subresource),
+            scope: if known { scope(info).into() } else { String::new() },
+            component: "apiserver".into(),
+        }
+    }
+
+    fn answered(self, dry_run: &str, code: u16) -> Answered {
+        let Self { verb, group, version, resource, subresource, scope, component } = self;
+        let dry_run = dry_run.to_owned();
+        Answered { verb, group, version, resource, subresource, scope, component, dry_run, code }
+    }
+}
+
+/// The verb as Kubernetes' metrics call it; what is none is `other`, since clients make up methods.
+fn verb(info: &RequestInfo) -> String {
+    let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
+    match info.verb.as_str() {
+        _ if streams => "CONNECT".into(),
+        "create" => "POST".into(),
+        "update" => "PUT".into(),
+        known @ ("get" | "list" | "watch" | "patch" | "delete" | "deletecollection" | "post" | "put" | "head" | "options") => {
+            known.to_uppercase()
+        }
+        _ => "other".into(),
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    match (info.name.is_empty(), info.namespace.is_empty()) {
+        (false, _) => "resource",
+        (true, false) => "namespace",
+        (true, true) => "cluster",
+    }
+}
+
+fn write_objects(text: &mut String, objects: &[(String, usize)]) {
+    text.push_str("# HELP apiserver_storage_objects Stored objects by resource.\n");
+    text.push_str("# TYPE apiserver_storage_objects gauge\n");
+    for (resource, count) in objects {
+        // Writing to a String does not fail.
+        drop(writeln!(text, "apiserver_storage_objects{{resource={resource:?}}} {count}"));
+    }
+}
+
+/// What Linux says of this process; left out where it says nothing.
+fn write_process(text: &mut String) {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    const PAGE_BYTES: u64 = 4096;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in brackets, may hold anything; the fields after it are numbers.
+    let fields: Vec<f64> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect())
+        .unwrap_or_default();
+    let mut gauge = |name: &str, kind: &str, value: f64| {
+        let base = name.strip_suffix("_total").unwrap_or(name);
+        drop(writeln!(text, "# TYPE {base} {kind}\n{name} {value}"));
+    };
+    if let (Some(user), Some(system), Some(memory), Some(resident)) =
+        (fields.get(10), fields.get(11), fields.get(19), fields.get(20))
+    {
+        gauge("process_cpu_seconds_total", "counter", (user + system) / TICKS_PER_SECOND);
+        gauge("process_virtual_memory_bytes", "gauge", *memory);
+        gauge("process_resident_memory_bytes", "gauge", resident * PAGE_BYTES as f64);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        gauge("process_open_fds", "gauge", open.count() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::request_info;
+
+    fn scraped(metrics: &RequestMetrics) -> String {
+        let info = request_info::parse(&Method::GET, "/metrics", "");
+        let answer = metrics.answer(&info, || vec![("pods".into(), 3)]).unwrap().unwrap();
+        let body = futures::executor::block_on(answer.into_body().collect()).unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_counted_under_kubernetes_names() {
+        let metrics = RequestMetrics::new();
+        let info = request_info::parse(&Method::POST, "/api/v1/namespaces/a/pods", "dryRun=All");
+        let held = metrics.enter(&info);
+        let mut response = http::Response::new(Body::from("{}"));
+        *response.status_mut() = StatusCode::CREATED;
+        metrics.observe(&info, &response, Duration::from_millis(3));
+        let text = scraped(&metrics);
+        let labels = "verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\"";
+        assert!(text.contains(&format!("apiserver_request_total{{{labels},component=\"apiserver\",dry_run=\"All\",code=\"201\"}} 1")), "{text}");
+        assert!(text.contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 1"));
+        assert!(text.contains("apiserver_storage_objects{resource=\"pods\"} 3"));
+        assert!(text.contains("process_open_fds") && text.ends_with("# EOF\n"));
+        drop(held);
+        assert!(scraped(&metrics).contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 0"));
+    }
+
+    #[test]
+    fn what_a_client_makes_up_adds_no_series() {
+        let metrics = RequestMetrics::new();
+        for name in ["a", "b", "c"] {
+            let info = request_info::parse(&Method::from_bytes(name.as_bytes()).unwrap(), &format!("/apis/{name}/v1/x"), "");
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            metrics.observe(&info, &response, Duration::ZERO);
+        }
+        assert_eq!(scraped(&metrics).matches("apiserver_request_total{").count(), 1);
     }
 }

@@ -7,6 +7,7 @@
 use api_types::kinds;
 use api_types::status::Status;
 use axum::body::Body;
+use futures::StreamExt as _;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use crate::backend::{self, DialError, Security};
 use crate::health::plain_text;
 use crate::rest::{Answer, Call};
 use crate::store::Key;
+use crate::websocket::{self, Framing};
 
 /// Asks the agent about one container of the pod that the path names; `params` are passed on.
 pub(crate) async fn container(call: Call, endpoint: &str, params: &[&str]) -> Answer {
@@ -73,8 +75,11 @@ async fn ask(mut call: Call, pod: &Value, path: &str, params: &[&str]) -> Answer
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));
     }
     let (host, port) = address_of(&call, &node)?;
-    let upgrade = call.connection.upgrade.take();
-    if upgrade.is_none() && call.info.subresource != "log" {
+    let is_log = call.info.subresource == "log";
+    let connection = call.connection.upgrade.take();
+    // A log is plain HTTP to the agent, whatever the client speaks.
+    let (socket, upgrade) = if is_log { (connection, None) } else { (None, connection) };
+    if upgrade.is_none() && !is_log {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let target = format!("{path}?{}", agent_query(&call, params));
@@ -88,6 +93,10 @@ async fn ask(mut call: Call, pod: &Value, path: &str, params: &[&str]) -> Answer
     let response = backend.exchange(request, upgrade).await.map_err(failed)?;
     if response.status().is_client_error() || response.status().is_server_error() {
         return Err(refused(response).await);
+    }
+    if let Some(connection) = socket.filter(|_| websocket::is_asked(&call.headers)) {
+        let parts = response.into_body().into_data_stream().filter_map(|part| std::future::ready(part.ok()));
+        return Ok(websocket::answer(&call.headers, connection, Framing::Binary, parts).await);
     }
     Ok(response)
 }

@@ -22,7 +22,7 @@ use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tracing::{error, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 pub use loopback::Loopback;
 pub use start::{Running, StartError, run, start};
@@ -121,8 +121,20 @@ async fn measure(State(server): State<Arc<Server>>, request: Request, next: Next
         request.uri().path(),
         request.uri().query().unwrap_or_default(),
     );
-    let response = next.run(request).await;
-    server.metrics.observe(&info, response.status(), begun.elapsed());
+    let long = lasts(&request, &info);
+    let in_flight = (!long).then(|| server.metrics.enter(&info));
+    let span = info_span!("request", verb = %info.verb, path = %info.path);
+    let response = next.run(request).instrument(span).await;
+    drop(in_flight);
+    let took = begun.elapsed();
+    server.metrics.observe(&info, &response, took);
+    if long {
+        return server.metrics.follow(&info, response);
+    }
+    if took > server.limits.slow_request {
+        let audit_id = response.headers().get("audit-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        info!(verb = %info.verb, path = %info.path, code = response.status().as_u16(), ?took, audit_id, "a slow request");
+    }
     response
 }
 
@@ -163,13 +175,16 @@ async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) 
     }
 }
 
+/// Watches and streams.
 fn is_long(request: &Request) -> bool {
-    let info = request.extensions().get::<RequestInfo>();
-    let streams = |i: &RequestInfo| {
-        i.verb == "watch"
-            || matches!(i.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
-    };
-    info.is_some_and(streams) || request.headers().contains_key(header::UPGRADE)
+    request.extensions().get::<RequestInfo>().is_some_and(|info| lasts(request, info))
+}
+
+fn lasts(request: &Request, info: &RequestInfo) -> bool {
+    let streams = ["log", "exec", "attach", "portforward", "proxy"];
+    info.verb == "watch"
+        || streams.contains(&info.subresource.as_str())
+        || request.headers().contains_key(header::UPGRADE)
 }
 
 /// Finds out who asks, unless a loopback said so.
@@ -428,12 +443,23 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
     let own = health::answer(server, info)
         .or_else(|| authn::discovery::answer(server, info))
         .or_else(|| openapi::answer(&table, info, request.headers()))
-        .or_else(|| server.metrics.answer(info));
+        .or_else(|| server.metrics.answer(info, || stored_objects(server, &table)));
     own.unwrap_or_else(|| match info.path.as_str() {
         "/" => negotiate::answer_value(StatusCode::OK, &paths(&table), &Accept::default()),
         "/version" | "/version/" => negotiate::answer_value(StatusCode::OK, &version(), &Accept::default()),
         _ => Ok(health::plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())),
     })
+}
+
+/// How many objects of each resource are stored.
+fn stored_objects(server: &Server, table: &discovery::Table) -> Vec<(String, usize)> {
+    let mut counted = std::collections::BTreeMap::new();
+    for row in table.rows().iter().filter(|row| !row.storage.is_empty()) {
+        let name = if row.group.is_empty() { row.plural.clone() } else { format!("{}.{}", row.plural, row.group) };
+        let count = || server.objects.list(&row.storage, None).iter().count();
+        counted.entry(row.storage.clone()).or_insert_with(|| (name, count()));
+    }
+    counted.into_values().collect()
 }
 
 fn paths(table: &discovery::Table) -> Value {

@@ -8,6 +8,7 @@ use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
 
 use super::selection::Selection;
@@ -16,13 +17,16 @@ use crate::cache::{Expired, Stored, WatchEvent, WatchSpec};
 use crate::negotiate::{self, Form};
 use crate::request_info::Query;
 use crate::store::Revision;
+use crate::websocket;
 
 pub(super) struct Watch;
 
 impl Verb for Watch {
     const NAME: &'static str = "watch";
 
-    async fn answer(call: Call) -> Answer {
+    async fn answer(mut call: Call) -> Answer {
+        let socket = websocket::is_asked(&call.headers).then(|| call.connection.upgrade.take()).flatten();
+        let headers = call.headers.clone();
         let selection = Selection::parse(&call.kind, &call.info.query)?;
         let begin = Begin::parse(&call)?;
         let ends = call.server.clone();
@@ -38,7 +42,11 @@ impl Verb for Watch {
             }
             drop(ends);
         };
-        let body = events.take_until(Box::pin(until)).map(Ok::<_, std::convert::Infallible>);
+        let events = events.take_until(Box::pin(until));
+        if let Some(connection) = socket {
+            return Ok(websocket::answer(&headers, connection, websocket::Framing::Text, events).await);
+        }
+        let body = events.map(Ok::<_, std::convert::Infallible>);
         let mut response = http::Response::new(Body::from_stream(body));
         *response.status_mut() = StatusCode::OK;
         let media = if table { "application/json;as=Table;g=meta.k8s.io;v=v1" } else { "application/json" };
@@ -152,7 +160,8 @@ fn open(
         }
     };
     let bookmarks = call.info.query.is_true("allowWatchBookmarks");
-    let writer = Writer { call: call.clone(), first: true, bookmarks };
+    let sent = call.server.metrics.watch_events(&call.kind.group, &call.kind.version, &call.kind.kind);
+    let writer = Writer { call: call.clone(), first: true, bookmarks, sent };
     let live = match call.server.objects.watch(spec) {
         Ok(live) => live,
         // A client that is too late learns it from the stream, as from kube-apiserver.
@@ -190,6 +199,7 @@ struct Writer {
     /// A Table names its columns in the first event only.
     first: bool,
     bookmarks: bool,
+    sent: Counter,
 }
 
 impl Writer {
@@ -215,6 +225,7 @@ impl Writer {
             Err(status) => return error_event(&status),
         };
         let bytes = call.named_bytes(bytes);
+        self.sent.inc();
         let first = std::mem::replace(&mut self.first, false);
         let now = call.server.clock.now();
         line(event, &negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first))

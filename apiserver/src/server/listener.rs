@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use component_base::Shutdown;
 use component_base::supervise::Tasks;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -17,31 +17,35 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use crate::authn::{PeerAddress, PeerCertificates};
+use crate::config::Limits;
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error of `accept` (too many open files), the listener rests this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Headers and URL of a request over HTTP/2; HTTP/1.1 has a limit of its own.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+
 /// The parts of a listener.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) tls: Arc<rustls::ServerConfig>,
     pub(super) layers: axum::Router,
-    pub(super) connections_max: usize,
-    pub(super) drain_timeout: Duration,
+    pub(super) limits: Limits,
 }
 
 impl Listener {
     /// Serves until `shutdown`, then lets open requests finish within the drain's limit.
     pub(super) async fn serve(self, tasks: Tasks, shutdown: Shutdown) {
-        let slots = Arc::new(Semaphore::new(self.connections_max));
+        let slots = Arc::new(Semaphore::new(self.limits.connections_max));
         let acceptor = TlsAcceptor::from(self.tls);
         let graceful = Arc::new(parking_lot::Mutex::new(Some(GracefulShutdown::new())));
         while let Some((stream, peer, slot)) = accept(&self.socket, &slots, &shutdown).await {
             let connection = Connection {
                 acceptor: acceptor.clone(),
                 layers: self.layers.clone(),
+                limits: self.limits.clone(),
                 graceful: graceful.clone(),
             };
             tasks.spawn("connection", async move {
@@ -51,7 +55,7 @@ impl Listener {
         }
         let open = graceful.lock().take();
         if let Some(open) = open
-            && tokio::time::timeout(self.drain_timeout, open.shutdown()).await.is_err()
+            && tokio::time::timeout(self.limits.drain_timeout, open.shutdown()).await.is_err()
         {
             warn!("some connections did not end in time and are cut off");
         }
@@ -78,6 +82,7 @@ async fn accept(
 struct Connection {
     acceptor: TlsAcceptor,
     layers: axum::Router,
+    limits: Limits,
     graceful: Arc<parking_lot::Mutex<Option<GracefulShutdown>>>,
 }
 
@@ -103,7 +108,14 @@ impl Connection {
             request.map(axum::body::Body::new)
         });
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http2().max_concurrent_streams(1000);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.header_timeout);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.limits.keep_alive_interval)
+            .keep_alive_timeout(self.limits.keep_alive_interval)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .max_concurrent_streams(1000);
         let connection =
             builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
         // The lock is held only to register; the connection itself is driven without it.

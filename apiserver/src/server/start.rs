@@ -108,8 +108,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let services = Arc::new(ServiceAddresses::new(cidr));
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
-    metrics.register(|registry| flow.register(registry));
     let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, config.clock)).transpose()?;
+    metrics.extend(|registry| flow.register(registry));
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view, oidc.as_ref())?,
         authorizers: Authorizers::new(view.clone()),
@@ -150,8 +150,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
             socket,
             tls: tls::server_config(&pki)?,
             layers: layers.clone(),
-            connections_max: config.limits.connections_max,
-            drain_timeout: config.limits.drain_timeout,
+            limits: config.limits.clone(),
         };
         let (connections, stop) = (tasks.clone(), shutdown.clone());
         tasks.spawn("listener", async move { listener.serve(connections, stop).await });

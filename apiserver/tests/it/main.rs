@@ -15,6 +15,7 @@ mod matrix;
 mod objects;
 mod ownership;
 mod policies;
+mod operation;
 mod proxy;
 mod retired;
 mod watch;
