@@ -147,8 +147,9 @@ impl Remote {
         let port_name = port["name"].as_str().unwrap_or_default();
         let found = backend::endpoints(&server.objects, namespace, name, port_name).into_iter().next();
         found.ok_or_else(|| {
-            let what =
-                format!("endpoints for service/{name} in {namespace:?} have no addresses with port name {port_name:?}");
+            let what = format!(
+                "endpoints for service/{name} in {namespace:?} have no addresses with port name {port_name:?}"
+            );
             unreachable("MissingEndpoints", what)
         })
     }
@@ -183,7 +184,12 @@ impl Remote {
 }
 
 /// Passes a request on to the server behind an APIService and its answer back.
-pub(crate) async fn pass(server: &Server, remote: &Remote, user: &UserInfo, mut request: Request) -> Response {
+pub(crate) async fn pass(
+    server: &Server,
+    remote: &Remote,
+    user: &UserInfo,
+    mut request: Request,
+) -> Response {
     if server.backends.is_loop(request.headers()) {
         return plain_text(StatusCode::LOOP_DETECTED, "the request comes from this server itself\n".into());
     }
@@ -218,7 +224,8 @@ pub(crate) async fn pass(server: &Server, remote: &Remote, user: &UserInfo, mut 
 
 /// Says who asks; what the client itself said of that goes.
 fn name_user(headers: &mut HeaderMap, user: &UserInfo) {
-    let given: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    let given: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
     for name in given {
         headers.remove(name);
     }

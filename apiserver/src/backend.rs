@@ -234,7 +234,12 @@ pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
 }
 
 /// Ready addresses of a service, each with the number that its port of this name has there.
-pub(crate) fn endpoints(objects: &Objects, namespace: &str, service: &str, port_name: &str) -> Vec<(String, u16)> {
+pub(crate) fn endpoints(
+    objects: &Objects,
+    namespace: &str,
+    service: &str,
+    port_name: &str,
+) -> Vec<(String, u16)> {
     let stored = kinds::find_kind("", "v1", "Endpoints")
         .and_then(|kind| objects.get(&Key::new(&kind.storage, namespace, service)));
     let Some(object) = stored.map(|s| s.value().clone()) else { return Vec::new() };

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn what_fails_and_what_is_left_out_is_listed() {
-        let checks = [("ping", Outcome::Passed), ("etcd", Outcome::Failed("gone")), ("shutdown", Outcome::Excluded)];
+        let checks =
+            [("ping", Outcome::Passed), ("etcd", Outcome::Failed("gone")), ("shutdown", Outcome::Excluded)];
         let text = listing("readyz", &checks, &["other"]);
         let expected = "[+]ping ok\n[-]etcd failed: gone\n[+]shutdown excluded: ok\n\
             warn: some health checks cannot be excluded: no matches for \"other\"\nreadyz check failed\n";

@@ -223,9 +223,8 @@ fn verb(info: &RequestInfo) -> String {
         _ if streams => "CONNECT".into(),
         "create" => "POST".into(),
         "update" => "PUT".into(),
-        known @ ("get" | "list" | "watch" | "patch" | "delete" | "deletecollection" | "post" | "put" | "head" | "options") => {
-            known.to_uppercase()
-        }
+        known @ ("get" | "list" | "watch" | "patch" | "delete" | "deletecollection" | "post" | "put"
+        | "head" | "options") => known.to_uppercase(),
         _ => "other".into(),
     }
 }
@@ -296,20 +295,32 @@ mod tests {
         *response.status_mut() = StatusCode::CREATED;
         metrics.observe(&info, &response, Duration::from_millis(3));
         let text = scraped(&metrics);
-        let labels = "verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\"";
-        assert!(text.contains(&format!("apiserver_request_total{{{labels},component=\"apiserver\",dry_run=\"All\",code=\"201\"}} 1")), "{text}");
+        let labels =
+            "verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\"";
+        assert!(
+            text.contains(&format!(
+                "apiserver_request_total{{{labels},component=\"apiserver\",dry_run=\"All\",code=\"201\"}} 1"
+            )),
+            "{text}"
+        );
         assert!(text.contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 1"));
         assert!(text.contains("apiserver_storage_objects{resource=\"pods\"} 3"));
         assert!(text.contains("process_open_fds") && text.ends_with("# EOF\n"));
         drop(held);
-        assert!(scraped(&metrics).contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 0"));
+        assert!(
+            scraped(&metrics).contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 0")
+        );
     }
 
     #[test]
     fn what_a_client_makes_up_adds_no_series() {
         let metrics = RequestMetrics::new();
         for name in ["a", "b", "c"] {
-            let info = request_info::parse(&Method::from_bytes(name.as_bytes()).unwrap(), &format!("/apis/{name}/v1/x"), "");
+            let info = request_info::parse(
+                &Method::from_bytes(name.as_bytes()).unwrap(),
+                &format!("/apis/{name}/v1/x"),
+                "",
+            );
             let mut response = http::Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_FOUND;
             metrics.observe(&info, &response, Duration::ZERO);

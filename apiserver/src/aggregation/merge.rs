@@ -21,7 +21,8 @@ pub(crate) async fn merged(server: &Server, path: &str, own: Response) -> Result
         _ => return Ok(own),
     };
     let groups = groups(server);
-    if groups.is_empty() || !own.status().is_success() || own.headers().contains_key(header::CONTENT_ENCODING) {
+    if groups.is_empty() || !own.status().is_success() || own.headers().contains_key(header::CONTENT_ENCODING)
+    {
         return Ok(own);
     }
     let (mut parts, body) = own.into_parts();
@@ -109,7 +110,8 @@ fn aggregated(server: &Server, group: &Group) -> Value {
 fn resources(list: &Value, remote: &Remote) -> Vec<Value> {
     let all: Vec<&Value> = list["resources"].as_array().into_iter().flatten().collect();
     let kind = |entry: &Value| {
-        let or = |field: &str| entry[field].as_str().map_or_else(|| remote.text(field).to_owned(), str::to_owned);
+        let or =
+            |field: &str| entry[field].as_str().map_or_else(|| remote.text(field).to_owned(), str::to_owned);
         json!({ "group": or("group"), "version": or("version"), "kind": entry["kind"] })
     };
     let name = |entry: &Value| entry["name"].as_str().unwrap_or_default().to_owned();

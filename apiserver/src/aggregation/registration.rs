@@ -92,7 +92,12 @@ pub(super) async fn write_condition(loopback: &Loopback, name: &str, condition: 
 }
 
 /// A request of the server's own.
-async fn send(loopback: &Loopback, method: Method, path: &str, body: &Value) -> Result<(u16, String), Status> {
+async fn send(
+    loopback: &Loopback,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> Result<(u16, String), Status> {
     let media = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
     let bytes = if body.is_null() { Body::empty() } else { Body::from(negotiate::encode(body)) };
     let request = http::Request::builder()

@@ -67,7 +67,11 @@ async fn condition(client: &Client, name: &str, reason: &str) -> Value {
     let look = async {
         loop {
             let object = client.get(&format!("{SERVICES}/{name}")).await.1;
-            let found = object["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["reason"] == reason);
+            let found = object["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| c["reason"] == reason);
             if let Some(found) = found {
                 return found.clone();
             }

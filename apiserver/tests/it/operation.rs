@@ -40,7 +40,8 @@ async fn open_watches_and_their_events_are_counted() {
     client.post(MAPS, &json!({ "metadata": { "name": "m" } })).await;
     events.next().await.unwrap();
     let (_, metrics) = text(&client, "/metrics").await;
-    let open = "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"configmaps\"";
+    let open =
+        "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"configmaps\"";
     let line = metrics.lines().find(|line| line.starts_with(open)).unwrap_or_else(|| panic!("{metrics}"));
     assert!(line.ends_with(" 1"), "{line}");
     assert!(metrics.contains("apiserver_watch_events_total{group=\"\",version=\"v1\",kind=\"ConfigMap\"} 1"));
@@ -58,7 +59,8 @@ async fn bodies_that_would_take_all_memory_or_stack_are_refused_soon() {
         let before = format!("*a{}", level - 1);
         bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
     }
-    let bodies = [("application/json", deep_json), ("application/yaml", deep_yaml), ("application/yaml", bomb)];
+    let bodies =
+        [("application/json", deep_json), ("application/yaml", deep_yaml), ("application/yaml", bomb)];
     for (media, body) in bodies {
         let refused = client.send("POST", MAPS, media, Body::from(body));
         let response = tokio::time::timeout(LIMIT, refused).await.expect("an answer in time");
@@ -99,7 +101,10 @@ async fn a_watch_over_websocket_sends_an_event_a_message() {
     tokio::time::timeout(LIMIT, event).await.expect("an event in time");
     assert_eq!(seen[0], 0x81, "a whole message of text");
     let event: Value = serde_json::from_slice(&seen[4..]).unwrap();
-    assert_eq!((event["type"].as_str(), event["object"]["metadata"]["name"].as_str()), (Some("ADDED"), Some("m")));
+    assert_eq!(
+        (event["type"].as_str(), event["object"]["metadata"]["name"].as_str()),
+        (Some("ADDED"), Some("m"))
+    );
     drop(bytes);
     client.stop().await;
 }
