@@ -32,7 +32,7 @@ impl AsyncPlugin for MutatingAdmissionWebhook {
             if review.rounds.is_second && !review.rounds.webhooks.due.contains(&hook.id()) {
                 continue;
             }
-            if let Some(row) = hook.selection.find_row(review)? {
+            if let Some(row) = hook.find_row(review)? {
                 let answer = ask(review, hook, &row, Half::Mutating, place).await?;
                 let changed = apply(review, hook, &row, answer)?;
                 note(review, hook, place, changed);

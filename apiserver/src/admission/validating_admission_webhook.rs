@@ -22,7 +22,7 @@ impl AsyncPlugin for ValidatingAdmissionWebhook {
         let hooks = review.state.validating.of(review.view, CONFIGURATIONS);
         let mut asked = Vec::new();
         for (place, hook) in hooks.iter().enumerate() {
-            if let Some(row) = hook.selection.find_row(review)? {
+            if let Some(row) = hook.find_row(review)? {
                 asked.push(async move { ask(review, hook, &row, Half::Validating, place).await });
             }
         }

@@ -60,7 +60,7 @@ impl Served {
             "name": format!("{}.example.com", path.trim_matches('/')), "sideEffects": "None",
             "admissionReviewVersions": ["v1"],
             "clientConfig": { "url": format!("{}{path}", self.url), "caBundle": self.ca_bundle },
-            "rules": [{ "apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*", "*"] }],
+            "rules": [{ "apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*"] }],
         });
         hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         hook
@@ -219,7 +219,7 @@ async fn a_webhook_that_is_down_stops_every_kind_unless_it_may_be_ignored() {
         json!({
             "name": "down.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "failurePolicy": policy, "timeoutSeconds": 2, "clientConfig": { "url": "https://127.0.0.1:1/x" },
-            "rules": [{ "apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*", "*"] }],
+            "rules": [{ "apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*"] }],
         })
     };
     configure(&client, "Validating", "down", &[hook("Fail")]).await;
@@ -267,9 +267,46 @@ async fn a_webhook_has_only_so_much_time_and_must_be_who_it_says() {
 }
 
 #[tokio::test]
-async fn selectors_and_dry_runs_decide_who_is_asked() {
+async fn match_conditions_decide_who_is_asked() {
     let (client, served) = (Client::start().await, Served::start().await);
-    let selective = json!({ "objectSelector": { "matchLabels": { "ask": "yes" } }, "sideEffects": "Some" });
+    let condition =
+        |expression: &str| json!({ "matchConditions": [{ "name": "c", "expression": expression }] });
+    let careful = condition("request.operation == 'CREATE' && object.metadata.name.startsWith('very')");
+    configure(&client, "Validating", "judge", &[served.hook("/judge", &careful)]).await;
+    let (path, body) = of_all_sorts("bad").remove(0);
+    assert_eq!(client.post(path, &body).await.0, 201);
+    let (path, body) = of_all_sorts("verybad").remove(0);
+    assert_eq!(client.post(path, &body).await.0, 403);
+    let broken = served.hook("/judge", &condition("object.metadata.labels.none == 'x'"));
+    let judge = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/judge");
+    assert_eq!(client.merge(&judge, &json!({ "webhooks": [broken] })).await.0, 200);
+    let (path, body) = of_all_sorts("good").remove(0);
+    let (code, refused) = client.post(path, &body).await;
+    assert_eq!(code, 403, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("no such key"), "{refused}");
+    client.stop().await;
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_cares_is_asked_again_after_later_changes() {
+    let (client, served) = (Client::start().await, Served::start().await);
+    let only = json!([{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] }]);
+    let attentive = served.hook("/judge", &json!({ "reinvocationPolicy": "IfNeeded", "rules": only }));
+    let late = served.hook("/label", &json!({ "rules": only }));
+    configure(&client, "Mutating", "a", &[attentive]).await;
+    configure(&client, "Mutating", "b", &[late]).await;
+    let (path, body) = of_all_sorts("a").remove(0);
+    assert_eq!(client.post(path, &body).await.0, 201);
+    assert_eq!(served.asked(), 3, "the first, the second that changes something, and the first again");
+    client.stop().await;
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn selectors_decide_who_is_asked() {
+    let (client, served) = (Client::start().await, Served::start().await);
+    let selective = json!({ "objectSelector": { "matchLabels": { "ask": "yes" } } });
     let hook = served.hook("/judge", &selective);
     let mut elsewhere =
         served.hook("/judge", &json!({ "namespaceSelector": { "matchLabels": { "no": "where" } } }));
@@ -279,18 +316,14 @@ async fn selectors_and_dry_runs_decide_who_is_asked() {
     assert_eq!(client.post(path, &body).await.0, 201);
     assert_eq!(served.asked(), 0);
     body["metadata"] = json!({ "name": "b", "labels": { "ask": "yes" } });
-    let (code, refused) = client.post(&format!("{path}?dryRun=All"), &body).await;
-    assert_eq!(
-        (code, refused["message"].as_str().unwrap()),
-        (400, r#"admission webhook "judge.example.com" does not support dry run"#)
-    );
-    assert_eq!(served.asked(), 0);
+    assert_eq!(client.post(&format!("{path}?dryRun=All"), &body).await.0, 201);
+    assert_eq!(served.asked(), 1, "a dry run is judged as well");
     assert_eq!(client.post(path, &body).await.0, 201);
-    assert_eq!(served.asked(), 1);
+    assert_eq!(served.asked(), 2);
     // A label that goes away is still the old object's.
     let gone = json!({ "metadata": { "labels": null } });
     assert_eq!(client.merge(&format!("{path}/b"), &gone).await.0, 200);
-    assert_eq!(served.asked(), 2);
+    assert_eq!(served.asked(), 3);
     client.stop().await;
     served.stop().await;
 }
