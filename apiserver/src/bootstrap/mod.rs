@@ -12,13 +12,15 @@ use api_types::status::{Reason, Status};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
+use crate::service_ip::ServiceCidr;
+
 /// How many creates are on their way at once; the store writes those that wait together.
 const CONCURRENCY: usize = 16;
 
 /// Creates what is missing. `create` is a create through the generic path; that something exists already is
 /// not an error.
 pub(crate) async fn run<F>(
-    service: IpAddr,
+    services: &ServiceCidr,
     listening: Option<SocketAddr>,
     create: impl Fn(Value) -> F,
 ) -> Result<(), Status>
@@ -29,7 +31,9 @@ where
     let mut rest = rbac::objects();
     rest.extend(service_accounts());
     rest.extend(priority_classes());
-    rest.push(kubernetes_service(service, listening));
+    rest.push(kubernetes_service(services.first(), listening));
+    rest.push(service_range(services));
+    rest.extend(kubernetes_slice(listening));
     rest.extend(kubernetes_endpoints(listening));
     all(rest, &create).await
 }
@@ -106,10 +110,22 @@ fn kubernetes_service(address: IpAddr, listening: Option<SocketAddr>) -> Value {
     })
 }
 
+/// The range that addresses of services come from. It is in use from the start, so it is ready.
+fn service_range(services: &ServiceCidr) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [services.to_string()]},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
+        }]},
+    })
+}
+
 /// Where the service leads. Endpoints may not be loopback addresses, so a server that listens locally only
 /// has none.
-fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
-    let listening = listening.filter(|l| !l.ip().is_loopback() && !l.ip().is_unspecified())?;
+fn kubernetes_slice(listening: Option<SocketAddr>) -> Option<Value> {
+    let listening = reachable(listening)?;
     let family = if listening.is_ipv4() { "IPv4" } else { "IPv6" };
     Some(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -121,6 +137,26 @@ fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
         "endpoints": [{"addresses": [listening.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": listening.port(), "protocol": "TCP"}],
     }))
+}
+
+/// The same for clients that read the older kind.
+fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
+    let listening = reachable(listening)?;
+    Some(json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": listening.ip().to_string()}],
+            "ports": [{"name": "https", "port": listening.port(), "protocol": "TCP"}],
+        }],
+    }))
+}
+
+fn reachable(listening: Option<SocketAddr>) -> Option<SocketAddr> {
+    listening.filter(|l| !l.ip().is_loopback() && !l.ip().is_unspecified())
 }
 
 #[cfg(test)]
@@ -136,7 +172,7 @@ mod tests {
             made.lock().push(object["kind"].as_str().unwrap().to_owned());
             async { Err(Status::new(Reason::AlreadyExists, "exists")) }
         };
-        run("10.96.0.1".parse().unwrap(), None, create).await.unwrap();
+        run(&ServiceCidr::usual(), None, create).await.unwrap();
         assert_eq!(made.lock().iter().filter(|kind| *kind == "Namespace").count(), 4);
         assert!(made.lock().iter().any(|kind| kind == "Service"));
     }
@@ -144,6 +180,6 @@ mod tests {
     #[tokio::test]
     async fn another_failure_ends_the_start() {
         let create = |_| async { Err(Status::internal("disk full")) };
-        assert!(run("10.96.0.1".parse().unwrap(), None, create).await.is_err());
+        assert!(run(&ServiceCidr::usual(), None, create).await.is_err());
     }
 }

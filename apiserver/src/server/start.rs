@@ -11,7 +11,7 @@ use axum::body::Body;
 use component_base::Shutdown;
 use component_base::supervise::Tasks;
 use http_body_util::BodyExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
@@ -38,7 +38,7 @@ use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
 use crate::tls::{self, TlsError};
 use crate::view::View;
-use crate::{UserInfo, admission, aggregation, bootstrap, negotiate};
+use crate::{UserInfo, admission, aggregation, bootstrap, negotiate, rest};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -208,9 +208,9 @@ impl Running {
             self.server.pki.write_admin_kubeconfig(&url)?;
         }
         let loopback = self.loopback(UserInfo::new("system:apiserver", &["system:masters"]));
-        let first = self.server.services.cidr().first();
+        let range = self.server.services.cidr();
         let ensured =
-            bootstrap::run(first, self.address, |object| create(&self.server, loopback.clone(), object));
+            bootstrap::run(range, self.address, |object| create(&self.server, loopback.clone(), object));
         ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
         let flow = keeper::keep(self.server.flow.clone(), loopback.clone(), self.server.clock);
         self.tasks.spawn_until_shutdown("priority and fairness", flow);
@@ -270,15 +270,41 @@ async fn create(server: &Arc<Server>, loopback: Loopback, object: Value) -> Resu
         Some(namespace) => format!("{root}/namespaces/{namespace}/{}", kind.plural),
         None => format!("{root}/{}", kind.plural),
     };
-    let request = http::Request::post(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let made = send(loopback.clone(), http::Method::POST, &path, "application/json", &object).await;
+    match made {
+        Err(status) if status.code() == 409 => Err(Status::already_exists(kind, name)),
+        Err(status) => Err(status),
+        // A create keeps no status: what the server knows of an object of its own is written after it.
+        Ok(()) if object["status"].is_object() => {
+            let mut status = json!({ "status": object["status"] });
+            for condition in status["status"]["conditions"].as_array_mut().into_iter().flatten() {
+                condition["lastTransitionTime"] = json!(rest::timestamp(server.clock.now()));
+            }
+            let path = format!("{path}/{name}/status");
+            send(loopback, http::Method::PATCH, &path, "application/merge-patch+json", &status).await
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn send(
+    loopback: Loopback,
+    method: http::Method,
+    path: &str,
+    media: &str,
+    body: &Value,
+) -> Result<(), Status> {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, media)
         .header(http::header::USER_AGENT, "kube-apiserver/v1.36")
-        .body(Body::from(negotiate::encode(&object)))
+        .body(Body::from(negotiate::encode(body)))
         .map_err(Status::internal)?;
     let response = loopback.oneshot(request).await.unwrap_or_else(|never| match never {});
     match response.status().as_u16() {
-        201 => Ok(()),
-        409 => Err(Status::already_exists(kind, object["metadata"]["name"].as_str().unwrap_or_default())),
+        200 | 201 => Ok(()),
         code => {
             let body = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
             Err(Status::unexplained(code, String::from_utf8_lossy(&body)))

@@ -35,3 +35,27 @@ async fn health_and_version_are_there() {
     assert_eq!(client.get("/nothing").await.0, 404);
     client.stop().await;
 }
+
+#[tokio::test]
+async fn version_2_has_the_definition_of_every_kind_and_refers_only_to_what_it_has() {
+    let client = Client::start().await;
+    let document = client.get("/openapi/v2").await.1;
+    let definitions = document["definitions"].as_object().unwrap();
+    for kind in kinds::builtin() {
+        assert!(definitions.contains_key(&kind.definition), "{}", kind.definition);
+    }
+    let text = document.to_string();
+    for reference in text.split("\"#/definitions/").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(definitions.contains_key(reference), "{reference}");
+    }
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn the_range_of_service_addresses_is_ready_from_the_start() {
+    let client = Client::start().await;
+    let (code, range) = client.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await;
+    assert_eq!(code, 200);
+    assert_eq!(range["status"]["conditions"][0]["status"], "True");
+    client.stop().await;
+}
