@@ -28,7 +28,9 @@ pub fn find_retired(group: &str, version: &str, plural: &str) -> Option<&'static
     if version == "v1" {
         return None;
     }
-    retired().iter().find(|r| r.shown.version == version && r.shown.group == group && r.shown.plural == plural)
+    retired()
+        .iter()
+        .find(|r| r.shown.version == version && r.shown.group == group && r.shown.plural == plural)
 }
 
 fn row(line: &str) -> Option<Retired> {
@@ -63,7 +65,9 @@ mod tests {
         assert_eq!(found.current.api_version(), "batch/v1");
         assert_eq!(
             found.shown.deprecation.as_deref(),
-            Some("batch/v1beta1 CronJob is deprecated in v1.21+, unavailable in v1.25+; use batch/v1 CronJob")
+            Some(
+                "batch/v1beta1 CronJob is deprecated in v1.21+, unavailable in v1.25+; use batch/v1 CronJob"
+            )
         );
     }
 

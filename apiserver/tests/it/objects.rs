@@ -86,7 +86,8 @@ fn extension_parts(kind: &str) -> Value {
         "name": "check.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
         "clientConfig": { "url": "https://hooks.example.com/check" }, "rules": [rule], "failurePolicy": "Ignore",
     });
-    let devices = json!({ "requests": [{ "name": "one", "exactly": { "deviceClassName": "dc.example.com" } }] });
+    let devices =
+        json!({ "requests": [{ "name": "one", "exactly": { "deviceClassName": "dc.example.com" } }] });
     match kind {
         "IPAddress" => json!({ "spec": { "parentRef": {
             "resource": "services", "namespace": "default", "name": "s",
@@ -159,8 +160,7 @@ fn named_parts(kind: &str, word: &str) -> Value {
 
 /// An object of `kind`, in the namespace `default` if it lives in one, with `word` in its name.
 pub(crate) fn object(kind: &Kind, word: &str) -> Value {
-    let mut object =
-        json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name_of(kind, word) } });
+    let mut object = json!({ "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": { "name": name_of(kind, word) } });
     let parts = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Event") => json!({
             "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" }, "reason": "r", "message": "m",

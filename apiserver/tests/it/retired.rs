@@ -33,7 +33,10 @@ async fn an_old_ingress_is_kept_as_one_of_today_and_shown_as_it_was_written() {
     assert_eq!(path["pathType"], "ImplementationSpecific");
 
     let (_, shown) = client.get(&format!("{INGRESSES}/web")).await;
-    assert_eq!((&shown["apiVersion"], &shown["spec"]), (&json!("extensions/v1beta1"), &ingress(json!(80))["spec"]));
+    assert_eq!(
+        (&shown["apiVersion"], &shown["spec"]),
+        (&json!("extensions/v1beta1"), &ingress(json!(80))["spec"])
+    );
     let (_, list) = client.get(INGRESSES).await;
     assert_eq!(list["apiVersion"], "extensions/v1beta1");
     assert_eq!(list["items"][0]["spec"], shown["spec"]);

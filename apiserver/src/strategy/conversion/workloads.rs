@@ -11,7 +11,8 @@ fn spec(object: &mut Value) -> Option<&mut Map<String, Value>> {
 
 /// Without a selector, the labels of the template were one.
 fn select_template(object: &mut Value) {
-    let labels = object.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object()).cloned();
+    let labels =
+        object.pointer("/spec/template/metadata/labels").filter(|labels| labels.is_object()).cloned();
     let (Some(spec), Some(labels)) = (spec(object), labels) else { return };
     if spec.get("selector").is_none_or(|s| s.is_null() || *s == json!({})) {
         spec.insert("selector".to_owned(), json!({ "matchLabels": labels }));
