@@ -160,7 +160,9 @@ impl Printed<'_> {
             },
             ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => value.clone(),
             ("string", other) => json!(other.to_string()),
-            ("integer", Value::Number(n)) => n.as_i64().or(n.as_f64().map(whole)).map_or(Value::Null, Value::from),
+            ("integer", Value::Number(n)) => {
+                n.as_i64().or(n.as_f64().map(whole)).map_or(Value::Null, Value::from)
+            }
             ("number", Value::Number(_)) => value.clone(),
             _ => Value::Null,
         }

@@ -98,7 +98,7 @@ impl Strategy for Bindings {
         let mut errors = Errors::new();
         let reference = &new["roleRef"];
         let kinds: &[&str] =
-            if context.kind.is_namespaced() { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
+            if context.kind.is_namespaced() { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
         let text_of = |field: &str| reference[field].as_str().unwrap_or_default();
         if text_of("apiGroup") != GROUP {
             errors.push(FieldError::not_supported("roleRef.apiGroup", text_of("apiGroup"), &[GROUP]));
@@ -160,7 +160,7 @@ fn validate_subject(subject: &Value, path: &str, is_namespaced: bool, errors: &m
         other => errors.push(FieldError::not_supported(
             format!("{path}.kind"),
             other,
-            &["Group", "ServiceAccount", "User"],
+            &["ServiceAccount", "User", "Group"],
         )),
     }
 }

@@ -234,7 +234,7 @@ pub(super) fn validate_topology_terms(object: &Value, path: &str, field: &str, e
 
 /// Rules for `tolerations` under `path`.
 pub(super) fn validate_tolerations(spec: &Value, path: &str, errors: &mut Errors) {
-    const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+    const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
     for (path, toleration) in indexed(spec, path, "tolerations") {
         let text = |field: &str| toleration[field].as_str().unwrap_or_default();
         let at = |field: &str| format!("{path}.{field}");
@@ -257,7 +257,7 @@ pub(super) fn validate_tolerations(spec: &Value, path: &str, errors: &mut Errors
             "Exists" if text("value").is_empty() => {}
             "Exists" => {
                 let why = "value must be empty when `operator` is 'Exists'";
-                errors.push(FieldError::invalid(at("operator"), toleration.clone(), why));
+                errors.push(FieldError::invalid(at("operator"), text("value"), why));
             }
             other => errors.push(FieldError::not_supported(at("operator"), other, &["Equal", "Exists"])),
         }

@@ -169,3 +169,59 @@ pub(super) fn class(check: &Check<'_>, errors: &mut Errors) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::paths;
+    use super::*;
+
+    #[test]
+    fn an_ingress_mistakes_are_named_by_their_path() {
+        let of = |spec: Value| paths("networking.k8s.io", "ingresses", "", &json!({ "spec": spec }), None);
+        let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+        let path = |path: Value| json!({"rules": [{"http": {"paths": [path]}}]});
+        let at = |field: &str| format!("spec.rules[0].http.paths[0].{field}");
+        let good = json!({"pathType": "Prefix", "path": "/", "backend": backend});
+        assert!(of(path(good.clone())).is_empty());
+        let with = |field: &str, value: Value| {
+            let mut entry = good.clone();
+            entry[field] = value;
+            of(path(entry))
+        };
+        assert_eq!(of(json!({})), ["spec"]);
+        assert_eq!(with("pathType", Value::Null), [at("pathType")]);
+        assert_eq!(with("pathType", json!("Odd")), [at("pathType")]);
+        assert_eq!(with("path", json!("x")), [at("path")]);
+        assert_eq!(with("path", json!("/a//b")), [at("path")]);
+        assert_eq!(with("backend", json!({})), [at("backend")]);
+        assert_eq!(with("backend", json!({"service": {"name": "s", "port": {}}})), [at("backend")]);
+        assert_eq!(
+            with("backend", json!({"service": {"name": "S", "port": {"number": 1}}})),
+            [at("backend.service.name")]
+        );
+        assert_eq!(of(json!({"rules": [{"host": "10.0.0.1"}]})), ["spec.rules[0].host"]);
+        assert_eq!(of(json!({"rules": [{"host": "a.*.b"}]})), ["spec.rules[0].host"]);
+        assert_eq!(
+            of(json!({"defaultBackend": backend, "tls": [{"hosts": ["A b"]}]})),
+            ["spec.tls[0].hosts[0]"]
+        );
+    }
+
+    #[test]
+    fn a_class_has_a_controller_and_parameters_of_its_scope() {
+        let of =
+            |spec: Value| paths("networking.k8s.io", "ingressclasses", "", &json!({ "spec": spec }), None);
+        assert!(of(json!({"controller": "example.com/c"})).is_empty());
+        assert_eq!(of(json!({"controller": "no-domain"})), ["spec.controller"]);
+        let with = |scope: &str, namespace: Value| {
+            of(
+                json!({"controller": "a.b/c", "parameters": {"kind": "K", "name": "n", "scope": scope, "namespace": namespace}}),
+            )
+        };
+        assert_eq!(with("Namespace", Value::Null), ["spec.parameters.namespace"]);
+        assert_eq!(with("Cluster", json!("x")), ["spec.parameters.namespace"]);
+        assert_eq!(with("Odd", Value::Null), ["spec.parameters.scope"]);
+    }
+}

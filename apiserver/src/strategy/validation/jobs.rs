@@ -99,7 +99,7 @@ const MANAGER_BYTES_MAX: usize = 63;
 
 fn validate_job(spec: &Value, path: &str, errors: &mut Errors) {
     not_negative(spec, path, COUNTS, errors);
-    one_of(spec, path, "completionMode", &["Indexed", "NonIndexed"], errors);
+    one_of(spec, path, "completionMode", &["NonIndexed", "Indexed"], errors);
     validate_indexes(spec, path, errors);
     if let Some(manager) = text(spec, "managedBy") {
         let path = join(path, "managedBy");

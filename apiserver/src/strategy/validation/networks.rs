@@ -33,7 +33,7 @@ pub(super) fn policy(check: &Check<'_>, errors: &mut Errors) {
     }
 }
 
-const POLICY_TYPES: &[&str] = &["Egress", "Ingress"];
+const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
 
 fn validate_port(port: &Value, path: &str, errors: &mut Errors) {
     let end = port["endPort"].as_i64();
@@ -141,5 +141,58 @@ fn validate_cidrs(cidrs: &[Value], path: &str, errors: &mut Errors) {
                 errors.push(FieldError::invalid(path, cidrs.to_vec(), why));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::paths;
+    use super::*;
+
+    #[test]
+    fn a_policys_mistakes_are_named_by_their_path() {
+        let of =
+            |spec: Value| paths("networking.k8s.io", "networkpolicies", "", &json!({ "spec": spec }), None);
+        let cases = [
+            (json!({"podSelector": {}}), vec![]),
+            (json!({"policyTypes": ["Odd"]}), vec!["spec.policyTypes[0]"]),
+            (json!({"policyTypes": ["Ingress", "Egress", "Ingress"]}), vec!["spec.policyTypes"]),
+            (json!({"ingress": [{"from": [{}]}]}), vec!["spec.ingress[0].from[0]"]),
+            (
+                json!({"ingress": [{"from": [{"ipBlock": {"cidr": "x"}}]}]}),
+                vec!["spec.ingress[0].from[0].ipBlock.cidr"],
+            ),
+            (
+                json!({"egress": [{"to": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]}),
+                vec!["spec.egress[0].to[0].ipBlock.except[0]", "spec.egress[0].to[0]"],
+            ),
+            (
+                json!({"egress": [{"ports": [{"port": 90, "endPort": 80}]}]}),
+                vec!["spec.egress[0].ports[0].endPort"],
+            ),
+            (
+                json!({"egress": [{"ports": [{"port": "web", "endPort": 80}]}]}),
+                vec!["spec.egress[0].ports[0].endPort"],
+            ),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(of(spec.clone()), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_services_stay_and_may_get_the_other_family() {
+        let of = |cidrs: Value| json!({"spec": {"cidrs": cidrs}});
+        let check =
+            |new: &Value, old: Option<&Value>| paths("networking.k8s.io", "servicecidrs", "", new, old);
+        let four = of(json!(["10.0.0.0/16"]));
+        assert!(check(&four, None).is_empty());
+        assert_eq!(check(&of(json!([])), None), ["spec.cidrs"]);
+        assert_eq!(check(&of(json!(["10.0.0.1/16"])), None), ["spec.cidrs[0]"]);
+        assert_eq!(check(&of(json!(["10.0.0.0/16", "10.1.0.0/16"])), None), ["spec.cidrs"]);
+        assert!(check(&of(json!(["10.0.0.0/16", "fd00::/64"])), Some(&four)).is_empty());
+        assert_eq!(check(&of(json!(["10.1.0.0/16"])), Some(&four)), ["spec.cidrs[0]"]);
     }
 }

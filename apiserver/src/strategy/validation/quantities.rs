@@ -99,7 +99,7 @@ pub(super) fn check_container_name(name: &str, path: &str, errors: &mut Errors) 
 pub(super) fn check_quota_name(name: &str, path: &str, errors: &mut Errors) {
     check_name(name, path, errors);
     if !name.contains('/') && !is_quota(name) {
-        errors.push(FieldError::invalid(path, name, "must be a standard resource for quotas"));
+        errors.push(FieldError::invalid(path, name, "must be a standard resource for quota"));
     }
 }
 

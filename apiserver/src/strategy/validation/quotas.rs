@@ -132,9 +132,6 @@ pub(super) fn limit_range(check: &Check<'_>, errors: &mut Errors) {
 }
 
 fn validate_limit_type(kind: &str, path: &str, errors: &mut Errors) {
-    if kind.is_empty() {
-        return;
-    }
     let before = errors.len();
     invalid_all(api_types::names::check_label_key(kind), path, kind, errors);
     let is_standard = matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim");
@@ -254,5 +251,49 @@ pub(super) fn disruption_budget(check: &Check<'_>, errors: &mut Errors) {
     }
     for field in ["minAvailable", "maxUnavailable"] {
         check_int_or_percent(&spec[field], &format!("spec.{field}"), errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::paths;
+    use super::*;
+
+    fn limits(limit: Value) -> Vec<String> {
+        let found = paths("", "limitranges", "", &json!({"spec": {"limits": [limit]}}), None);
+        found.into_iter().map(|path| path.trim_start_matches("spec.limits[0].").to_owned()).collect()
+    }
+
+    #[test]
+    fn a_quotas_scopes_fit_what_it_counts() {
+        let of = |spec: Value| paths("", "resourcequotas", "", &json!({ "spec": spec }), None);
+        assert!(of(json!({"hard": {"pods": "1"}, "scopes": ["BestEffort"]})).is_empty());
+        assert_eq!(of(json!({"hard": {"pods": "1.5"}})), ["spec.hard[pods]"]);
+        assert_eq!(of(json!({"hard": {"requests.cpu": "1"}, "scopes": ["BestEffort"]})), ["spec.scopes"]);
+        assert_eq!(of(json!({"scopes": ["BestEffort", "NotBestEffort"]})), ["spec.scopes"]);
+        let term = json!({"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]});
+        assert_eq!(of(json!({ "scopeSelector": term })), ["spec.scopeSelector.matchExpressions.values"]);
+    }
+
+    #[test]
+    fn limits_are_in_order() {
+        let of = |extra: Value| {
+            let mut limit = json!({"type": "Container"});
+            limit.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            limits(limit)
+        };
+        assert!(of(json!({"min": {"cpu": "1"}, "max": {"cpu": "2"}})).is_empty());
+        assert_eq!(of(json!({"min": {"cpu": "3"}, "max": {"cpu": "2"}})), ["min[cpu]"]);
+        assert_eq!(of(json!({"default": {"cpu": "3"}, "max": {"cpu": "2"}})), ["default[cpu]"]);
+        assert_eq!(
+            of(json!({"defaultRequest": {"cpu": "3"}, "default": {"cpu": "2"}})),
+            ["defaultRequest[cpu]"]
+        );
+        assert_eq!(of(json!({"maxLimitRequestRatio": {"cpu": "500m"}})), ["maxLimitRequestRatio[cpu]"]);
+        assert_eq!(limits(json!({"type": "Odd"})), ["type"]);
+        assert_eq!(limits(json!({"type": "Pod", "default": {"cpu": "1"}})), ["default"]);
+        assert_eq!(limits(json!({"type": "PersistentVolumeClaim"})), ["limits"]);
     }
 }

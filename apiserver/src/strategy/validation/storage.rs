@@ -60,6 +60,12 @@ pub(super) fn driver(check: &Check<'_>, errors: &mut Errors) {
     if let Some(name) = text(&check.new["metadata"], "name").filter(|_| check.old.is_none()) {
         check_driver_name(name, "metadata.name", errors);
     }
+    for mode in items(&check.new["spec"]["volumeLifecycleModes"]).iter().filter_map(Value::as_str) {
+        if !matches!(mode, "Ephemeral" | "Persistent") {
+            let known = ["Ephemeral", "Persistent"];
+            errors.push(FieldError::not_supported("spec.volumeLifecycleModes", mode, &known));
+        }
+    }
     let mut seen = Vec::new();
     for (path, request) in indexed(&check.new["spec"], "spec", "tokenRequests") {
         let audience = request["audience"].as_str().unwrap_or_default();
@@ -77,12 +83,18 @@ pub(super) fn driver(check: &Check<'_>, errors: &mut Errors) {
     }
 }
 
+const NODE_ID_BYTES_MAX: usize = 192;
+
 pub(super) fn node(check: &Check<'_>, errors: &mut Errors) {
     let mut seen = Vec::new();
     for (path, driver) in indexed(&check.new["spec"], "spec", "drivers") {
         let name = driver["name"].as_str().unwrap_or_default();
         if !name.is_empty() {
             check_driver_name(name, &format!("{path}.name"), errors);
+        }
+        if let Some(id) = text(driver, "nodeID").filter(|id| id.len() > NODE_ID_BYTES_MAX) {
+            let why = format!("must be {NODE_ID_BYTES_MAX} characters or less");
+            errors.push(FieldError::invalid(format!("{path}.nodeID"), id, why));
         }
         if seen.contains(&name) {
             errors.push(FieldError::duplicate(format!("{path}.name"), name));
@@ -139,5 +151,64 @@ pub(super) fn attachment(check: &Check<'_>, errors: &mut Errors) {
         (false, Some(name)) => {
             invalid_all(names::check_dns_subdomain(name), "spec.source.persistentVolumeName", name, errors);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::paths;
+    use super::*;
+
+    fn of(plural: &str, object: Value, old: Option<&Value>) -> Vec<String> {
+        paths("storage.k8s.io", plural, "", &object, old)
+    }
+
+    #[test]
+    fn a_class_names_who_makes_volumes_and_stays() {
+        let class = |provisioner: &str| json!({"provisioner": provisioner, "volumeBindingMode": "Immediate"});
+        assert!(of("storageclasses", class("example.com/disk"), None).is_empty());
+        assert_eq!(of("storageclasses", class("Bad Name"), None), ["provisioner"]);
+        assert_eq!(of("storageclasses", class("a.b/c"), Some(&class("a.b/d"))), ["provisioner"]);
+        let mut odd = class("a.b/c");
+        odd["parameters"] = json!({"": "x"});
+        odd["reclaimPolicy"] = json!("Odd");
+        odd["allowedTopologies"] = json!([{"matchLabelExpressions": [{"key": "k", "values": []}]}]);
+        let expected =
+            ["reclaimPolicy", "parameters", "allowedTopologies[0].matchLabelExpressions[0].values"];
+        assert_eq!(of("storageclasses", odd, None), expected);
+    }
+
+    #[test]
+    fn an_attachment_has_one_source_and_never_changes() {
+        let of_source = |source: Value| json!({"spec": {"attacher": "csi.example.com", "nodeName": "n", "source": source}});
+        let good = of_source(json!({"persistentVolumeName": "pv"}));
+        assert!(of("volumeattachments", good.clone(), None).is_empty());
+        assert_eq!(of("volumeattachments", of_source(json!({})), None), ["spec.source"]);
+        let other = of_source(json!({"persistentVolumeName": "other"}));
+        assert_eq!(of("volumeattachments", other, Some(&good)), ["spec"]);
+    }
+
+    #[test]
+    fn drivers_say_what_they_can_do() {
+        let driver = |spec: Value| json!({"metadata": {"name": "csi.example.com"}, "spec": spec});
+        let spec = json!({"attachRequired": true, "podInfoOnMount": false, "storageCapacity": false});
+        assert!(of("csidrivers", driver(spec.clone()), None).is_empty());
+        let mut odd = spec;
+        odd["fsGroupPolicy"] = json!("Odd");
+        odd["volumeLifecycleModes"] = json!(["Odd"]);
+        odd["tokenRequests"] = json!([{"audience": "a"}, {"audience": "a", "expirationSeconds": 5}]);
+        let expected = [
+            "spec.fsGroupPolicy",
+            "spec.volumeLifecycleModes",
+            "spec.tokenRequests[1].audience",
+            "spec.tokenRequests[1].expirationSeconds",
+        ];
+        assert_eq!(of("csidrivers", driver(odd), None), expected);
+        let node = |id: &str| json!({"spec": {"drivers": [{"name": "csi.example.com", "nodeID": id}]}});
+        assert!(of("csinodes", node("a"), None).is_empty());
+        assert_eq!(of("csinodes", node("b"), Some(&node("a"))), ["spec.drivers[0].nodeID"]);
+        assert_eq!(of("csinodes", node(&"x".repeat(200)), None), ["spec.drivers[0].nodeID"]);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::rollouts::{check_at_most_all, check_positive, is_zero};
 use super::{Check, pod_spec};
-use crate::strategy::rules::{Errors, indexed, items, not_negative, selector};
+use crate::strategy::rules::{Errors, items, not_negative, selector};
 
 pub(super) fn deployment(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
@@ -148,14 +148,6 @@ pub(super) fn stateful_set(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
     validate_selected(spec, "statefulset", errors);
     validate_stateful_strategy(spec, errors);
-    for (path, claim) in indexed(spec, "spec", "volumeClaimTemplates") {
-        if check.old.is_none() && claim["metadata"]["name"].as_str().is_none_or(str::is_empty) {
-            errors.push(FieldError::required(
-                format!("{path}.metadata.name"),
-                "name or generateName is required",
-            ));
-        }
-    }
     let Some(old) = check.old else { return };
     let rest = |object: &Value| {
         let mut spec = object["spec"].clone();
