@@ -71,7 +71,10 @@ impl JsonPath {
 
     /// The names of a path that is only fields, else nothing.
     pub fn fields(&self) -> Option<Vec<&str>> {
-        self.steps.iter().map(|s| if let Step::Field(name) = s { Some(name.as_str()) } else { None }).collect()
+        self.steps
+            .iter()
+            .map(|s| if let Step::Field(name) = s { Some(name.as_str()) } else { None })
+            .collect()
     }
 }
 
@@ -194,7 +197,9 @@ impl Step {
             (Step::Field(name), Value::Object(fields)) => fields.get(name).into_iter().collect(),
             (Step::All, Value::Object(fields)) => fields.values().collect(),
             (Step::All, Value::Array(items)) => items.iter().collect(),
-            (Step::Index(at), Value::Array(items)) => place(*at, items.len()).and_then(|i| items.get(i)).into_iter().collect(),
+            (Step::Index(at), Value::Array(items)) => {
+                place(*at, items.len()).and_then(|i| items.get(i)).into_iter().collect()
+            }
             (Step::Slice(from, to, by), Value::Array(items)) => slice(items, *from, *to, *by),
             (Step::Filter(filter), Value::Array(items)) => items.iter().filter(|v| filter.holds(v)).collect(),
             (Step::Filter(filter), Value::Object(fields)) => {

@@ -228,10 +228,11 @@ impl Parser<'_> {
             let args = self.arguments()?;
             return macros::expand_member(open, operand, &name, args);
         }
-        if access == Access::Get && self.is("{") {
-            if let Some(dotted) = operand.dotted() {
-                return self.structure(format!("{dotted}.{name}"));
-            }
+        if access == Access::Get
+            && self.is("{")
+            && let Some(dotted) = operand.dotted()
+        {
+            return self.structure(format!("{dotted}.{name}"));
         }
         Ok(Expr::new(at, Node::Select(Box::new(Select { operand, field: name.as_str().into(), access }))))
     }

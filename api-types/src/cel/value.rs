@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -34,7 +35,7 @@ pub enum Value<'a> {
     Duration(TimeDelta),
     List(List<'a>),
     Map(Map<'a>),
-    Optional(Option<Arc<Value<'a>>>),
+    Optional(Option<Rc<Value<'a>>>),
     Type(Type),
     Opaque(Opaque<'a>),
 }
@@ -67,7 +68,7 @@ pub struct List<'a> {
 #[derive(Clone, Debug)]
 pub(super) enum Items<'a> {
     Json(&'a [Json]),
-    Made(Arc<Vec<Value<'a>>>),
+    Made(Rc<Vec<Value<'a>>>),
 }
 
 impl<'a> List<'a> {
@@ -98,7 +99,7 @@ impl<'a> List<'a> {
 #[derive(Clone, Debug)]
 pub enum Map<'a> {
     Json(&'a serde_json::Map<String, Json>, Option<&'a Schema>),
-    Made(Arc<BTreeMap<Key, Value<'a>>>),
+    Made(Rc<BTreeMap<Key, Value<'a>>>),
     Lazy(&'a dyn Lazy<'a>),
 }
 
@@ -240,11 +241,11 @@ impl<'a> Value<'a> {
     }
 
     pub fn list(items: Vec<Value<'a>>) -> Value<'a> {
-        Value::List(List { items: Items::Made(Arc::new(items)), schema: None })
+        Value::List(List { items: Items::Made(Rc::new(items)), schema: None })
     }
 
     pub fn some(value: Value<'a>) -> Value<'a> {
-        Value::Optional(Some(Arc::new(value)))
+        Value::Optional(Some(Rc::new(value)))
     }
 
     pub fn none() -> Value<'a> {
@@ -266,7 +267,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn map(fields: BTreeMap<Key, Value<'a>>) -> Value<'a> {
-        Value::Map(Map::Made(Arc::new(fields)))
+        Value::Map(Map::Made(Rc::new(fields)))
     }
 
     fn below(json: &'a Json, schema: Option<&'a Schema>) -> Value<'a> {

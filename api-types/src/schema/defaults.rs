@@ -7,8 +7,8 @@ use super::{Schema, Type};
 use crate::kinds::Kind;
 use serde_json::{Map, Value};
 
-mod extensions;
 mod definition;
+mod extensions;
 mod pod;
 mod rows;
 

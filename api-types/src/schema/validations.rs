@@ -225,7 +225,11 @@ impl Walk {
                 self.errors.push(refusal(rule, path, value, message));
             }
             Ok(None) => {
-                self.errors.push(FieldError::invalid(path, shown(), "cel expression must evaluate to a bool"));
+                self.errors.push(FieldError::invalid(
+                    path,
+                    shown(),
+                    "cel expression must evaluate to a bool",
+                ));
             }
             Err(EvalError::OverBudget) => {
                 self.over = true;
@@ -263,11 +267,14 @@ fn refusal(rule: &Rule, path: &str, value: &Value, message: String) -> FieldErro
         below => format!("{path}{below}"),
     };
     // Objects and lists are not repeated to who sent them.
-    let shown = (!value.is_object() && !value.is_array() && rule.field_path.is_empty()).then(|| value.clone());
+    let shown =
+        (!value.is_object() && !value.is_array() && rule.field_path.is_empty()).then(|| value.clone());
     match rule.reason {
         FieldReason::Forbidden => FieldError::forbidden(path, message),
         FieldReason::Required => FieldError::required(path, message),
-        FieldReason::Duplicate => FieldError { message, value: shown, ..FieldError::duplicate(path, Value::Null) },
+        FieldReason::Duplicate => {
+            FieldError { message, value: shown, ..FieldError::duplicate(path, Value::Null) }
+        }
         _ => FieldError { value: shown, ..FieldError::invalid(path, Value::Null, message) },
     }
 }

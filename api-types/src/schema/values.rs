@@ -356,7 +356,11 @@ fn is_same(a: &Value, b: &Value) -> bool {
 
 /// A number as Go prints it.
 fn go_float(value: f64) -> String {
-    if value != 0.0 && !(1e-4..1e21).contains(&value.abs()) { format!("{value:e}") } else { value.to_string() }
+    if value != 0.0 && !(1e-4..1e21).contains(&value.abs()) {
+        format!("{value:e}")
+    } else {
+        value.to_string()
+    }
 }
 
 #[cfg(test)]

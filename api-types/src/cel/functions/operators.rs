@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::super::error::EvalError;
 use super::super::value::{Items, Key, List, Map, Text, Value};
@@ -196,10 +196,10 @@ fn append(mut a: Vec<Value<'_>>) -> Outcome<'_> {
     };
     let schema = left.schema.or(right.schema);
     if let (Items::Made(items), None) = (&mut left.items, schema) {
-        Arc::make_mut(items).extend(right.iter());
+        Rc::make_mut(items).extend(right.iter());
         return Ok(Value::List(left));
     }
-    let items = Items::Made(Arc::new(join(&left, &right)));
+    let items = Items::Made(Rc::new(join(&left, &right)));
     Ok(Value::List(List { items, schema }))
 }
 
@@ -208,7 +208,7 @@ fn merge(mut a: Vec<Value<'_>>) -> Outcome<'_> {
     let (Some(Value::Map(more)), Some(Value::Map(Map::Made(mut made)))) = (a.pop(), a.pop()) else {
         return Err(EvalError::no_overload());
     };
-    let entries: &mut BTreeMap<_, _> = Arc::make_mut(&mut made);
+    let entries: &mut BTreeMap<_, _> = Rc::make_mut(&mut made);
     for key in more.keys().iter().filter_map(Key::of) {
         let Some(value) = more.get(&key) else { continue };
         if entries.contains_key(&key) {

@@ -49,7 +49,7 @@ fn made<'a>(quantity: Quantity) -> Value<'a> {
 
 fn of(a: &Vec<Value<'_>>, at: usize) -> Result<Quantity, EvalError> {
     match a.opaque(at)? {
-        Opaque::Quantity(quantity) => Ok(quantity.clone()),
+        Opaque::Quantity(quantity) => Ok(*quantity),
         _ => Err(EvalError::no_overload()),
     }
 }

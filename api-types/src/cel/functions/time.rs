@@ -137,7 +137,7 @@ pub(in super::super) fn duration_text(span: &TimeDelta) -> String {
 }
 
 pub(super) fn add(a: Vec<Value<'_>>) -> Outcome<'_> {
-    sum(&a[0], &a[1], |d| Some(d))
+    sum(&a[0], &a[1], Some)
 }
 
 pub(super) fn subtract(a: Vec<Value<'_>>) -> Outcome<'_> {

@@ -112,7 +112,11 @@ impl Walk {
             _ => v.is_none_or(|v| v.is_object() || v.is_null()),
         };
         let whole = |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && schema.is_leaf_as(v));
-        let leaf = whole(old) || whole(new) || (nothing(old) && nothing(new)) || !same_shape(old) || !same_shape(new);
+        let leaf = whole(old)
+            || whole(new)
+            || (nothing(old) && nothing(new))
+            || !same_shape(old)
+            || !same_shape(new);
         if !leaf {
             match schema.ty {
                 Type::List => self.items(schema, old, new),

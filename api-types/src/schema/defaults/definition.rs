@@ -46,17 +46,55 @@ fn leave_out(object: &mut Value, field: &str) {
 
 /// What a schema may say; anything else is not kept.
 const KNOWN: &[&str] = &[
-    "id", "$schema", "$ref", "description", "type", "format", "title", "default", "maximum", "exclusiveMaximum",
-    "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems",
-    "multipleOf", "enum", "maxProperties", "minProperties", "required", "items", "allOf", "oneOf", "anyOf", "not",
-    "properties", "additionalProperties", "patternProperties", "dependencies", "additionalItems", "definitions",
-    "externalDocs", "example", "nullable", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource",
-    "x-kubernetes-int-or-string", "x-kubernetes-list-map-keys", "x-kubernetes-list-type", "x-kubernetes-map-type",
+    "id",
+    "$schema",
+    "$ref",
+    "description",
+    "type",
+    "format",
+    "title",
+    "default",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "multipleOf",
+    "enum",
+    "maxProperties",
+    "minProperties",
+    "required",
+    "items",
+    "allOf",
+    "oneOf",
+    "anyOf",
+    "not",
+    "properties",
+    "additionalProperties",
+    "patternProperties",
+    "dependencies",
+    "additionalItems",
+    "definitions",
+    "externalDocs",
+    "example",
+    "nullable",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
     "x-kubernetes-validations",
 ];
 
 /// Written even when empty or false, because absence means something else.
-const KEPT: &[&str] = &["default", "example", "additionalProperties", "items", "not", "x-kubernetes-preserve-unknown-fields"];
+const KEPT: &[&str] =
+    &["default", "example", "additionalProperties", "items", "not", "x-kubernetes-preserve-unknown-fields"];
 
 fn tidy(schema: &mut Value) {
     let Some(fields) = schema.as_object_mut() else { return };
@@ -78,7 +116,9 @@ fn tidy(schema: &mut Value) {
 fn tidy_below(fields: &mut Map<String, Value>) {
     for (key, value) in fields {
         match (key.as_str(), value) {
-            ("items" | "not" | "additionalProperties" | "additionalItems", one @ Value::Object(_)) => tidy(one),
+            ("items" | "not" | "additionalProperties" | "additionalItems", one @ Value::Object(_)) => {
+                tidy(one)
+            }
             ("items" | "allOf" | "oneOf" | "anyOf", Value::Array(all)) => all.iter_mut().for_each(tidy),
             ("properties" | "patternProperties" | "definitions", Value::Object(all)) => {
                 all.values_mut().for_each(tidy);

@@ -4,7 +4,7 @@ use super::extensions::{
     binding_match, claim, claim_template, flow_schema, policy, priority_level, webhooks,
 };
 use super::pod::{pod, pod_spec, template};
-use super::{definition, at, each, ensure, is_empty, is_unset, put};
+use super::{at, definition, each, ensure, is_empty, is_unset, put};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};

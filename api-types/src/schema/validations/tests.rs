@@ -31,34 +31,44 @@ fn check(value: Value, old: Option<Value>, expect: Expect) {
 
 #[test]
 fn broken_rules_are_told_with_their_messages() {
-    check(json!({"spec": {"min": 300, "max": 200, "name": "bad", "opt": "second"}}), None, expect![[r#"
+    check(
+        json!({"spec": {"min": 300, "max": 200, "name": "bad", "opt": "second"}}),
+        None,
+        expect![[r#"
         spec: Invalid value: min must not pass max
         spec.max: Forbidden: far too large
         spec.name: Invalid value: "bad": failed rule: self.startsWith('n-')
-        spec.opt: Invalid value: "second": failed rule: oldSelf.hasValue() ? self == oldSelf.value() : self == 'first'"#]]);
+        spec.opt: Invalid value: "second": failed rule: oldSelf.hasValue() ? self == oldSelf.value() : self == 'first'"#]],
+    );
 }
 
 #[test]
 fn a_rule_without_a_value_says_why() {
-    check(json!({"spec": {"min": 1}}), None, expect![[r#"
+    check(
+        json!({"spec": {"min": 1}}),
+        None,
+        expect![[r#"
         spec: Invalid value: "object": no such key: max evaluating rule: min must not pass max
-        spec: Invalid value: "object": no such key: max evaluating rule: self.max < 100"#]]);
+        spec: Invalid value: "object": no such key: max evaluating rule: self.max < 100"#]],
+    );
 }
 
 #[test]
 fn an_update_answers_for_what_it_changes() {
     let old = json!({"spec": {"min": 9, "max": 2, "name": "bad", "opt": "x"}});
     check(old.clone(), Some(old.clone()), expect![[""]]);
-    check(json!({"spec": {"min": 1, "max": 2, "name": "n-b", "opt": "y"}}), Some(old), expect![[r#"
+    check(
+        json!({"spec": {"min": 1, "max": 2, "name": "n-b", "opt": "y"}}),
+        Some(old),
+        expect![[r#"
         spec.name: Invalid value: "n-b": name is fixed
-        spec.opt: Invalid value: "y": failed rule: oldSelf.hasValue() ? self == oldSelf.value() : self == 'first'"#]]);
+        spec.opt: Invalid value: "y": failed rule: oldSelf.hasValue() ? self == oldSelf.value() : self == 'first'"#]],
+    );
 }
 
 #[test]
 fn a_rule_over_unbounded_lists_costs_too_much() {
-    let openapi = |bound: Value| {
-        json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": bound, "items": {"type": "string", "maxLength": 10}, "x-kubernetes-validations": [{"rule": "self.all(a, self.all(b, a == b))"}]}}})
-    };
+    let openapi = |bound: Value| json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": bound, "items": {"type": "string", "maxLength": 10}, "x-kubernetes-validations": [{"rule": "self.all(a, self.all(b, a == b))"}]}}});
     let costs = |openapi: Value| check_costs(&compile(&openapi), &openapi, Limits::default()).len();
     assert_eq!(costs(openapi(json!(10))), 0);
     assert!(costs(openapi(Value::Null)) > 0);

@@ -72,13 +72,19 @@ static RGB_COLOR: LazyLock<Regex> = LazyLock::new(|| {
     regex(&format!("^rgb\\({BYTE},{BYTE},{BYTE}\\)$"))
 });
 static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"^([a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)(\.[a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)*\.?$")
+    regex(
+        r"^([a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)(\.[a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)*\.?$",
+    )
 });
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+)@([A-Za-z0-9\p{L}]([A-Za-z0-9\p{L}-]{0,61}[A-Za-z0-9\p{L}])?(\.[A-Za-z0-9\p{L}]([A-Za-z0-9\p{L}-]{0,61}[A-Za-z0-9\p{L}])?)*)$")
+    regex(
+        r"^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+)@([A-Za-z0-9\p{L}]([A-Za-z0-9\p{L}-]{0,61}[A-Za-z0-9\p{L}])?(\.[A-Za-z0-9\p{L}]([A-Za-z0-9\p{L}-]{0,61}[A-Za-z0-9\p{L}])?)*)$",
+    )
 });
 static DURATION: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"^(\d+(\.\d+)?\s*(ns|nano|nanosecond|us|µs|micro|microsecond|ms|milli|millisecond|s|sec|second|m|min|minute|h|hr|hour|d|day|w|wk|week)s?\s*)+$")
+    regex(
+        r"^(\d+(\.\d+)?\s*(ns|nano|nanosecond|us|µs|micro|microsecond|ms|milli|millisecond|s|sec|second|m|min|minute|h|hr|hour|d|day|w|wk|week)s?\s*)+$",
+    )
 });
 static URI: LazyLock<Regex> = LazyLock::new(|| regex(r"^[a-zA-Z][a-zA-Z0-9+.-]*:[^\s]+$"));
 
@@ -108,7 +114,8 @@ fn is_cidr(text: &str) -> bool {
         Ok(bits) if plain => bits,
         _ => return false,
     };
-    (address.parse::<Ipv4Addr>().is_ok() && bits <= 32) || (address.parse::<Ipv6Addr>().is_ok() && bits <= 128)
+    (address.parse::<Ipv4Addr>().is_ok() && bits <= 32)
+        || (address.parse::<Ipv6Addr>().is_ok() && bits <= 128)
 }
 
 /// Go's `net.ParseMAC`: 6, 8 or 20 bytes in pairs with `:` or `-`, or in fours with `.`.
@@ -124,10 +131,11 @@ fn is_mac(text: &str) -> bool {
 
 fn is_uuid(text: &str, version: Option<char>) -> bool {
     let plain = text.replace('-', "");
-    let dashes = text.len() == plain.len() || text.char_indices().all(|(i, c)| c != '-' || [8, 13, 18, 23].contains(&i));
+    let dashes = text.len() == plain.len()
+        || text.char_indices().all(|(i, c)| c != '-' || [8, 13, 18, 23].contains(&i));
     let right = version.is_none_or(|v| plain.chars().nth(12).is_some_and(|c| c == v));
-    let variant = !matches!(version, Some('4' | '5'))
-        || plain.chars().nth(16).is_some_and(|c| "89abAB".contains(c));
+    let variant =
+        !matches!(version, Some('4' | '5')) || plain.chars().nth(16).is_some_and(|c| "89abAB".contains(c));
     plain.len() == 32 && is_hex(&plain) && dashes && right && variant
 }
 
@@ -147,7 +155,8 @@ fn is_isbn10(text: &str) -> bool {
 
 fn is_isbn13(text: &str) -> bool {
     let digits: Option<Vec<u32>> = digits_of(text).chars().map(|c| c.to_digit(10)).collect();
-    let weigh = |d: &[u32]| d.iter().enumerate().map(|(i, d)| d * if i % 2 == 0 { 1 } else { 3 }).sum::<u32>();
+    let weigh =
+        |d: &[u32]| d.iter().enumerate().map(|(i, d)| d * if i % 2 == 0 { 1 } else { 3 }).sum::<u32>();
     digits.is_some_and(|d| d.len() == 13 && weigh(&d) % 10 == 0)
 }
 
