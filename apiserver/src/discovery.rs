@@ -412,7 +412,9 @@ mod tests {
         let registry = Registry::builtin();
         let versions = |command: Option<&'static str>| {
             let mut headers = HeaderMap::new();
-            headers.extend(command.map(|c| (header::HeaderName::from_static(COMMAND), HeaderValue::from_static(c))));
+            headers.extend(
+                command.map(|c| (header::HeaderName::from_static(COMMAND), HeaderValue::from_static(c))),
+            );
             let table = registry.told(&headers);
             let groups = table.groups();
             groups.iter().find(|(group, _)| *group == "batch").map(|(_, versions)| versions.join(","))

@@ -335,7 +335,11 @@ fn elsewhere(server: &Server, info: &RequestInfo) -> Option<aggregation::Remote>
     let path = info.path.trim_end_matches('/');
     if let Some(name) = path.strip_prefix("/openapi/v3/apis/") {
         let (group, version) = name.split_once('/')?;
-        return if server.registry.serves(group, version) { None } else { aggregation::find(server, group, version) };
+        return if server.registry.serves(group, version) {
+            None
+        } else {
+            aggregation::find(server, group, version)
+        };
     }
     if info.group.is_empty() || server.registry.serves(&info.group, &info.version) {
         return None;

@@ -93,9 +93,7 @@ fn check_exact(usages: &[String], purpose: &str) -> Result<(), String> {
     let allowed = ["digital signature", "key encipherment", purpose];
     let needed = ["digital signature", purpose];
     let has = |wanted: &&str| usages.iter().any(|usage| usage == wanted);
-    match needed.iter().all(|wanted| has(wanted))
-        && usages.iter().all(|usage| allowed.contains(&usage.as_str()))
-    {
+    match needed.iter().all(has) && usages.iter().all(|usage| allowed.contains(&usage.as_str())) {
         true => Ok(()),
         false => Err(format!("usages did not match {allowed:?}")),
     }

@@ -107,7 +107,8 @@ impl Policy {
             return Err(format!("it is a {} of {}", policy.kind, policy.api_version));
         }
         for (index, rule) in policy.rules.iter().enumerate() {
-            if !rule.urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+            let names_objects = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if !rule.urls.is_empty() && names_objects {
                 return Err(format!(
                     "rules[{index}].nonResourceURLs: rules cannot apply to both regular resources and non-resource URLs"
                 ));

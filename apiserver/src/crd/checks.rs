@@ -77,9 +77,9 @@ pub(super) fn stored_versions(definition: &Value) -> Errors {
 
 /// Groups that belong to Kubernetes itself.
 pub(super) fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"].iter().any(|own| {
-        group == *own || group.strip_suffix(own).is_some_and(|rest| rest.ends_with('.'))
-    })
+    ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|own| group == *own || group.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
 }
 
 /// A definition in a protected group says who approved of it.
@@ -241,7 +241,8 @@ fn versions(spec: &Value, errors: &mut Errors) {
 fn deprecation(version: &Value, path: &str, errors: &mut Errors) {
     const CHARS_MAX: usize = 256;
     let Some(warning) = version["deprecationWarning"].as_str() else { return };
-    let mut fail = |why: &str| errors.push(FieldError::invalid(format!("{path}.deprecationWarning"), warning, why));
+    let mut fail =
+        |why: &str| errors.push(FieldError::invalid(format!("{path}.deprecationWarning"), warning, why));
     if version["deprecated"] != true {
         fail("can only be set for deprecated versions");
     }

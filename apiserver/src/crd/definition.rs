@@ -57,7 +57,8 @@ impl Strategy for Definitions {
         let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
         metadata.shift_remove("deletionGracePeriodSeconds");
         let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
-        if let Some(finalizers) = finalizers.as_array_mut().filter(|all| !all.iter().any(|f| f == FINALIZER)) {
+        if let Some(finalizers) = finalizers.as_array_mut().filter(|all| !all.iter().any(|f| f == FINALIZER))
+        {
             finalizers.push(FINALIZER.into());
         }
     }
@@ -73,7 +74,9 @@ fn named_after_its_resource(new: &Value) -> Vec<FieldError> {
     let wanted = format!("{}.{}", text(&new["spec"]["names"]["plural"]), text(&new["spec"]["group"]));
     match name == wanted {
         true => Vec::new(),
-        false => vec![FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group")],
+        false => {
+            vec![FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group")]
+        }
     }
 }
 

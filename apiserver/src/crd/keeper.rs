@@ -98,7 +98,9 @@ impl Keeper {
         let now = self.clock().now();
         let mut next = definition.clone();
         next["status"] = status::plan(definition, accepted, now);
-        let holds = |d: &Value| d["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == FINALIZER));
+        let holds = |d: &Value| {
+            d["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == FINALIZER))
+        };
         let deleting = definition["metadata"]["deletionTimestamp"].is_string() && holds(definition);
         let mut left = 0;
         if deleting {
@@ -106,7 +108,8 @@ impl Keeper {
             left = *outcome.as_ref().unwrap_or(&1);
             status::terminating(&mut next["status"], outcome.as_ref().err().map(String::as_str), left, now);
             if left == 0
-                && let Some(finalizers) = next.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut)
+                && let Some(finalizers) =
+                    next.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut)
             {
                 finalizers.retain(|f| f != FINALIZER);
             }

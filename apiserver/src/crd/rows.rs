@@ -57,10 +57,13 @@ pub(super) fn compile(
         storage,
         selectable: versions.iter().flat_map(selectable).collect(),
         webhook: webhook(spec),
-        closed: deleting.then(|| "create not allowed while custom resource definition is terminating".to_owned()),
+        closed: deleting
+            .then(|| "create not allowed while custom resource definition is terminating".to_owned()),
     });
     let served = versions.iter().enumerate().filter(|(_, v)| v["served"] == true);
-    served.map(|(index, v)| Arc::new(row(spec, v, accepted, Custom { family: family.clone(), index }))).collect()
+    served
+        .map(|(index, v)| Arc::new(row(spec, v, accepted, Custom { family: family.clone(), index })))
+        .collect()
 }
 
 /// The way from one version to another that is not merely another `apiVersion`.

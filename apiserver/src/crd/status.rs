@@ -31,11 +31,19 @@ pub(super) fn plan(definition: &Value, accepted: &Acceptance, now: DateTime<Utc>
 /// What the condition `Terminating` says while objects are being deleted, or if that did not work.
 pub(super) fn terminating(status: &mut Value, failure: Option<&str>, left: usize, now: DateTime<Utc>) {
     let new = match (failure, left) {
-        (Some(why), _) => condition("Terminating", true, "InstanceDeletionFailed", &format!("could not list instances: {why}")),
+        (Some(why), _) => condition(
+            "Terminating",
+            true,
+            "InstanceDeletionFailed",
+            &format!("could not list instances: {why}"),
+        ),
         (None, 0) => condition("Terminating", false, "InstanceDeletionCompleted", "removed all instances"),
-        (None, _) => {
-            condition("Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress")
-        }
+        (None, _) => condition(
+            "Terminating",
+            true,
+            "InstanceDeletionInProgress",
+            "CustomResource deletion is in progress",
+        ),
     };
     set(status, new, now);
 }

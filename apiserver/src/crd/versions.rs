@@ -17,7 +17,11 @@ use crate::webhook::Target;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Stored objects as the row of `custom` shows them.
-pub(crate) async fn read(server: &Server, custom: &Custom, objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+pub(crate) async fn read(
+    server: &Server,
+    custom: &Custom,
+    objects: Vec<Value>,
+) -> Result<Vec<Value>, Status> {
     let family = &custom.family;
     let mut objects = objects;
     for object in &mut objects {
@@ -27,7 +31,11 @@ pub(crate) async fn read(server: &Server, custom: &Custom, objects: Vec<Value>) 
 }
 
 /// Objects of the row of `custom` as they are stored.
-pub(crate) async fn store(server: &Server, custom: &Custom, objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+pub(crate) async fn store(
+    server: &Server,
+    custom: &Custom,
+    objects: Vec<Value>,
+) -> Result<Vec<Value>, Status> {
     let family = &custom.family;
     let mut objects = turn(server, family, family.stored(), objects).await?;
     for object in &mut objects {
@@ -78,7 +86,10 @@ async fn ask(
     objects: Vec<Value>,
 ) -> Result<Vec<Value>, Status> {
     let failed = |why: String| {
-        Status::unexplained(500, format!("conversion webhook for {} failed: {why}", described(family, &objects)))
+        Status::unexplained(
+            500,
+            format!("conversion webhook for {} failed: {why}", described(family, &objects)),
+        )
     };
     let known = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
     let version = known.filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1")).unwrap_or("v1");
@@ -92,7 +103,8 @@ async fn ask(
     let answer = server.admission.webhooks.call(&target, TIMEOUT, &review).await;
     let mut answer = answer.map_err(|e| failed(e.to_string()))?;
     check(&answer, &api_version, &uid).map_err(&failed)?;
-    let Some(Value::Array(converted)) = answer.pointer_mut("/response/convertedObjects").map(Value::take) else {
+    let Some(Value::Array(converted)) = answer.pointer_mut("/response/convertedObjects").map(Value::take)
+    else {
         return Err(failed("invalid response: no converted objects".to_owned()));
     };
     if converted.len() != objects.len() {
@@ -100,7 +112,12 @@ async fn ask(
         return Err(failed(format!("expected {wanted} converted objects, got {got}")));
     }
     let pairs = converted.into_iter().zip(&objects).enumerate();
-    pairs.map(|(i, (new, old))| settle(new, old, to).map_err(|why| failed(format!("invalid converted object at index {i}: {why}")))).collect()
+    pairs
+        .map(|(i, (new, old))| {
+            settle(new, old, to)
+                .map_err(|why| failed(format!("invalid converted object at index {i}: {why}")))
+        })
+        .collect()
 }
 
 fn described(family: &Family, objects: &[Value]) -> String {
@@ -122,7 +139,10 @@ fn check(answer: &Value, api_version: &str, uid: &str) -> Result<(), String> {
         return Err(format!("expected response.uid={uid:?}, got {}", response["uid"]));
     }
     if response["result"]["status"] != "Success" {
-        return Err(response["result"]["message"].as_str().unwrap_or("response.result.status was not Success").to_owned());
+        return Err(response["result"]["message"]
+            .as_str()
+            .unwrap_or("response.result.status was not Success")
+            .to_owned());
     }
     Ok(())
 }
@@ -130,7 +150,10 @@ fn check(answer: &Value, api_version: &str, uid: &str) -> Result<(), String> {
 /// Of the metadata, a conversion may change labels and annotations.
 fn settle(mut new: Value, old: &Value, to: &CustomVersion) -> Result<Value, String> {
     if new["apiVersion"] != to.api_version.as_str() {
-        return Err(format!("invalid groupVersion (expected {}, received {})", to.api_version, new["apiVersion"]));
+        return Err(format!(
+            "invalid groupVersion (expected {}, received {})",
+            to.api_version, new["apiVersion"]
+        ));
     }
     if new["kind"] != old["kind"] {
         return Err(format!("invalid kind (expected {}, received {})", old["kind"], new["kind"]));

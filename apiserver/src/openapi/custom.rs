@@ -14,10 +14,7 @@ pub(super) fn name(row: &Kind) -> String {
 pub(super) fn definitions(row: &Kind) -> Vec<(String, Value)> {
     let Some(custom) = &row.custom else { return Vec::new() };
     let name = name(row);
-    vec![
-        (format!("{name}List"), list(row, &name)),
-        (name, object(row, &custom.version().openapi)),
-    ]
+    vec![(format!("{name}List"), list(row, &name)), (name, object(row, &custom.version().openapi))]
 }
 
 const PLACE: &str = "#/components/schemas/";

@@ -80,7 +80,12 @@ pub(super) async fn store(server: &Server, kind: &Arc<Kind>, object: Value) -> R
 }
 
 /// An object of `from` as `to` shows it, where the server itself can tell.
-pub(super) fn translate(registry: &Registry, from: &Arc<Kind>, to: &Arc<Kind>, object: Value) -> Option<Value> {
+pub(super) fn translate(
+    registry: &Registry,
+    from: &Arc<Kind>,
+    to: &Arc<Kind>,
+    object: Value,
+) -> Option<Value> {
     match &from.custom {
         Some(custom) if custom.family.webhook.is_some() => None,
         Some(_) => Some(convert(from, to, object)),

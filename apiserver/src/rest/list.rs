@@ -270,12 +270,7 @@ async fn collect(
 }
 
 /// The objects of a page, and what the list says besides them.
-fn choose(
-    call: &Call,
-    selection: &Selection,
-    page: &Page,
-    snapshot: &Snapshot,
-) -> (Items, Vec<Arc<Stored>>) {
+fn choose(call: &Call, selection: &Selection, page: &Page, snapshot: &Snapshot) -> (Items, Vec<Arc<Stored>>) {
     let limit = page.limit.unwrap_or(usize::MAX);
     let mut items =
         Items { objects: Vec::new(), revision: snapshot.revision, continues: None, remaining: None };

@@ -142,7 +142,10 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let layers = layers(server.clone());
     let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
     running.prepare().await?;
-    let keeper = Keeper::new(running.server.clone(), running.loopback(UserInfo::new("system:apiserver", &["system:masters"])));
+    let keeper = Keeper::new(
+        running.server.clone(),
+        running.loopback(UserInfo::new("system:apiserver", &["system:masters"])),
+    );
     tasks.spawn_until_shutdown("custom resource definitions", keeper.run());
     // Only now: a client that is let in finds the roles and namespaces that every cluster has.
     if let Some(socket) = listener {
@@ -219,7 +222,8 @@ impl Running {
             self.server.services.note(&stored.value());
         }
         self.server.ready.store(true, Ordering::Release);
-        self.tasks.spawn_until_shutdown("aggregation", aggregation::keep(self.server.clone(), loopback.clone()));
+        self.tasks
+            .spawn_until_shutdown("aggregation", aggregation::keep(self.server.clone(), loopback.clone()));
         Ok(())
     }
 

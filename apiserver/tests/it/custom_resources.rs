@@ -95,7 +95,10 @@ async fn a_deleted_definition_takes_its_objects_along() {
     assert_eq!(client.post(LAMPS, &lamp("a", json!({}))).await.0, 201);
     let mut events = client.watch(&format!("{DEFINITIONS}?watch=true")).await;
     let (code, marked) = client.delete(&format!("{DEFINITIONS}/lamps.example.com")).await;
-    assert_eq!((code, marked["metadata"]["finalizers"][0].as_str()), (200, Some("customresourcecleanup.apiextensions.k8s.io")));
+    assert_eq!(
+        (code, marked["metadata"]["finalizers"][0].as_str()),
+        (200, Some("customresourcecleanup.apiextensions.k8s.io"))
+    );
     while events.next().await.unwrap()["type"] != "DELETED" {}
     assert_eq!(client.get(LAMPS).await.0, 404);
     define(&client, json!([version("v1", json!({}))])).await;
@@ -129,6 +132,11 @@ async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
     served.stop().await;
     let (code, refused) = client.get(&format!("{second}/a")).await;
     assert_eq!(code, 500);
-    assert!(refused["message"].as_str().unwrap().starts_with("conversion webhook for example.com/v1, Kind=Lamp failed: Post"));
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("conversion webhook for example.com/v1, Kind=Lamp failed: Post")
+    );
     client.stop().await;
 }

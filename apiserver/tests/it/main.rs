@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod aggregation;
 mod audit;
 mod authn;
-mod aggregation;
 mod client;
 mod custom_resources;
 mod discovery;

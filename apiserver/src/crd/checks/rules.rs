@@ -19,9 +19,8 @@ pub(super) fn check(schema: &Value, path: &str, structural: bool, errors: &mut E
     }
     let Ok(compiled) = Schema::from_openapi(schema) else { return };
     let (rules, broken) = Validations::compile(&compiled, schema);
-    errors.extend(
-        broken.into_iter().map(|e| FieldError::invalid(format!("{path}{}", e.path), e.value, e.why)),
-    );
+    errors
+        .extend(broken.into_iter().map(|e| FieldError::invalid(format!("{path}{}", e.path), e.value, e.why)));
     let dear = check_costs(&rules, schema, Limits::default());
     errors.extend(dear.into_iter().map(|e| FieldError { path: format!("{path}{}", e.path), ..e }));
 }
@@ -56,7 +55,11 @@ fn rule_words(schema: &Value, rule: &Value, path: &str, correlated: bool, errors
         } else if message.contains('\n') {
             errors.push(FieldError::invalid(path, message, "message must not contain line breaks"));
         } else if message.len() > MESSAGE_CHARS_MAX {
-            errors.push(FieldError::invalid(path, message, "message must have a maximum length of 2048 characters"));
+            errors.push(FieldError::invalid(
+                path,
+                message,
+                "message must have a maximum length of 2048 characters",
+            ));
         }
     }
     if expression.contains('\n') && text(rule, "message").is_empty() {

@@ -32,9 +32,27 @@ pub(super) fn check(version: &Value, path: &str, errors: &mut Errors) {
 /// With a status subresource, the status' rules are found by its property alone.
 fn root_with_status(schema: &Value, path: &str, errors: &mut Errors) {
     const ALLOWED: &[&str] = &[
-        "description", "type", "format", "title", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum",
-        "maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "multipleOf", "required",
-        "items", "properties", "externalDocs", "example", "x-kubernetes-preserve-unknown-fields",
+        "description",
+        "type",
+        "format",
+        "title",
+        "maximum",
+        "exclusiveMaximum",
+        "minimum",
+        "exclusiveMinimum",
+        "maxLength",
+        "minLength",
+        "pattern",
+        "maxItems",
+        "minItems",
+        "uniqueItems",
+        "multipleOf",
+        "required",
+        "items",
+        "properties",
+        "externalDocs",
+        "example",
+        "x-kubernetes-preserve-unknown-fields",
         "x-kubernetes-validations",
     ];
     let ty = text(schema, "type");

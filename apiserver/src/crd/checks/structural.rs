@@ -106,7 +106,9 @@ fn objects(schema: &Value, level: Level, path: &str, errors: &mut Errors) {
         errors.push(FieldError::forbidden(format!("{path}.additionalProperties"), why));
     }
     for name in ["kind", "apiVersion"] {
-        if let Some(below) = schema["properties"].get(name).filter(|b| is_object && text(b, "type") != "string") {
+        if let Some(below) =
+            schema["properties"].get(name).filter(|b| is_object && text(b, "type") != "string")
+        {
             let path = format!("{path}.properties[{name}].type");
             errors.push(FieldError::invalid(path, text(below, "type"), "must be string"));
         }
@@ -114,7 +116,11 @@ fn objects(schema: &Value, level: Level, path: &str, errors: &mut Errors) {
     if let Some(metadata) = schema["properties"].get("metadata") {
         let path = format!("{path}.properties[metadata]");
         if is_object && text(metadata, "type") != "object" {
-            errors.push(FieldError::invalid(format!("{path}.type"), text(metadata, "type"), "must be object"));
+            errors.push(FieldError::invalid(
+                format!("{path}.type"),
+                text(metadata, "type"),
+                "must be object",
+            ));
         }
         if level == Level::Root && says_more_than_names(metadata) {
             let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
