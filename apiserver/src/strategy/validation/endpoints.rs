@@ -38,6 +38,8 @@ pub(super) fn slice(check: &Check<'_>, errors: &mut Errors) {
     }
 }
 
+type NameCheck = fn(&str) -> Vec<String>;
+
 fn validate_endpoint(slice: &Value, endpoint: &Value, path: &str, errors: &mut Errors) {
     validate_addresses(slice, endpoint, &format!("{path}.addresses"), errors);
     if let Some(node) = text(endpoint, "nodeName") {
@@ -50,7 +52,7 @@ fn validate_endpoint(slice: &Value, endpoint: &Value, path: &str, errors: &mut E
         invalid_all(names::check_label_value(zone), &format!("{path}.zone"), zone, errors);
     }
     let (hints, path) = (&endpoint["hints"], format!("{path}.hints"));
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
+    let rules: [(&str, NameCheck); 2] =
         [("forZones", names::check_label_value), ("forNodes", names::check_dns_subdomain)];
     for (field, rule) in rules {
         let count = items(&hints[field]).len();
