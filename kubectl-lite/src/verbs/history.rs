@@ -51,6 +51,9 @@ impl Verb for History {
     }
 }
 
+/// Objects of the same transaction that are named; the others are counted.
+const TOGETHER_MAX: usize = 5;
+
 /// One revision, some lines.
 fn told(item: &Value) -> String {
     let text = |field: &str| item[field].as_str();
@@ -82,7 +85,12 @@ fn told(item: &Value) -> String {
     }
     let together: Vec<_> = items("together").filter_map(Value::as_str).collect();
     if !together.is_empty() {
-        out.push_str(&format!("    together with {}\n", together.join(", ")));
+        let shown = together.iter().take(TOGETHER_MAX).copied().collect::<Vec<_>>().join(", ");
+        let more = match together.len().saturating_sub(TOGETHER_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        out.push_str(&format!("    together with {shown}{more}\n"));
     }
     out
 }
