@@ -1,9 +1,10 @@
 //! What the generic path does differently for definitions of custom kinds.
 
-use api_types::status::FieldError;
+use api_types::status::{FieldError, Status};
 use serde_json::{Value, json};
 
-use super::{FINALIZER, checks, names};
+use super::{FINALIZER, STORAGE, checks, names, status};
+use crate::service_ip::Claim;
 use crate::strategy::{Context, Strategy, isolate};
 
 pub(crate) struct Definitions;
@@ -18,6 +19,20 @@ impl Strategy for Definitions {
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
         isolate::for_update(context.kind, context.subresource, new, old);
         note_stored_version(new);
+    }
+
+    /// Who gets a name is decided with the write, so that the answer says it already.
+    fn assign(&self, context: &Context<'_>, new: &mut Value, _old: Option<&Value>) -> Result<Claim, Status> {
+        if !context.subresource.is_empty() {
+            return Ok(Claim::default());
+        }
+        let mut all = context.view.objects(STORAGE, None);
+        all.retain(|other| other["metadata"]["name"] != new["metadata"]["name"]);
+        let definitions = all.iter().map(|other| &**other).chain([&*new]);
+        if let Some(accepted) = names::accept(definitions).last() {
+            new["status"] = status::plan(new, accepted, context.now);
+        }
+        Ok(Claim::default())
     }
 
     fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {

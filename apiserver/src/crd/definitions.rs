@@ -71,11 +71,12 @@ impl Definitions {
         let state = rows::state(&object, accepted);
         let rows = match before.filter(|b| b.state == state) {
             Some(before) => before.rows.clone(),
-            None => rows::compile(&object, accepted, &state, revision),
+            None => {
+                let rows = rows::compile(&object, accepted, &state, revision);
+                rows.first().into_iter().for_each(|row| self.index(row));
+                rows
+            }
         };
-        if let Some(row) = rows.first() {
-            self.index(row);
-        }
         Read { revision, object, state, rows }
     }
 

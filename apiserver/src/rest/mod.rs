@@ -347,6 +347,7 @@ impl Call {
             now: self.server.clock.now(),
             subresource: &self.info.subresource,
             services: &self.server.services,
+            view: &*self.server.view,
         }
     }
 

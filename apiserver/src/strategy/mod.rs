@@ -32,6 +32,7 @@ use serde_json::Value;
 use crate::UserInfo;
 use crate::crd::{self, definition, objects};
 use crate::service_ip::{Claim, ServiceAddresses};
+use crate::view::View;
 
 /// What a strategy may read besides the object.
 pub(crate) struct Context<'a> {
@@ -42,6 +43,8 @@ pub(crate) struct Context<'a> {
     /// Empty for the object itself.
     pub(crate) subresource: &'a str,
     pub(crate) services: &'a ServiceAddresses,
+    /// The cluster as it is before this write.
+    pub(crate) view: &'a dyn View,
 }
 
 #[cfg(test)]
@@ -49,7 +52,9 @@ impl<'a> Context<'a> {
     /// A write of the object itself by the administrator.
     pub(crate) fn fixture(kind: &'a Kind, services: &'a ServiceAddresses) -> Self {
         static ADMIN: std::sync::LazyLock<UserInfo> = std::sync::LazyLock::new(UserInfo::admin);
-        Self { kind, user: &ADMIN, now: DateTime::UNIX_EPOCH, subresource: "", services }
+        static EMPTY: std::sync::LazyLock<crate::view::fixture::Fixture> =
+            std::sync::LazyLock::new(Default::default);
+        Self { kind, user: &ADMIN, now: DateTime::UNIX_EPOCH, subresource: "", services, view: &*EMPTY }
     }
 }
 
