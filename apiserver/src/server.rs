@@ -459,7 +459,8 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
 fn stored_objects(server: &Server, table: &discovery::Table) -> Vec<(String, usize)> {
     let mut counted = std::collections::BTreeMap::new();
     for row in table.rows().iter().filter(|row| !row.storage.is_empty()) {
-        let name = if row.group.is_empty() { row.plural.clone() } else { format!("{}.{}", row.plural, row.group) };
+        let name =
+            if row.group.is_empty() { row.plural.clone() } else { format!("{}.{}", row.plural, row.group) };
         let count = || server.objects.list(&row.storage, None).iter().count();
         counted.entry(row.storage.clone()).or_insert_with(|| (name, count()));
     }
