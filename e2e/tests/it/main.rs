@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod containers;
+mod helm;
 mod kubectl;
 mod lab;
 mod library;
 mod lite;
+mod operator;
 mod processes;
 mod restart;
 mod test_command;
