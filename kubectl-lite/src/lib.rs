@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Command;
 
 pub use error::Error;
-pub use manifests::{Manifest, read_manifests};
+pub use manifests::{Manifest, parse as parse_manifests, read_manifests};
 pub use resources::near_kinds;
 
 /// Where a command writes. Tests pass buffers of their own.

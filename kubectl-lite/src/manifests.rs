@@ -81,7 +81,11 @@ fn files_of(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-fn parse(source: &str, text: &str) -> Result<Vec<Manifest>, Error> {
+/// The documents of a text; `source` is what errors call it.
+///
+/// # Errors
+/// A syntax error with its line and column.
+pub fn parse(source: &str, text: &str) -> Result<Vec<Manifest>, Error> {
     let syntax =
         |error: serde_yaml::Error| Error::Syntax { file: source.to_owned(), message: error.to_string() };
     let mut manifests = Vec::new();
