@@ -9,6 +9,7 @@ use futures::io::{AsyncBufRead, AsyncBufReadExt};
 use http::{Method, Request};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -127,9 +128,42 @@ pub(crate) async fn read_to_end(stream: &mut Stream) -> anyhow::Result<usize> {
 
 /// Gets a path; gives the number of bytes and how long it took.
 pub(crate) async fn get(client: &Client, path: &str) -> anyhow::Result<(usize, Duration)> {
+    get_as(client, path, "application/json").await
+}
+
+/// Gets a path in this form.
+pub(crate) async fn get_as(client: &Client, path: &str, accept: &str) -> anyhow::Result<(usize, Duration)> {
     let begun = Instant::now();
-    let bytes = read_to_end(&mut open_path(client, path).await?).await?;
+    let request = Request::builder().uri(path).header("accept", accept).body(Vec::new())?;
+    let bytes = read_to_end(&mut open(client, request).await?).await?;
     Ok((bytes, begun.elapsed()))
+}
+
+/// Gets a list in pages of `limit`; gives the number of bytes and how long it took.
+pub(crate) async fn get_pages(
+    client: &Client,
+    path: &str,
+    limit: usize,
+) -> anyhow::Result<(usize, Duration)> {
+    #[derive(Deserialize)]
+    struct Page {
+        metadata: PageMetadata,
+    }
+    #[derive(Deserialize)]
+    struct PageMetadata {
+        #[serde(default, rename = "continue")]
+        token: String,
+    }
+    let (begun, mut size, mut token) = (Instant::now(), 0, String::new());
+    loop {
+        let asked = get_request(&format!("{path}?limit={limit}&continue={token}"))?;
+        let text = client.request_text(asked).await?;
+        size += text.len();
+        token = serde_json::from_str::<Page>(&text)?.metadata.token;
+        if token.is_empty() {
+            return Ok((size, begun.elapsed()));
+        }
+    }
 }
 
 /// Sends a request and reads its answer; gives how long both took.

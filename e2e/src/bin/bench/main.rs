@@ -59,6 +59,9 @@ struct Flags {
     /// Watchers of the fan-out.
     #[arg(long, value_name = "COUNT", default_value = "500")]
     watchers: usize,
+    /// Objects whose memory is measured.
+    #[arg(long, value_name = "COUNT", default_value = "100000")]
+    objects: usize,
     /// Replicas of the Deployment.
     #[arg(long, value_name = "COUNT", default_value = "1000")]
     replicas: usize,
@@ -85,6 +88,7 @@ pub(crate) struct Bench {
     pub(crate) length: Duration,
     pub(crate) pods: usize,
     pub(crate) watchers: usize,
+    pub(crate) objects: usize,
     pub(crate) replicas: usize,
     pub(crate) image: String,
     pub(crate) wait: Duration,
@@ -160,6 +164,7 @@ async fn measure(
         length: Duration::from_secs(flags.seconds),
         pods: flags.pods,
         watchers: flags.watchers,
+        objects: flags.objects,
         replicas: flags.replicas,
         image: flags.image.clone(),
         wait: Duration::from_secs(flags.wait_seconds),

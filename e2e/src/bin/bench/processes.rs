@@ -41,6 +41,11 @@ impl Watched {
         (!self.pids.is_empty()).then(|| self.usage().cpu)
     }
 
+    /// Resident memory now; none without processes to look at.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        (!self.pids.is_empty()).then(|| self.usage().resident_bytes)
+    }
+
     fn usage(&self) -> Usage {
         let children = children();
         let mut open = self.pids.clone();

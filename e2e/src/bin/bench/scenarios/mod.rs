@@ -3,6 +3,7 @@
 mod creates;
 mod deployment;
 mod lists;
+mod memory;
 mod reads;
 mod watches;
 
@@ -35,7 +36,7 @@ pub(crate) static SCENARIOS: &[Row] = &[
     },
     Row {
         name: "reads",
-        about: "get of a pod and patch of its status with 32 clients",
+        about: "get of a pod and patch of its status with 64 clients",
         needs_nodes: false,
         run: |bench, figures| Box::pin(reads::run(bench, figures)),
     },
@@ -52,8 +53,20 @@ pub(crate) static SCENARIOS: &[Row] = &[
         run: |bench, figures| Box::pin(watches::fan_out(bench, figures)),
     },
     Row {
+        name: "fan-out-by-node",
+        about: "events delivered to many watchers, each of another node's pods",
+        needs_nodes: false,
+        run: |bench, figures| Box::pin(watches::fan_out_by_node(bench, figures)),
+    },
+    Row {
+        name: "memory",
+        about: "memory of the servers for each stored object of 2 KiB; needs --launch or --pid",
+        needs_nodes: false,
+        run: |bench, figures| Box::pin(memory::run(bench, figures)),
+    },
+    Row {
         name: "list",
-        about: "full lists of many pods",
+        about: "lists of many pods: full, by label, as Table, in pages",
         needs_nodes: false,
         run: |bench, figures| Box::pin(lists::run(bench, figures)),
     },

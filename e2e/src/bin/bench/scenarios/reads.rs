@@ -9,7 +9,7 @@ use crate::Bench;
 use crate::connection::{get, timed, typed};
 use crate::figures::Figures;
 
-const CLIENTS: usize = 32;
+const CLIENTS: usize = 64;
 
 pub(super) async fn run(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()> {
     make_pods(bench, "read", CLIENTS).await?;

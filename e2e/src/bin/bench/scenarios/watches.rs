@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::creates::{config_map, path};
+use super::lists::{make_pods_of, pod, pods_path};
 use super::spread;
 use crate::Bench;
 use crate::connection::{Stream, list_version, next_line, open_path, request, timed};
@@ -19,6 +20,7 @@ use crate::figures::{Figures, Latencies};
 /// Writes whose events are fanned out.
 const EVENTS: usize = 400;
 const WRITERS: usize = 8;
+const EVENTS_OF_A_NODE: usize = 10;
 
 #[derive(Deserialize)]
 struct Line {
@@ -36,7 +38,8 @@ struct Metadata {
 }
 
 async fn watch(client: &kube::Client, path: &str, version: &str) -> anyhow::Result<Stream> {
-    open_path(client, &format!("{path}?watch=true&resourceVersion={version}")).await
+    let separator = if path.contains('?') { '&' } else { '?' };
+    open_path(client, &format!("{path}{separator}watch=true&resourceVersion={version}")).await
 }
 
 /// One writer, one watcher. An event that is there before the acknowledgement took no time.
@@ -77,19 +80,52 @@ pub(super) async fn latency(bench: &Bench, figures: &mut Figures) -> anyhow::Res
 /// Many watchers of the same objects, each with a connection of its own.
 pub(super) async fn fan_out(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()> {
     let path = path(bench);
-    let version = list_version(&bench.cluster.client, &path).await?;
-    let mut running = JoinSet::new();
-    for client in bench.cluster.clients(bench.watchers).await? {
-        let stream = watch(&client, &path, &version).await?;
-        running.spawn(count_lines(stream, EVENTS, client));
-    }
-    let (cpu, begun) = (bench.servers.cpu(), Instant::now());
+    let watched = vec![path.clone(); bench.watchers];
     let target: Arc<str> = path.as_str().into();
     let create = move |client, number: usize| {
         let made = request(Method::POST, &target, &config_map(&format!("fan-{number}")));
         async move { timed(&client, made?).await }
     };
-    spread(bench.cluster.clients(WRITERS).await?, EVENTS, create).await?;
+    let writes = async { spread(bench.cluster.clients(WRITERS).await?, EVENTS, create).await };
+    let name = format!("fan-out to {} watchers of one namespace", bench.watchers);
+    deliver(bench, figures, &name, &watched, EVENTS, writes).await?;
+    bench.cluster.delete_all(&path).await
+}
+
+/// Many watchers, each of the pods of one node: an event is wanted by one of them.
+pub(super) async fn fan_out_by_node(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()> {
+    let path = pods_path(bench);
+    let watched: Vec<String> = (0..bench.watchers)
+        .map(|node| format!("{path}?fieldSelector=spec.nodeName%3Dbench-{node}"))
+        .collect();
+    let nodes = bench.watchers;
+    let writes = make_pods_of(bench, EVENTS_OF_A_NODE * nodes, move |number| {
+        let mut pod = pod(&format!("fan-{number}"), number);
+        pod["spec"]["nodeName"] = format!("bench-{}", number % nodes).into();
+        pod
+    });
+    let name = format!("fan-out to {nodes} watchers of a node's pods");
+    deliver(bench, figures, &name, &watched, EVENTS_OF_A_NODE, writes).await?;
+    bench.cluster.delete_all(&format!("{path}?gracePeriodSeconds=0")).await
+}
+
+/// Opens the watches, does the writes, and waits until each watch has had its `events`.
+async fn deliver(
+    bench: &Bench,
+    figures: &mut Figures,
+    name: &str,
+    watched: &[String],
+    events: usize,
+    writes: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let version = list_version(&bench.cluster.client, &watched[0]).await?;
+    let mut running = JoinSet::new();
+    for (client, path) in bench.cluster.clients(watched.len()).await?.into_iter().zip(watched) {
+        let stream = watch(&client, path, &version).await?;
+        running.spawn(count_lines(stream, events, client));
+    }
+    let (cpu, begun) = (bench.servers.cpu(), Instant::now());
+    writes.await?;
     let finished = async {
         while let Some(ended) = running.join_next().await {
             ended??;
@@ -98,14 +134,13 @@ pub(super) async fn fan_out(bench: &Bench, figures: &mut Figures) -> anyhow::Res
     };
     tokio::time::timeout(bench.wait, finished).await.context("not all watchers got all events in time")??;
     let elapsed = begun.elapsed();
-    let delivered = (EVENTS * bench.watchers) as f64;
-    let name = format!("fan-out to {} watchers, events delivered", bench.watchers);
-    figures.add(name, delivered / elapsed.as_secs_f64(), "/s");
+    let delivered = (events * watched.len()) as f64;
+    figures.add(format!("{name}, events delivered"), delivered / elapsed.as_secs_f64(), "/s");
     if let (Some(before), Some(after)) = (cpu, bench.servers.cpu()) {
         let used: Duration = after.saturating_sub(before);
-        figures.add("fan-out, CPU s per 1,000 events", used.as_secs_f64() * 1000.0 / delivered, "s");
+        figures.add(format!("{name}, CPU s per 1,000 events"), used.as_secs_f64() * 1000.0 / delivered, "s");
     }
-    bench.cluster.delete_all(&path).await
+    Ok(())
 }
 
 /// Reads until `wanted` lines came. The client is kept as long as its connection is read.
