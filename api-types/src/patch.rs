@@ -46,7 +46,7 @@ impl PatchError {
 }
 
 /// Applies a JSON patch (RFC 6902): all of it or nothing. As in Kubernetes, replacing a field that an object
-/// does not have adds it.
+/// does not have adds it, and a field that is not there passes a test for null.
 pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
         let why = "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp";
@@ -59,6 +59,9 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     for operation in operations {
         let operation: PatchOperation =
             serde_json::from_value(operation.clone()).map_err(|e| PatchError::Inapplicable(e.to_string()))?;
+        if is_test_for_absence(&operation, &patched) {
+            continue;
+        }
         let operation = lenient(operation, &patched);
         json_patch::patch(&mut patched, &[operation]).map_err(|e| PatchError::Inapplicable(e.to_string()))?;
     }
@@ -74,6 +77,12 @@ fn lenient(operation: PatchOperation, object: &Value) -> PatchOperation {
         }
         other => other,
     }
+}
+
+/// Clients that add the first finalizer make sure in this way that there is none yet.
+fn is_test_for_absence(operation: &PatchOperation, object: &Value) -> bool {
+    matches!(operation, PatchOperation::Test(test)
+        if test.value.is_null() && object.pointer(test.path.as_str()).is_none() && in_object(&test.path, object))
 }
 
 fn in_object(path: &PointerBuf, object: &Value) -> bool {
@@ -109,6 +118,14 @@ mod tests {
         assert_eq!(json(&object, &json!({"op": "add"})).unwrap_err().to_status().code(), 400);
         let replaced = json(&object, &json!([{"op": "replace", "path": "/c", "value": 2}]));
         assert_eq!(replaced, Ok(json!({"a": 1, "c": 2})));
+    }
+
+    #[test]
+    fn a_field_that_is_not_there_passes_a_test_for_null() {
+        let first =
+            json!([{"op": "test", "path": "/f", "value": null}, {"op": "add", "path": "/f", "value": ["x"]}]);
+        assert_eq!(json(&json!({}), &first), Ok(json!({"f": ["x"]})));
+        assert!(json(&json!({"f": ["y"]}), &first).is_err());
     }
 
     #[test]
