@@ -182,8 +182,9 @@ impl Walk {
         let unchanged = old == Some(value);
         for rule in &rules.rules {
             let has_old = old.is_some_and(|o| !o.is_null());
-            let asks_nothing = rule.reads_old && !rule.optional_old && !has_old;
-            if !self.over && !asks_nothing && !(unchanged && !rule.reads_old) {
+            // A transition rule needs a state before; any other has nothing new to say of what stays as it was.
+            let skipped = if rule.reads_old { !rule.optional_old && !has_old } else { unchanged };
+            if !self.over && !skipped {
                 self.rule(rules, rule, path, value, old.filter(|_| has_old));
             }
         }

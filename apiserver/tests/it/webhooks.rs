@@ -292,8 +292,11 @@ async fn match_conditions_decide_who_is_asked() {
 async fn a_webhook_that_cares_is_asked_again_after_later_changes() {
     let (client, served) = (Client::start().await, Served::start().await);
     let only = json!([{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] }]);
-    let attentive = served.hook("/judge", &json!({ "reinvocationPolicy": "IfNeeded", "rules": only }));
-    let late = served.hook("/label", &json!({ "rules": only }));
+    // The server writes ConfigMaps of its own into other namespaces.
+    let here = json!({ "matchLabels": { "kubernetes.io/metadata.name": "default" } });
+    let attentive = json!({ "reinvocationPolicy": "IfNeeded", "rules": only, "namespaceSelector": here });
+    let attentive = served.hook("/judge", &attentive);
+    let late = served.hook("/label", &json!({ "rules": only, "namespaceSelector": here }));
     configure(&client, "Mutating", "a", &[attentive]).await;
     configure(&client, "Mutating", "b", &[late]).await;
     let (path, body) = of_all_sorts("a").remove(0);
@@ -306,10 +309,11 @@ async fn a_webhook_that_cares_is_asked_again_after_later_changes() {
 #[tokio::test]
 async fn selectors_decide_who_is_asked() {
     let (client, served) = (Client::start().await, Served::start().await);
-    let selective = json!({ "objectSelector": { "matchLabels": { "ask": "yes" } } });
+    let only = json!([{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"] }]);
+    let selective = json!({ "rules": only, "objectSelector": { "matchLabels": { "ask": "yes" } } });
     let hook = served.hook("/judge", &selective);
-    let mut elsewhere =
-        served.hook("/judge", &json!({ "namespaceSelector": { "matchLabels": { "no": "where" } } }));
+    let nowhere = json!({ "rules": only, "namespaceSelector": { "matchLabels": { "no": "where" } } });
+    let mut elsewhere = served.hook("/judge", &nowhere);
     elsewhere["name"] = json!("elsewhere.example.com");
     configure(&client, "Validating", "judge", &[hook, elsewhere]).await;
     let (path, mut body) = of_all_sorts("a").remove(0);
