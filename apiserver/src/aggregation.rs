@@ -102,7 +102,7 @@ pub(crate) fn find(server: &Server, group: &str, version: &str) -> Option<Remote
 
 /// All APIServices that another server stands behind.
 fn remotes(server: &Server) -> Vec<Remote> {
-    server.objects.list(STORAGE, None).iter().filter_map(|stored| Remote::of(stored)).collect()
+    server.objects.list(STORAGE, None).iter().filter_map(Remote::of).collect()
 }
 
 impl Remote {

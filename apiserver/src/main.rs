@@ -234,7 +234,6 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         limits,
         anonymous: flags.anonymous_auth,
         clock: Clock::system(),
-        ..Config::default()
     };
     apiserver::run(config, shutdown).await
 }

@@ -205,7 +205,6 @@ pub(crate) mod fixture {
     use std::sync::Arc;
 
     use api_types::status::Status;
-    use component_base::clock::Clock;
     use serde_json::Value;
 
     use super::{Notes, Operation, Options, Plugin, Review, Rounds, State};
@@ -231,7 +230,6 @@ pub(crate) mod fixture {
         let subject = new.clone().or(old.cloned()).unwrap_or_default();
         let text = |field: &str| subject["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (text("namespace"), text("name"));
-        let clock = Clock::starting_at(chrono::DateTime::UNIX_EPOCH);
         ask(&mut Review {
             operation,
             kind,
@@ -245,7 +243,6 @@ pub(crate) mod fixture {
             view,
             authorizers: &authorizers,
             registry: &Registry::builtin(),
-            clock,
             state: &State::new(Arc::new(Fixture::default())),
             notes: &Notes::default(),
             rounds: Rounds::default(),

@@ -40,7 +40,7 @@ impl AsyncPlugin for ResourceQuota {
                     key: Key::new(QUOTAS, review.namespace, text("name")),
                     revision: text("resourceVersion").parse().map_err(Status::internal)?,
                     object: next,
-                    turn: turn.take(),
+                    _turn: turn.take(),
                 });
             }
         }

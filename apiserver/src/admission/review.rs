@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use api_types::kinds::Kind;
 use api_types::status::Status;
-use component_base::clock::Clock;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -129,7 +128,6 @@ pub(crate) struct Review<'a> {
     pub(crate) view: &'a dyn View,
     pub(crate) authorizers: &'a Authorizers,
     pub(crate) registry: &'a Registry,
-    pub(crate) clock: Clock,
     pub(crate) state: &'a State,
     pub(crate) notes: &'a Notes,
     pub(crate) rounds: Rounds,
@@ -205,7 +203,7 @@ pub(crate) struct Alongside {
     pub(crate) revision: Revision,
     pub(crate) object: Value,
     /// What is held until the write is done: a place in a queue.
-    pub(crate) turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+    pub(crate) _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 /// Annotations of a request's audit event. It travels as an extension of the response.

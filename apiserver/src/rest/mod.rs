@@ -372,7 +372,6 @@ impl Call {
             view: self.view(),
             authorizers: &self.server.authorizers,
             registry: &self.server.registry,
-            clock: self.server.clock,
             state: &self.server.admission,
             notes: &self.notes,
             rounds: Rounds::default(),

@@ -110,9 +110,8 @@ impl Issuer {
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 let mut head = vec![0; 4096];
                 let read = stream.read(&mut head).await.unwrap_or(0);
-                let body = answer(
-                    &String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned(),
-                );
+                let head = String::from_utf8_lossy(&head[..read]);
+                let body = answer(head.lines().next().unwrap_or_default());
                 let text = format!(
                     "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
                     body.len()

@@ -47,7 +47,7 @@ fn its_extensions_work(lite: &Kubectl) {
     lite.run_input(&["apply", "-f", "-"], changed);
     let history = lite.run(&["history", "configmap", "c"]);
     assert!(history.contains(".data.a: \"b\" -> \"z\""), "{history}");
-    let created = history.split_whitespace().nth(1).unwrap();
+    let created = history.split_whitespace().nth(1).expect("a line has a revision");
     assert!(lite.run(&["get", "cm/c", "--at", created, "-o", "yaml"]).contains("a: b"));
     assert!(lite.run(&["undo", "cm/c"]).starts_with("configmap/c undone revision "));
     assert!(lite.run(&["get", "cm/c", "-o", "yaml"]).contains("a: b"));

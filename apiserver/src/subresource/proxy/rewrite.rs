@@ -50,7 +50,7 @@ impl Links {
     /// The link as it works through the proxy. Relative ones do already; others' are not touched.
     pub(super) fn rewrite(&self, link: &str) -> String {
         let path = match link.split_once("://") {
-            Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
+            Some(("http" | "https", rest)) => {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 if !self.hosts.iter().any(|host| host == &rest[..end]) {
                     return link.to_owned();
@@ -91,10 +91,13 @@ impl Encoding {
     }
 }
 
+/// Takes a page out of its packing, and packs it again.
+type Repacking = (GzDecoder<Vec<u8>>, GzEncoder<Vec<u8>>);
+
 /// Rewrites a page as it passes.
 pub(super) struct Html {
     scanner: Scanner,
-    packing: Option<(GzDecoder<Vec<u8>>, GzEncoder<Vec<u8>>)>,
+    packing: Option<Repacking>,
 }
 
 impl Html {
