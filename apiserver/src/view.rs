@@ -19,8 +19,8 @@ pub(crate) trait View: Send + Sync {
     /// All objects of the resource, in one namespace or in all, ordered by namespace and name.
     fn objects(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>>;
 
-    /// The pods of the namespace that are bound to the node; costs only those pods.
-    fn pods_on(&self, node: &str, namespace: &str) -> Vec<Arc<Value>>;
+    /// The objects of the namespace whose `spec.nodeName` is the node; only those are decoded.
+    fn objects_on(&self, resource: &str, node: &str, namespace: &str) -> Vec<Arc<Value>>;
 
     /// The state of the resource as something to compare: an index compiled from its objects is good as long
     /// as this is the same.
@@ -56,9 +56,9 @@ impl View for Objects {
         self.list(resource, namespace).iter().map(|stored| Arc::new(stored.value())).collect()
     }
 
-    fn pods_on(&self, node: &str, namespace: &str) -> Vec<Arc<Value>> {
-        let pods = self.list("pods", Some(namespace));
-        let bound = pods.iter().filter(|pod| pod.field("spec.nodeName") == Some(node));
+    fn objects_on(&self, resource: &str, node: &str, namespace: &str) -> Vec<Arc<Value>> {
+        let all = self.list(resource, Some(namespace));
+        let bound = all.iter().filter(|stored| stored.field("spec.nodeName") == Some(node));
         bound.map(|stored| Arc::new(stored.value())).collect()
     }
 
@@ -99,10 +99,10 @@ pub(crate) mod fixture {
             self.0.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| object.clone()).collect()
         }
 
-        fn pods_on(&self, node: &str, namespace: &str) -> Vec<Arc<Value>> {
-            let mut pods = self.objects("pods", Some(namespace));
-            pods.retain(|pod| pod["spec"]["nodeName"] == node);
-            pods
+        fn objects_on(&self, resource: &str, node: &str, namespace: &str) -> Vec<Arc<Value>> {
+            let mut bound = self.objects(resource, Some(namespace));
+            bound.retain(|object| object["spec"]["nodeName"] == node);
+            bound
         }
 
         fn version(&self, resource: &str) -> Version {

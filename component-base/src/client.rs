@@ -60,3 +60,11 @@ pub fn install_crypto_provider() {
     // An error only says that a provider is already there.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
+
+/// What a failed request is told people as: the server's own message where there is one, as in events.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}

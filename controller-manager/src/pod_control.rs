@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use component_base::client::said;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
@@ -42,7 +43,7 @@ impl PodControl {
                 Ok(created)
             }
             Err(error) => {
-                self.events.warning(owner, "FailedCreate", &format!("Error creating: {error}"));
+                self.events.warning(owner, "FailedCreate", &format!("Error creating: {}", said(&error)));
                 Err(error)
             }
         }
@@ -61,7 +62,7 @@ impl PodControl {
                 Ok(())
             }
             Err(error) => {
-                self.events.warning(owner, "FailedDelete", &format!("Error deleting: {error}"));
+                self.events.warning(owner, "FailedDelete", &format!("Error deleting: {}", said(&error)));
                 Err(error)
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn is_related(view: &dyn View, node: &str, resource: &str, namespace:
 
 /// Whether a pod of the node names the object of its own namespace.
 fn names_any(view: &dyn View, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-    let pods = view.pods_on(node, namespace);
+    let pods = view.objects_on("pods", node, namespace);
     pods.iter().filter(|pod| !is_mirror(pod)).any(|pod| refers(pod, resource, name))
 }
 

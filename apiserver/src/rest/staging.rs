@@ -196,10 +196,10 @@ impl View for Staging {
         found.values().map(|stored| Arc::new(stored.value())).collect()
     }
 
-    fn pods_on(&self, node: &str, namespace: &str) -> Vec<Arc<Value>> {
-        let mut pods = self.objects("pods", Some(namespace));
-        pods.retain(|pod| pod["spec"]["nodeName"] == node);
-        pods
+    fn objects_on(&self, resource: &str, node: &str, namespace: &str) -> Vec<Arc<Value>> {
+        let mut bound = self.objects(resource, Some(namespace));
+        bound.retain(|object| object["spec"]["nodeName"] == node);
+        bound
     }
 
     fn version(&self, resource: &str) -> Version {

@@ -22,6 +22,7 @@ use api_types::conditions;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use component_base::client::said;
 use component_base::clock::{Clock, moment_of, time_of};
 use croner::Cron;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, CronJobStatus, Job};
@@ -256,7 +257,7 @@ impl CronJobController {
             }
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(None),
             Err(error) => {
-                self.events.warning(cron, "FailedCreate", &format!("Error creating job: {error}"));
+                self.events.warning(cron, "FailedCreate", &format!("Error creating job: {}", said(&error)));
                 Err(error)
             }
         }
