@@ -97,6 +97,8 @@ pub struct Schema {
     pub nullable: bool,
     /// A built-in text that may be empty and yet be said: a pointer in Go.
     pub pointer: bool,
+    /// A built-in text that is left out when it is empty, and empty when it is left out.
+    pub optional: bool,
     /// Null and empty values are dropped as Kubernetes' Go types drop them.
     pub builtin: bool,
 }
@@ -131,7 +133,9 @@ impl Schema {
 
     /// What a new object holds at `key` if nobody says otherwise.
     pub fn default_of(&self, key: &str) -> Option<&Value> {
-        self.properties.get(key)?.default.as_deref()
+        static EMPTY: Value = Value::String(String::new());
+        let child = self.properties.get(key)?;
+        child.default.as_deref().or(child.optional.then_some(&EMPTY))
     }
 
     /// A schema that knows nothing of the object but its metadata: for kinds without one.

@@ -36,7 +36,9 @@ pub(super) fn definition(
         }
         properties.insert(field.clone(), child);
     }
-    schema.required = Arc::new(strings(&json["required"]));
+    let mut required = strings(&json["required"]);
+    required.retain(|field| !overlay::is_optional(facts, field));
+    schema.required = Arc::new(required);
     schema.written = Arc::new(written(&properties, &schema.required, facts));
     schema.properties = Arc::new(properties);
     schema.definition = name.into();
@@ -68,6 +70,7 @@ fn lay_over(schema: &mut Schema, facts: &overlay::Field) {
     schema.atomic = (schema.atomic || facts.atomic) && !facts.granular;
     schema.patch = facts.patch.clone();
     schema.pointer = facts.pointer;
+    schema.optional = facts.optional;
     schema.default = match (&facts.default, facts.structure) {
         (Some(default), _) => Some(Arc::new(default.clone())),
         (None, true) => Some(Arc::new(Value::Object(Map::new()))),

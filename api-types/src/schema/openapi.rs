@@ -107,7 +107,8 @@ fn publish(name: &str, schema: &mut Value) {
     }
     // k8s-openapi demands metadata, Kubernetes does not.
     if let Some(Value::Array(required)) = schema.get_mut("required") {
-        required.retain(|field| field != "metadata");
+        let is_optional = |field: &Value| field.as_str().is_some_and(|f| overlay::is_optional(facts, f));
+        required.retain(|field| field != "metadata" && !is_optional(field));
         if required.is_empty() {
             schema.as_object_mut().into_iter().for_each(|s| drop(s.remove("required")));
         }

@@ -28,6 +28,8 @@ pub(super) struct Field {
     /// Always there, null at least.
     pub(super) written: bool,
     pub(super) default: Option<Value>,
+    /// Whether it may be absent although the Rust type demands it.
+    pub(super) optional: bool,
 }
 
 /// The facts about a definition.
@@ -35,6 +37,11 @@ pub(super) fn find(definition: &str) -> Option<&'static Definition> {
     static TABLE: LazyLock<HashMap<&str, Definition>> =
         LazyLock::new(|| parse(include_str!("overlay.txt")).expect("a test reads the overlay"));
     TABLE.get(definition)
+}
+
+/// Whether a field may be absent although the Rust type demands it.
+pub(super) fn is_optional(facts: Option<&Definition>, field: &str) -> bool {
+    facts.and_then(|f| f.fields.get(field)).is_some_and(|f| f.optional)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +89,7 @@ fn read(field: &mut Field, word: &str) -> Option<()> {
         ("struct", _) => field.structure = true,
         ("null", _) => field.written = true,
         ("pointer", _) => field.pointer = true,
+        ("optional", _) => field.optional = true,
         ("default", json) => field.default = Some(serde_json::from_str(json).ok()?),
         _ => return None,
     }

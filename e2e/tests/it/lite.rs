@@ -53,7 +53,11 @@ fn its_extensions_work(lite: &Kubectl) {
     assert!(lite.run(&["get", "cm/c", "-o", "yaml"]).contains("a: b"));
     let both = "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: y}}\n---\n\
                 {apiVersion: v1, kind: ConfigMap, metadata: {name: d}, data: {a: y}}\n";
-    let said = lite.run_input(&["apply", "--atomic", "-f", "-"], both);
+    // The manifest would take back what was undone: it is told, and neither object is written.
+    let refused = lite.try_input(&["apply", "--atomic", "-f", "-"], both);
+    assert!(refused.err.contains(".data.a") && refused.err.contains("Nothing was changed."), "{refused:?}");
+    assert!(!lite.try_run(&["get", "cm/d"]).ok);
+    let said = lite.run_input(&["apply", "--atomic", "--force-conflicts", "-f", "-"], both);
     assert!(
         said.starts_with("configmap/c configured\n    .data.a: \"b\" -> \"y\"\nconfigmap/d created\n"),
         "{said}"
