@@ -213,6 +213,7 @@ impl Worker {
                 status[field] = serde_json::Value::Null;
             }
         }
+        replace_addresses(&mut status);
         let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
         let api: Api<Pod> =
             Api::namespaced(self.agent.client.clone(), meta.namespace.as_deref().unwrap_or_default());
@@ -456,5 +457,33 @@ async fn delete_object(agent: &Agent, pod: &Pod) -> Result<(), kube::Error> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// A strategic merge would add new addresses to those that the pod had in an earlier sandbox.
+fn replace_addresses(status: &mut serde_json::Value) {
+    for list in ["podIPs", "hostIPs"] {
+        if let Some(addresses) = status.get_mut(list).and_then(serde_json::Value::as_array_mut) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_addresses_replace_those_of_the_sandbox_before() {
+        let schema =
+            api_types::schema::builtin(api_types::kinds::find_kind("", "v1", "Pod").unwrap()).unwrap();
+        let before = json!({"status": {"podIPs": [{"ip": "10.0.0.2"}], "hostIPs": [{"ip": "192.0.2.1"}]}});
+        let mut status = json!({"podIPs": [{"ip": "10.0.0.3"}]});
+        replace_addresses(&mut status);
+        let after = api_types::patch::strategic::apply(&schema, &before, &json!({"status": status})).unwrap();
+        assert_eq!(
+            after["status"],
+            json!({"podIPs": [{"ip": "10.0.0.3"}], "hostIPs": [{"ip": "192.0.2.1"}]})
+        );
     }
 }
