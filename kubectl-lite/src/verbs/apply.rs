@@ -1,11 +1,13 @@
 //! `apply`: makes objects be as manifests say.
 
+mod atomic;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use http::Method;
 use serde_json::Value;
 
+use super::Verb;
 use super::target::{self, Target};
-use super::{Verb, atomic};
 use crate::Io;
 use crate::cluster::{Cluster, FIELD_MANAGER};
 use crate::error::Error;

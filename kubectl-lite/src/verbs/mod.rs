@@ -2,7 +2,6 @@
 
 mod api_resources;
 mod apply;
-mod atomic;
 mod create;
 mod delete;
 mod describe;

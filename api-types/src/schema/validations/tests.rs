@@ -1,3 +1,5 @@
+//! Rules of custom schemas on objects, with the texts of what they refuse.
+
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Values against what custom schemas demand of them, with the texts of Kubernetes.
+
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! What a node may write, and what not.
+
 use serde_json::json;
 
 use super::*;

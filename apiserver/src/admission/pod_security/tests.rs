@@ -1,3 +1,5 @@
+//! Pods against the levels of the Pod Security Standards.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Validating policies on single objects.
+
 use serde_json::json;
 
 use super::*;

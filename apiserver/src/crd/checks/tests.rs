@@ -1,3 +1,5 @@
+//! Definitions that are refused, and why.
+
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 

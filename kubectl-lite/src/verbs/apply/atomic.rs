@@ -4,13 +4,13 @@ use clap::ArgMatches;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::apply::is_dry_run;
-use super::target::Target;
+use super::is_dry_run;
 use crate::Io;
 use crate::cluster::{Cluster, FIELD_MANAGER};
 use crate::error::Error;
 use crate::manifests::Manifest;
 use crate::path::Path;
+use crate::verbs::target::Target;
 
 const TRANSACTIONS: &str = "/coxswain/v1/transactions";
 
@@ -46,7 +46,7 @@ pub(super) async fn apply(
             writeln!(io.err, "Warning: {warning} ({})", manifest.source)?;
         }
         for field in change.into_iter().flat_map(|c| c["fields"].as_array().into_iter().flatten()) {
-            writeln!(io.out, "    {}", super::history::field_line(field))?;
+            writeln!(io.out, "    {}", crate::verbs::history::field_line(field))?;
         }
     }
     match done["metadata"]["resourceVersion"].as_str() {
