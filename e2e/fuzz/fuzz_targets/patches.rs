@@ -35,12 +35,13 @@ fuzz_target!(|input: Input<'_>| {
         subresource: "",
         now: chrono::DateTime::UNIX_EPOCH,
         reset: &[],
+        translate: None,
     };
     let patched = match input.form % 4 {
         0 => patch::json(&live, &patch).ok(),
         1 => patch::merge(&live, &patch).ok(),
         2 => strategic::apply(&schema, &live, &patch).ok(),
-        _ => apply::apply(&schema, Some(&live), &patch, false, &writer).ok().map(|applied| applied.object),
+        _ => apply::apply(&schema, Some(&live), &patch, &writer, false).ok().map(|applied| applied.object),
     };
     if let Some(mut patched) = patched {
         schema.normalize(&mut patched);
