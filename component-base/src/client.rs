@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::acted_on::{self, Seen};
+use crate::caller::Caller;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 /// Where a component's client comes from.
@@ -34,9 +34,9 @@ pub enum ConnectError {
 }
 
 impl ClientSource {
-    /// As [`ClientSource::connect`]; the client says with each write what `seen` had come to.
-    pub async fn connect_telling(&self, seen: Seen) -> Result<kube::Client, ConnectError> {
-        Ok(acted_on::telling(self.connect().await?, seen))
+    /// As [`ClientSource::connect`]; the client tells with each request who asks.
+    pub async fn connect_as(&self, caller: Caller) -> Result<kube::Client, ConnectError> {
+        Ok(caller.client(self.connect().await?))
     }
 
     /// Makes the client. Does not talk to the server yet.

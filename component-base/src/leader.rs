@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::Shutdown;
 use crate::clock::Clock;
+use crate::metrics::{Family, Gauge, Metrics};
 
 /// What to elect for, and how patiently.
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ pub async fn lead<F, W>(
     client: Client,
     clock: Clock,
     election: Election,
+    metrics: &Metrics,
     shutdown: Shutdown,
     work: F,
 ) -> Result<(), LostError>
@@ -69,11 +71,13 @@ where
     F: FnOnce(Shutdown) -> W,
     W: Future<Output = ()>,
 {
+    let master = master_status(metrics, &election.name);
     let mut lease = Holder::new(client, clock, election);
     if shutdown.run_until_cancelled(lease.acquire()).await.is_none() {
         return Ok(());
     }
     info!(lease = lease.election.name, identity = lease.election.identity, "became leader");
+    master.set(1);
     let inner = shutdown.child_token();
     let work = work(inner.clone());
     tokio::pin!(work);
@@ -82,11 +86,20 @@ where
         () = lease.renew_until_lost() => {
             inner.cancel();
             work.await;
+            master.set(0);
             return Err(LostError(lease.election.name));
         }
     }
     lease.release().await;
+    master.set(0);
     Ok(())
+}
+
+/// 1 while this process leads.
+fn master_status(metrics: &Metrics, name: &str) -> Gauge {
+    let help = "Whether this process leads: 1 is yes";
+    let family = metrics.register("leader_election_master_status", help, Family::<_, Gauge>::default());
+    family.get_or_create_owned(&vec![("name", name.to_owned())])
 }
 
 struct Holder {

@@ -4,6 +4,7 @@
 
 pub mod acted_on;
 pub mod backoff;
+pub mod caller;
 pub mod client;
 pub mod clock;
 pub mod events;

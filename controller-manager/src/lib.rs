@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use component_base::Shutdown;
 use component_base::acted_on::Seen;
+use component_base::caller::Caller;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::health::Health;
@@ -139,8 +140,9 @@ pub fn controller_names() -> Vec<&'static str> {
 /// Runs the controllers until `shutdown`, or until leadership is lost, which is an error.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let seen = Seen::default();
-    let client = config.client.connect_telling(seen.clone()).await?;
     let metrics = Metrics::default();
+    let caller = Caller::new("kube-controller-manager", seen.clone(), &metrics);
+    let client = config.client.connect_as(caller).await?;
     let health = Health::new(metrics.clone());
     let figures = runtime::Figures::new(&metrics);
     let ready = health.readiness("informers");
@@ -158,7 +160,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         }
         Some(election) => {
             standing_by.pass();
-            leader::lead(client.clone(), config.clock, election, shutdown, work).await
+            leader::lead(client.clone(), config.clock, election, &metrics, shutdown, work).await
         }
     };
     side.shutdown().cancel();

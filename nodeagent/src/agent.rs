@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Context;
 use component_base::Shutdown;
 use component_base::acted_on::{self, Seen};
+use component_base::caller::Caller;
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
+use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
@@ -79,7 +81,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> anyhow::Result<()> {
     component_base::client::install_crypto_provider();
     let seen = Seen::default();
-    let client = config.client.connect_telling(seen.clone()).await.context("cannot reach the API server")?;
+    let caller = Caller::new("kubelet", seen.clone(), &Metrics::default());
+    let client = config.client.connect_as(caller).await.context("cannot reach the API server")?;
     let listener = server::listen(config).await?;
     let port = listener.port();
     let version = runtime.version().await.context("the container runtime does not answer")?;

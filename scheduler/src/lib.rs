@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use component_base::Shutdown;
 use component_base::acted_on::Seen;
+use component_base::caller::Caller;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::health::Health;
@@ -113,8 +114,9 @@ pub fn plugin_names() -> Vec<&'static str> {
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let profiles = profile::Profiles::build(&config.profiles)?;
     let seen = Seen::default();
-    let client = config.client.connect_telling(seen.clone()).await?;
     let metrics = Metrics::default();
+    let caller = Caller::new("kube-scheduler", seen.clone(), &metrics);
+    let client = config.client.connect_as(caller).await?;
     let health = Health::new(metrics.clone());
     let decisions = decisions::Decisions::new(config.bounds.decisions_max);
     let shown = decisions.clone();
@@ -136,7 +138,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             work(shutdown.child_token()).await;
             Ok(())
         }
-        Some(election) => leader::lead(client, config.clock, election, shutdown, work).await,
+        Some(election) => leader::lead(client, config.clock, election, &metrics, shutdown, work).await,
     };
     side.shutdown().cancel();
     side.join().await;

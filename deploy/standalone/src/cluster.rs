@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use apiserver::{Backend, Running, UserInfo};
+use apiserver::{Running, UserInfo};
 use component_base::Shutdown;
 use component_base::client::ClientSource;
-use component_base::clock::Clock;
 use component_base::supervise::Tasks;
 use tokio_util::sync::DropGuard;
 use tracing::error;
@@ -23,36 +22,20 @@ pub enum NodeRuntime {
     Oci,
 }
 
-/// Where objects are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
-    #[default]
-    Memory,
-    /// In the data directory.
-    Disk,
-}
-
 /// How a cluster is started. The default is one for tests: in memory, two simulated nodes, no socket.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub nodes: usize,
     pub runtime: NodeRuntime,
-    pub storage: Storage,
-    /// Where the API server listens. `None`: only clients of this process reach it.
-    pub listen: Option<SocketAddr>,
-    pub service_cidr: String,
-    pub token_auth_file: Option<PathBuf>,
-    /// Which resources are encrypted in the store: an EncryptionConfiguration file.
-    pub encryption_config: Option<PathBuf>,
-    /// What is kept of requests, and where.
-    pub audit: Option<apiserver::AuditConfig>,
-    /// Certificates, kubeconfig, images and (with `Storage::Disk`) objects. Needed to listen and for real containers.
+    /// How the API server is started: where it listens, where objects are kept, who may do what. Its clock is
+    /// that of the whole cluster.
+    pub server: apiserver::Config,
+    /// Images and what nodes keep. Needed for real containers.
     pub data_dir: Option<PathBuf>,
     /// Whether controllers run.
     pub controllers: bool,
     /// Whether the scheduler runs.
     pub scheduler: bool,
-    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -60,16 +43,10 @@ impl Default for Options {
         Self {
             nodes: 2,
             runtime: NodeRuntime::Simulated,
-            storage: Storage::Memory,
-            listen: None,
-            service_cidr: "10.96.0.0/16".to_owned(),
-            token_auth_file: None,
-            encryption_config: None,
-            audit: None,
+            server: apiserver::Config::default(),
             data_dir: None,
             controllers: true,
             scheduler: true,
-            clock: Clock::system(),
         }
     }
 }
@@ -96,7 +73,7 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         component_base::client::install_crypto_provider();
         let server = Shutdown::new();
-        let api = apiserver::start(api_config(&options)?, server.clone())
+        let api = apiserver::start(options.server.clone(), server.clone())
             .await
             .context("the API server does not start")?;
         let client = loopback(&api, UserInfo::admin());
@@ -164,7 +141,7 @@ impl Cluster {
                 token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
                 ..controller_manager::Config::new(
                     self.source(UserInfo::new("system:kube-controller-manager", &["system:authenticated"])),
-                    options.clock,
+                    options.server.clock,
                 )
             };
             let run = controller_manager::run(config, self.control.shutdown().clone());
@@ -172,7 +149,7 @@ impl Cluster {
         }
         if options.scheduler {
             let client = self.source(UserInfo::new("system:kube-scheduler", &["system:authenticated"]));
-            let config = scheduler::Config::new(client, options.clock);
+            let config = scheduler::Config::new(client, options.server.clock);
             let run = scheduler::run(config, self.control.shutdown().clone());
             self.supervise(&self.control, "scheduler", run);
         }
@@ -190,7 +167,7 @@ impl Cluster {
 
     fn node_config(&self, options: &Options, index: usize, name: &str) -> anyhow::Result<nodeagent::Config> {
         let user = UserInfo::new(format!("system:node:{name}"), &["system:nodes", "system:authenticated"]);
-        let mut config = nodeagent::Config::new(name, self.source(user), options.clock);
+        let mut config = nodeagent::Config::new(name, self.source(user), options.server.clock);
         let third = u8::try_from(index).context("at most 256 nodes run in one process")?;
         config.pod_cidr = Some(format!("10.244.{third}.0/24"));
         config.stop_pods_on_exit = true;
@@ -232,23 +209,4 @@ impl Cluster {
 
 fn loopback(api: &Running, user: UserInfo) -> kube::Client {
     kube::Client::new(api.loopback(user), "default")
-}
-
-fn api_config(options: &Options) -> anyhow::Result<apiserver::Config> {
-    let backend = match (options.storage, &options.data_dir) {
-        (Storage::Memory, _) => Backend::memory(),
-        (Storage::Disk, Some(dir)) => Backend::disk(dir.join("store")),
-        (Storage::Disk, None) => anyhow::bail!("objects on disk need a data directory"),
-    };
-    Ok(apiserver::Config {
-        backend,
-        listen: options.listen,
-        service_cidr: options.service_cidr.clone(),
-        pki_dir: options.data_dir.as_ref().map(|dir| dir.join("pki")),
-        token_auth_file: options.token_auth_file.clone(),
-        encryption_config: options.encryption_config.clone(),
-        audit: options.audit.clone(),
-        clock: options.clock,
-        ..apiserver::Config::default()
-    })
 }

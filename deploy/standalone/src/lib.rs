@@ -19,4 +19,4 @@ mod host;
 mod progress;
 mod terminal;
 
-pub use cluster::{Cluster, NodeRuntime, Options, Storage};
+pub use cluster::{Cluster, NodeRuntime, Options};

@@ -47,7 +47,10 @@ impl Subcommand for Test {
         let scratch = tempfile::tempdir().context("cannot make a folder for the kubeconfig")?;
         let cluster = Cluster::start(Options {
             nodes: matches.get_one::<usize>("nodes").copied().unwrap_or(2),
-            listen: Some(([127, 0, 0, 1], 0).into()),
+            server: apiserver::Config {
+                pki_dir: Some(scratch.path().join("pki")),
+                ..apiserver::Config::listening_locally(0)
+            },
             data_dir: Some(scratch.path().to_owned()),
             ..Options::default()
         })

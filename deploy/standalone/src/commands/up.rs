@@ -1,15 +1,14 @@
 //! `coxswain up`: a cluster on this machine, until Ctrl-C.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches as _};
+use component_base::clock::Clock;
 
 use super::Subcommand;
-use crate::cluster::{Cluster, NodeRuntime, Options, Storage};
+use crate::cluster::{Cluster, NodeRuntime, Options};
 use crate::host;
 use crate::progress::Progress;
 use crate::terminal::say;
@@ -22,39 +21,21 @@ pub(super) struct Up;
 #[async_trait::async_trait]
 impl Subcommand for Up {
     const NAME: &'static str = "up";
+    const READS_CONFIG_FILE: bool = true;
 
     fn command(base: Command) -> Command {
         let value = |name: &'static str, placeholder: &'static str, help: &'static str| {
             Arg::new(name).long(name).value_name(placeholder).help(help)
         };
-        base.about("Bring up a cluster on this machine")
+        let command = base
+            .about("Bring up a cluster on this machine")
+            .after_help("The API server's flags are those of the program apiserver.")
             .arg(
                 value("nodes", "N", "How many nodes")
                     .default_value("1")
                     .value_parser(clap::value_parser!(usize)),
             )
             .arg(value("apply", "PATH", "Manifests to apply: a file or a folder").action(ArgAction::Append))
-            .arg(value("data-dir", "DIR", "Where objects, certificates and images are kept"))
-            .arg(
-                value("listen", "ADDRESS", "Address of the API server, as 127.0.0.1:6443")
-                    .default_value("127.0.0.1:6443")
-                    .value_parser(clap::value_parser!(SocketAddr)),
-            )
-            .arg(value("service-cidr", "CIDR", "Addresses of Services").default_value("10.96.0.0/16"))
-            .arg(value("token-auth-file", "FILE", "Static tokens: token,user,uid,\"group1,group2\" a line"))
-            .arg(value(
-                "encryption-provider-config",
-                "FILE",
-                "Which resources are encrypted on disk, with which keys",
-            ))
-            .arg(
-                value("audit-policy-file", "FILE", "How much of which requests is kept")
-                    .requires("audit-log-path"),
-            )
-            .arg(
-                value("audit-log-path", "FILE", "The audit log; - is standard output")
-                    .requires("audit-policy-file"),
-            )
             .arg(
                 value("runtime", "KIND", "oci runs real containers, simulated only pretends")
                     .value_parser(["oci", "simulated"]),
@@ -65,15 +46,15 @@ impl Subcommand for Up {
                     .value_parser(clap::value_parser!(u64)),
             )
             .arg(value("log-level", "LEVEL", "error, warn, info, debug or trace").default_value("error"))
+            .arg(value("config", "FILE", "Read further flags from this file, one `flag: value` a line"));
+        <apiserver::Flags as clap::Args>::augment_args(command)
     }
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         start_logs(matches)?;
         let shutdown = component_base::signals::shutdown_on_signals()?;
-        let data_dir =
-            matches.get_one::<String>("data-dir").map_or_else(host::default_data_dir, PathBuf::from);
         let manifests = read(matches)?;
-        let options = options(matches, data_dir)?;
+        let options = options(matches)?;
         let started = tokio::time::Instant::now();
         let cluster = Cluster::start(options).await?;
         let address = cluster.address().context("the API server listens nowhere")?;
@@ -110,7 +91,7 @@ fn read(matches: &ArgMatches) -> anyhow::Result<Vec<kubectl_lite::Manifest>> {
     Ok(manifests)
 }
 
-fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
+fn options(matches: &ArgMatches) -> anyhow::Result<Options> {
     let asked = matches.get_one::<String>("runtime").map(String::as_str);
     let runtime = match (asked, host::why_not_containers()) {
         (Some("simulated"), _) => NodeRuntime::Simulated,
@@ -121,27 +102,15 @@ fn options(matches: &ArgMatches, data_dir: PathBuf) -> anyhow::Result<Options> {
         }
         (_, None) => NodeRuntime::Oci,
     };
+    let mut flags = apiserver::Flags::from_arg_matches(matches)?;
+    let data_dir = flags.data_dir.get_or_insert_with(host::default_data_dir).clone();
     Ok(Options {
         nodes: matches.get_one::<usize>("nodes").copied().unwrap_or(1),
         runtime,
-        storage: Storage::Disk,
-        listen: matches.get_one::<SocketAddr>("listen").copied(),
-        service_cidr: matches
-            .get_one::<String>("service-cidr")
-            .cloned()
-            .context("--service-cidr has a default")?,
-        token_auth_file: matches.get_one::<String>("token-auth-file").map(PathBuf::from),
-        encryption_config: matches.get_one::<String>("encryption-provider-config").map(PathBuf::from),
-        audit: audit(matches),
+        server: flags.config(Clock::system()),
         data_dir: Some(data_dir),
         ..Options::default()
     })
-}
-
-fn audit(matches: &ArgMatches) -> Option<apiserver::AuditConfig> {
-    let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from);
-    let log = apiserver::LogFile { path: path("audit-log-path")?, ..apiserver::LogFile::default() };
-    Some(apiserver::AuditConfig { policy: path("audit-policy-file")?, log })
 }
 
 async fn follow(

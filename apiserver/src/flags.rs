@@ -1,0 +1,239 @@
+//! The command line of the API server: the same flags for every program that runs one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use component_base::clock::Clock;
+
+use crate::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig};
+
+/// What an API server is told on the command line, besides how it logs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Flags {
+    /// Where objects, certificates and admin.kubeconfig are kept.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where certificates are kept [default: `pki` in the data directory]. Made at the first start.
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+    /// Keep objects in these etcd servers instead of the data directory; several API servers can share them.
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// Address and port to serve HTTPS on.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Further names and addresses that the serving certificate is good for.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    tls_san: Vec<String>,
+    /// Services get their addresses from this range.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    service_cidr: String,
+    /// A CSV file of static tokens: token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE")]
+    token_auth_file: Option<PathBuf>,
+    /// An EncryptionConfiguration file: which resources are encrypted in the store, and with which keys.
+    #[arg(long, value_name = "FILE")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    enable_bootstrap_token_auth: bool,
+    #[command(flatten)]
+    oidc: OidcFlags,
+    #[command(flatten)]
+    audit: AuditFlags,
+    /// How many requests that only read are served at once; more wait, by priority and fairness.
+    #[arg(long, value_name = "N", default_value = "400")]
+    max_requests_inflight: u32,
+    /// How many requests that write are served at once; added to those that read.
+    #[arg(long, value_name = "N", default_value = "200")]
+    max_mutating_requests_inflight: u32,
+    /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    anonymous_auth: bool,
+    /// How many writes the history keeps at most, for reads of the past [default: 1000000; 4096 in memory].
+    #[arg(long, value_name = "N")]
+    history_revisions_max: Option<u64>,
+    /// How long the history is kept at most: 90s, 12h, 7d [default: 7d].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    history_age_max: Option<Duration>,
+}
+
+impl Flags {
+    /// What the flags come to. Without a data directory or etcd servers objects are kept in memory.
+    pub fn config(self, clock: Clock) -> Config {
+        Config {
+            backend: self.backend(),
+            listen: Some(self.listen),
+            limits: Limits {
+                reading_inflight_max: self.max_requests_inflight,
+                mutating_inflight_max: self.max_mutating_requests_inflight,
+                ..Limits::default()
+            },
+            certificate_names: self.tls_san,
+            service_cidr: self.service_cidr,
+            pki_dir: self.cert_dir.or_else(|| self.data_dir.map(|dir| dir.join("pki"))),
+            token_auth_file: self.token_auth_file,
+            encryption_config: self.encryption_provider_config,
+            audit: self.audit.config(),
+            bootstrap_tokens: self.enable_bootstrap_token_auth,
+            oidc: self.oidc.config(),
+            anonymous: self.anonymous_auth,
+            clock,
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        match (&self.data_dir, self.etcd_servers.is_empty()) {
+            (_, false) => Backend::etcd(self.etcd_servers.clone()),
+            (Some(dir), true) => {
+                let history = self.history(HistoryLimits::default());
+                Backend::Disk {
+                    dir: dir.join("store"),
+                    limits: DiskLimits { history, ..DiskLimits::default() },
+                }
+            }
+            (None, true) => Backend::Memory { history: self.history(HistoryLimits::in_memory()) },
+        }
+    }
+
+    fn history(&self, default: HistoryLimits) -> HistoryLimits {
+        HistoryLimits {
+            revisions_max: self.history_revisions_max.unwrap_or(default.revisions_max),
+            age_max: self.history_age_max.unwrap_or(default.age_max),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("must be a whole number and s, m, h or d".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "must be a whole number and s, m, h or d".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// An outside issuer of ID tokens.
+#[derive(Clone, Debug, clap::Args)]
+struct OidcFlags {
+    /// Accept ID tokens of this issuer, an https URL.
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    oidc_issuer_url: Option<String>,
+    /// The audience that ID tokens must be for.
+    #[arg(long, value_name = "ID")]
+    oidc_client_id: Option<String>,
+    /// The claim that is the user's name.
+    #[arg(long, value_name = "CLAIM", default_value = "sub")]
+    oidc_username_claim: String,
+    /// Before each user's name; `-` is none [default: the issuer and `#`, unless the claim is email].
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    oidc_username_prefix: Option<String>,
+    /// The claim that has the user's groups.
+    #[arg(long, value_name = "CLAIM")]
+    oidc_groups_claim: Option<String>,
+    /// Before each group's name.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    oidc_groups_prefix: String,
+    /// A claim that must be there with this value; may be repeated.
+    #[arg(long, value_name = "CLAIM=VALUE", value_parser = claim)]
+    oidc_required_claim: Vec<(String, String)>,
+    /// With which algorithms ID tokens may be signed.
+    #[arg(long, value_name = "ALG,…", default_value = "RS256", value_delimiter = ',')]
+    oidc_signing_algs: Vec<String>,
+    /// The authorities (PEM) of the issuer's certificate [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    oidc_ca_file: Option<PathBuf>,
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| format!("{text:?} is not CLAIM=VALUE"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+impl OidcFlags {
+    fn config(self) -> Option<OidcConfig> {
+        Some(OidcConfig {
+            issuer_url: self.oidc_issuer_url?,
+            client_id: self.oidc_client_id.unwrap_or_default(),
+            username_claim: self.oidc_username_claim,
+            username_prefix: self.oidc_username_prefix,
+            groups_claim: self.oidc_groups_claim,
+            groups_prefix: self.oidc_groups_prefix,
+            required_claims: self.oidc_required_claim,
+            signing_algorithms: self.oidc_signing_algs,
+            ca_file: self.oidc_ca_file,
+        })
+    }
+}
+
+/// What is kept of requests.
+#[derive(Clone, Debug, clap::Args)]
+struct AuditFlags {
+    /// A Policy file (audit.k8s.io/v1): how much of which requests is kept in the audit log.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// The audit log, one JSON event a line; `-` is standard output.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    audit_log_path: Option<PathBuf>,
+    /// The audit log is set aside when it has this many megabytes.
+    #[arg(long, value_name = "MB", default_value = "100")]
+    audit_log_maxsize: u64,
+    /// How many logs that were set aside are kept; 0 keeps all.
+    #[arg(long, value_name = "N", default_value = "0")]
+    audit_log_maxbackup: usize,
+    /// Logs that were set aside this many days ago are removed; 0 keeps them.
+    #[arg(long, value_name = "DAYS", default_value = "0")]
+    audit_log_maxage: i64,
+}
+
+impl AuditFlags {
+    fn config(self) -> Option<AuditConfig> {
+        let log = LogFile {
+            path: self.audit_log_path?,
+            megabytes_max: self.audit_log_maxsize,
+            backups_max: self.audit_log_maxbackup,
+            age_days_max: self.audit_log_maxage,
+        };
+        Some(AuditConfig { policy: self.audit_policy_file?, log })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn config(args: &[&str]) -> Config {
+        let args = std::iter::once("program").chain(args.iter().copied());
+        Program::try_parse_from(args).unwrap().flags.config(Clock::system())
+    }
+
+    #[tokio::test]
+    async fn objects_are_kept_where_the_flags_say() {
+        assert!(matches!(config(&[]).backend, Backend::Memory { .. }));
+        let on_disk = config(&["--data-dir", "d", "--history-age-max", "90s"]);
+        let Backend::Disk { dir, limits } = on_disk.backend else { panic!("not on disk") };
+        assert_eq!((dir, limits.history.age_max), (PathBuf::from("d/store"), Duration::from_secs(90)));
+        assert_eq!(on_disk.pki_dir, Some(PathBuf::from("d/pki")));
+    }
+
+    #[tokio::test]
+    async fn an_issuer_needs_the_audience_of_its_tokens() {
+        let alone = ["program", "--oidc-issuer-url", "https://issuer.example"];
+        assert!(Program::try_parse_from(alone).is_err());
+        let whole = config(&["--oidc-issuer-url", "https://issuer.example", "--oidc-client-id", "us"]);
+        assert_eq!(whole.oidc.unwrap().client_id, "us");
+    }
+}
