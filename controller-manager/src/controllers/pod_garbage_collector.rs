@@ -8,8 +8,8 @@
 //!
 //! # Guarantees
 //! Removed are: pods bound to a node that does not exist, confirmed with the server after a wait of 40 s;
-//! pods deleted before they were bound; terminating pods on nodes tainted `out-of-service`; and the oldest
-//! finished pods beyond the threshold.
+//! pods deleted before they were bound; terminating pods on nodes that are tainted `out-of-service` and not
+//! ready; and finished pods beyond the threshold, evicted ones first, then the oldest.
 //!
 //! # Differs from Kubernetes
 //! Acts on changes and per pod rather than every 20 s.
@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::pods;
+use api_types::{conditions, pods};
 use async_trait::async_trait;
 use component_base::clock::{Clock, moment_of};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -28,7 +28,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use tokio::time::Instant;
 
-use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::name_of;
@@ -40,7 +40,6 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 pub(crate) struct PodGarbageCollector {
     client: Client,
     clock: Clock,
-    events: Events,
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
     threshold: usize,
@@ -52,7 +51,16 @@ pub(crate) struct PodGarbageCollector {
 enum Step {
     Keep,
     Wait(Duration),
-    Delete(&'static str),
+    Delete(Why),
+}
+
+/// Why a pod is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    NodeGone,
+    UnscheduledTerminating,
+    OutOfService,
+    TooManyFinished,
 }
 
 /// What is known of the node a pod is bound to.
@@ -66,12 +74,27 @@ enum NodeState {
 fn plan(pod: &Pod, node: NodeState) -> Step {
     let going = pods::is_terminating(pod);
     match node {
-        NodeState::Unbound if going => Step::Delete("UnscheduledTerminating"),
-        NodeState::There { out_of_service: true } if going => Step::Delete("OutOfService"),
-        NodeState::MissingFor(time) if time >= QUARANTINE => Step::Delete("NodeGone"),
+        NodeState::Unbound if going => Step::Delete(Why::UnscheduledTerminating),
+        NodeState::There { out_of_service: true } if going => Step::Delete(Why::OutOfService),
+        NodeState::MissingFor(time) if time >= QUARANTINE => Step::Delete(Why::NodeGone),
         NodeState::MissingFor(time) => Step::Wait(QUARANTINE - time),
         _ => Step::Keep,
     }
+}
+
+/// The finished pods beyond `threshold`, in the order in which they go.
+fn surplus(mut finished: Vec<Arc<Pod>>, threshold: usize) -> Vec<Arc<Pod>> {
+    let evicted = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        pods::phase(pod) == "Failed" && status.and_then(|status| status.reason.as_deref()) == Some("Evicted")
+    };
+    let count = finished.len().saturating_sub(threshold);
+    finished.sort_by_key(|pod| {
+        let created = pod.metadata.creation_timestamp.as_ref().map(moment_of);
+        (!evicted(pod), created, name_of(&pod.metadata).to_owned())
+    });
+    finished.truncate(count);
+    finished
 }
 
 #[async_trait]
@@ -93,7 +116,6 @@ impl Controller for PodGarbageCollector {
         Self {
             client: setup.client.clone(),
             clock: setup.clock,
-            events: setup.events(),
             pods,
             nodes,
             threshold: setup.config.terminated_pod_threshold,
@@ -107,7 +129,7 @@ impl Controller for PodGarbageCollector {
             Step::Keep => {}
             Step::Wait(left) => return Ok(Action::RequeueAfter(left)),
             Step::Delete(why) => {
-                if why != "NodeGone" || self.is_really_gone(&pod).await? {
+                if why != Why::NodeGone || self.is_really_gone(&pod).await? {
                     self.delete(&pod, why).await?;
                 }
                 return Ok(Action::Done);
@@ -120,7 +142,12 @@ impl Controller for PodGarbageCollector {
     }
 }
 
+/// Somebody said that the node is out of service, and it does not claim otherwise.
 fn is_out_of_service(node: &Node) -> bool {
+    let all = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    if conditions::is_true(all, "Ready") {
+        return false;
+    }
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     taints.into_iter().flatten().any(|taint| taint.key == "node.kubernetes.io/out-of-service")
 }
@@ -145,41 +172,39 @@ impl PodGarbageCollector {
         Ok(api.get_metadata_opt(pods::node_name(pod).unwrap_or_default()).await?.is_none())
     }
 
-    async fn delete(&self, pod: &Pod, why: &str) -> Result<(), kube::Error> {
-        if !pods::is_terminal(pod) && pods::is_bound(pod) {
-            let message = "PodGC: node no longer exists";
-            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                                   "message": message, "lastTransitionTime": self.clock.time()});
-            let patch = json!({"status": {"phase": "Failed", "conditions": [condition]}});
-            let api: Api<Pod> =
-                Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
-            match api
-                .patch_status(name_of(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch))
-                .await
-            {
-                Ok(_) => self.events.normal(pod, why, message),
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                Err(error) => return Err(error),
-            }
+    async fn delete(&self, pod: &Pod, why: Why) -> Result<(), kube::Error> {
+        if !pods::is_terminal(pod) && !self.mark_failed(pod, why).await? {
+            return Ok(());
         }
-        delete_exactly(
-            &self.client,
-            pod,
-            DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() },
-        )
-        .await
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        delete_exactly(&self.client, pod, now).await
+    }
+
+    /// A pod that nobody runs any more has failed, for those who count it. Whether it is still there.
+    async fn mark_failed(&self, pod: &Pod, why: Why) -> Result<bool, kube::Error> {
+        let mut status = json!({"phase": "Failed"});
+        if why == Why::NodeGone {
+            status["conditions"] = json!([{
+                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                "message": "PodGC: node no longer exists", "lastTransitionTime": self.clock.time(),
+            }]);
+        }
+        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let (name, params) = (name_of(&pod.metadata), PatchParams::default());
+        match api.patch_status(name, &params, &Patch::Strategic(patch)).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn trim_finished(&self) -> Result<(), kube::Error> {
         let mut finished = self.pods.all();
         finished.retain(|pod| pods::is_terminal(pod) && !pods::is_terminating(pod));
-        let surplus = finished.len().saturating_sub(self.threshold);
-        if surplus == 0 {
-            return Ok(());
-        }
-        finished.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(moment_of));
-        for pod in finished.iter().take(surplus) {
-            self.delete(pod, "TooManyFinished").await?;
+        for pod in surplus(finished, self.threshold) {
+            self.delete(&pod, Why::TooManyFinished).await?;
         }
         Ok(())
     }
@@ -200,18 +225,53 @@ mod tests {
             plan(&pod(false), NodeState::MissingFor(Duration::from_secs(10))),
             Step::Wait(Duration::from_secs(30))
         );
-        assert_eq!(plan(&pod(false), NodeState::MissingFor(QUARANTINE)), Step::Delete("NodeGone"));
+        assert_eq!(plan(&pod(false), NodeState::MissingFor(QUARANTINE)), Step::Delete(Why::NodeGone));
     }
 
     #[test]
     fn a_pod_deleted_before_it_was_bound_goes_at_once() {
-        assert_eq!(plan(&pod(true), NodeState::Unbound), Step::Delete("UnscheduledTerminating"));
+        assert_eq!(plan(&pod(true), NodeState::Unbound), Step::Delete(Why::UnscheduledTerminating));
         assert_eq!(plan(&pod(false), NodeState::Unbound), Step::Keep);
     }
 
     #[test]
     fn a_terminating_pod_of_a_living_node_is_left_to_its_agent() {
         assert_eq!(plan(&pod(true), NodeState::There { out_of_service: false }), Step::Keep);
-        assert_eq!(plan(&pod(true), NodeState::There { out_of_service: true }), Step::Delete("OutOfService"));
+        assert_eq!(
+            plan(&pod(true), NodeState::There { out_of_service: true }),
+            Step::Delete(Why::OutOfService)
+        );
+    }
+
+    #[test]
+    fn a_ready_node_is_in_service_whatever_its_taints_say() {
+        let node = |ready: &str| -> Node {
+            let taints = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
+            let status = json!({"conditions": [{"type": "Ready", "status": ready}]});
+            serde_json::from_value(json!({"metadata": {}, "spec": {"taints": taints}, "status": status}))
+                .unwrap()
+        };
+        assert!(is_out_of_service(&node("Unknown")));
+        assert!(!is_out_of_service(&node("True")));
+    }
+
+    #[test]
+    fn of_finished_pods_the_evicted_and_then_the_oldest_go() {
+        let finished = |name: &str, created: i64, reason: Option<&str>| -> Arc<Pod> {
+            let created = chrono::DateTime::from_timestamp(created, 0).unwrap().to_rfc3339();
+            let meta = json!({"name": name, "creationTimestamp": created});
+            let status = json!({"phase": "Failed", "reason": reason});
+            Arc::new(serde_json::from_value(json!({"metadata": meta, "status": status})).unwrap())
+        };
+        let all = vec![
+            finished("young", 9, None),
+            finished("old", 1, None),
+            finished("evicted", 5, Some("Evicted")),
+        ];
+        let names = |threshold| -> Vec<String> {
+            surplus(all.clone(), threshold).iter().map(|pod| name_of(&pod.metadata).to_owned()).collect()
+        };
+        assert_eq!(names(1), ["evicted", "old"]);
+        assert!(names(3).is_empty());
     }
 }

@@ -7,12 +7,13 @@
 //! The condition DisruptionTarget on pods, and deletes them.
 //!
 //! # Guarantees
-//! A pod stays as long as its tolerations say, counted from when the taint was added; it is deleted with
-//! its usual grace, and only this very pod. When the taint goes in time, nothing happens.
+//! A pod stays as long as its tolerations say, counted from when its node was first seen with the taints
+//! here; it is deleted with its usual grace, and only this very pod. When the taints go in time, it stays.
 //!
 //! # Differs from Kubernetes
-//! The time is counted from the taint's own `timeAdded`, so a restart of this process does not prolong it.
+//! A taint that says when it was added counts from then, so a restart of this process does not prolong it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +24,14 @@ use component_base::clock::{Clock, moment_of};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::node_fit::tolerates;
-use crate::owners::name_of;
+use crate::owners::{name_of, uid_of};
 use crate::pod_control::delete_exactly;
 
 pub(crate) struct TaintEviction {
@@ -38,6 +40,20 @@ pub(crate) struct TaintEviction {
     events: Events,
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
+    /// Pods that are to go unless the taints do, by uid, and since when.
+    waiting: Mutex<HashMap<ObjectKey, (String, DateTime<Utc>)>>,
+}
+
+/// What becomes of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// No taint concerns it.
+    Untouched,
+    /// It tolerates its node's taints for ever.
+    Stay,
+    /// It may stay this long.
+    StayFor(Duration),
+    Evict,
 }
 
 fn evicting_taints(node: &Node) -> Vec<&Taint> {
@@ -45,28 +61,36 @@ fn evicting_taints(node: &Node) -> Vec<&Taint> {
     taints.into_iter().flatten().filter(|taint| taint.effect == "NoExecute").collect()
 }
 
-/// How long the pod may stay; none for ever.
-fn may_stay(pod: &Pod, node: &Node, now: DateTime<Utc>) -> Option<Duration> {
+/// `since` is when the pod was first seen under taints. Of each taint the first matching toleration counts.
+fn plan(pod: &Pod, node: &Node, since: DateTime<Utc>, now: DateTime<Utc>) -> Verdict {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let mut shortest: Option<Duration> = None;
-    for taint in evicting_taints(node) {
-        let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-        if matching.peek().is_none() {
-            return Some(Duration::ZERO);
-        }
-        let since = taint.time_added.as_ref().map_or(now, moment_of);
-        for seconds in matching.filter_map(|toleration| toleration.toleration_seconds) {
-            let end = since + chrono::Duration::seconds(seconds.max(0));
-            let left = (end - now).to_std().unwrap_or(Duration::ZERO);
-            shortest = Some(shortest.map_or(left, |earlier| earlier.min(left)));
+    let taints = evicting_taints(node);
+    if taints.is_empty() {
+        return Verdict::Untouched;
+    }
+    let mut end: Option<DateTime<Utc>> = None;
+    for taint in taints {
+        let Some(toleration) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else {
+            return Verdict::Evict;
+        };
+        if let Some(seconds) = toleration.toleration_seconds {
+            let since = taint.time_added.as_ref().map_or(since, |time| moment_of(time).min(since));
+            let seconds = chrono::Duration::try_seconds(seconds.max(0)).unwrap_or(chrono::Duration::MAX);
+            let this = since.checked_add_signed(seconds).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            end = Some(end.map_or(this, |earlier| earlier.min(this)));
         }
     }
-    shortest
+    match end.map(|end| (end - now).to_std()) {
+        None => Verdict::Stay,
+        Some(Ok(left)) if !left.is_zero() => Verdict::StayFor(left),
+        Some(_) => Verdict::Evict,
+    }
 }
 
 #[async_trait]
 impl Controller for TaintEviction {
     const NAME: &'static str = "taint-eviction-controller";
+    const CONCURRENCY: usize = 8;
 
     fn watches(setup: &Setup<'_>) -> Self {
         let pods = setup.watch_own::<Pod>();
@@ -76,25 +100,47 @@ impl Controller for TaintEviction {
             let taints = |node: Option<&Arc<Node>>| {
                 node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default()
             };
-            if let Some(node) = change.new.filter(|_| taints(change.old) != taints(change.new)) {
+            if let Some(node) = change.new.or(change.old).filter(|_| taints(change.old) != taints(change.new))
+            {
                 let bound = of_node.on_node(name_of(&node.metadata));
                 bound.iter().for_each(|pod| queue.add(ObjectKey::of(&**pod)));
             }
         });
-        Self { client: setup.client.clone(), clock: setup.clock, events: setup.events(), pods, nodes }
+        Self {
+            client: setup.client.clone(),
+            clock: setup.clock,
+            events: setup.events(),
+            pods,
+            nodes,
+            waiting: Mutex::default(),
+        }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
-        let Some(pod) = self.pods.get(key) else { return Ok(Action::Done) };
-        let node = pods::node_name(&pod).and_then(|name| self.nodes.get(&ObjectKey::cluster(name)));
-        let Some(node) = node.filter(|_| !pods::is_terminating(&pod) && !pods::is_terminal(&pod)) else {
+        let live = |pod: &Arc<Pod>| !pods::is_terminating(pod) && !pods::is_terminal(pod);
+        let Some(pod) = self.pods.get(key).filter(live) else {
+            self.waiting.lock().remove(key);
             return Ok(Action::Done);
         };
-        match may_stay(&pod, &node, self.clock.now()) {
-            None => Ok(Action::Done),
-            Some(left) if !left.is_zero() => Ok(Action::RequeueAfter(left)),
-            Some(_) => {
+        let node = pods::node_name(&pod).and_then(|name| self.nodes.get(&ObjectKey::cluster(name)));
+        let now = self.clock.now();
+        let verdict =
+            node.map_or(Verdict::Untouched, |node| plan(&pod, &node, self.since(key, &pod, now), now));
+        match verdict {
+            Verdict::StayFor(left) => {
+                self.waiting.lock().entry(key.clone()).or_insert((uid_of(&pod.metadata).to_owned(), now));
+                Ok(Action::RequeueAfter(left))
+            }
+            Verdict::Untouched | Verdict::Stay => {
+                if self.waiting.lock().remove(key).is_some() {
+                    let message = format!("Cancelling deletion of Pod {key}");
+                    self.events.normal(&*pod, "TaintManagerEviction", &message);
+                }
+                Ok(Action::Done)
+            }
+            Verdict::Evict => {
                 self.evict(&pod).await?;
+                self.waiting.lock().remove(key);
                 Ok(Action::Done)
             }
         }
@@ -102,6 +148,15 @@ impl Controller for TaintEviction {
 }
 
 impl TaintEviction {
+    /// Since when this very pod waits; now, if it does not yet.
+    fn since(&self, key: &ObjectKey, pod: &Pod, now: DateTime<Utc>) -> DateTime<Utc> {
+        let mut waiting = self.waiting.lock();
+        if waiting.get(key).is_some_and(|(uid, _)| uid != uid_of(&pod.metadata)) {
+            waiting.remove(key);
+        }
+        waiting.get(key).map_or(now, |(_, since)| *since)
+    }
+
     async fn evict(&self, pod: &Pod) -> Result<(), kube::Error> {
         let api: Api<Pod> =
             Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
@@ -131,45 +186,66 @@ impl TaintEviction {
 mod tests {
     use super::*;
 
-    fn check(
-        tolerations: serde_json::Value,
-        taints: serde_json::Value,
-        now_seconds: i64,
-        expected: Option<u64>,
-    ) {
+    fn check(tolerations: serde_json::Value, taints: serde_json::Value, now_seconds: i64, expected: Verdict) {
         let pod = serde_json::from_value(
             json!({"metadata": {}, "spec": {"containers": [], "tolerations": tolerations}}),
         )
         .unwrap();
         let node = serde_json::from_value(json!({"metadata": {}, "spec": {"taints": taints}})).unwrap();
+        let since = DateTime::UNIX_EPOCH + chrono::Duration::seconds(50);
         let now = DateTime::UNIX_EPOCH + chrono::Duration::seconds(now_seconds);
-        assert_eq!(may_stay(&pod, &node, now).map(|left| left.as_secs()), expected);
+        assert_eq!(plan(&pod, &node, since, now), expected);
     }
 
     fn taint() -> serde_json::Value {
-        json!([{"key": "k", "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:00Z"}])
+        json!([{"key": "k", "effect": "NoExecute"}])
+    }
+
+    fn tolerating(seconds: i64) -> serde_json::Value {
+        json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}])
     }
 
     #[test]
     fn an_untolerated_taint_evicts_at_once() {
-        check(json!([]), taint(), 0, Some(0));
+        check(json!([]), taint(), 50, Verdict::Evict);
+        check(tolerating(0), taint(), 50, Verdict::Evict);
+        check(tolerating(-3), taint(), 50, Verdict::Evict);
     }
 
     #[test]
-    fn a_limited_toleration_runs_from_when_the_taint_came() {
-        let limited =
-            json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]);
-        check(limited.clone(), taint(), 100, Some(200));
-        check(limited, taint(), 301, Some(0));
+    fn a_limited_toleration_runs_from_when_the_pod_was_first_seen_tainted() {
+        check(tolerating(300), taint(), 100, Verdict::StayFor(Duration::from_secs(250)));
+        check(tolerating(300), taint(), 351, Verdict::Evict);
+    }
+
+    #[test]
+    fn a_taint_that_knows_its_age_counts_from_then() {
+        let aged = json!([{"key": "k", "effect": "NoExecute", "timeAdded": "1970-01-01T00:00:10Z"}]);
+        check(tolerating(300), aged, 100, Verdict::StayFor(Duration::from_secs(210)));
     }
 
     #[test]
     fn an_unlimited_toleration_stays() {
-        check(json!([{"operator": "Exists"}]), taint(), 1000, None);
+        check(json!([{"operator": "Exists"}]), taint(), 1000, Verdict::Stay);
+    }
+
+    #[test]
+    fn of_several_tolerations_of_a_taint_the_first_counts() {
+        let both = json!([{"operator": "Exists"}, tolerating(1)[0]]);
+        check(both, taint(), 1000, Verdict::Stay);
+    }
+
+    #[test]
+    fn of_several_taints_the_one_tolerated_least_counts() {
+        let two = json!([{"key": "k", "effect": "NoExecute"}, {"key": "l", "effect": "NoExecute"}]);
+        check(tolerating(300), two.clone(), 60, Verdict::Evict);
+        let tolerant =
+            json!([tolerating(300)[0], {"key": "l", "operator": "Exists", "tolerationSeconds": 20}]);
+        check(tolerant, two, 60, Verdict::StayFor(Duration::from_secs(10)));
     }
 
     #[test]
     fn other_effects_do_not_evict() {
-        check(json!([]), json!([{"key": "k", "effect": "NoSchedule"}]), 0, None);
+        check(json!([]), json!([{"key": "k", "effect": "NoSchedule"}]), 0, Verdict::Untouched);
     }
 }
