@@ -137,7 +137,7 @@ fn claim_usage(claim: &Value) -> Usage {
     used
 }
 
-/// Whether the quota's scopes select the object. Scopes only speak of pods.
+/// Whether the quota's scopes select the object. Scopes speak of pods, but for the class of a claim's volume.
 pub fn is_in_scope(quota_spec: &Value, group: &str, plural: &str, object: &Value) -> bool {
     let plain = quota_spec["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut plain = plain.map(|scope| (scope, "Exists", &Value::Null));
@@ -146,10 +146,15 @@ pub fn is_in_scope(quota_spec: &Value, group: &str, plural: &str, object: &Value
         let text = |field: &str| term[field].as_str().unwrap_or_default();
         (text("scopeName"), text("operator"), &term["values"])
     });
-    let is_pod = (group, plural) == ("", "pods");
-    let spec = if is_pod { PodSpec::deserialize(&object["spec"]).ok() } else { None };
-    let holds = |(scope, operator, values): (&str, &str, &Value)| {
-        spec.as_ref().is_some_and(|spec| scope_holds(scope, operator, values, spec))
+    let spec = || PodSpec::deserialize(&object["spec"]).ok();
+    let spec = if (group, plural) == ("", "pods") { spec() } else { None };
+    let is_claim = (group, plural) == ("", "persistentvolumeclaims");
+    let holds = |(scope, operator, values): (&str, &str, &Value)| match &spec {
+        Some(spec) => scope_holds(scope, operator, values, spec),
+        None if is_claim && scope == "VolumeAttributesClass" => {
+            claim_classes(object).any(|class| is_listed(scope, operator, values, class))
+        }
+        None => false,
     };
     plain.all(holds) && selected.all(holds)
 }
@@ -162,14 +167,34 @@ fn scope_holds(scope: &str, operator: &str, values: &Value, pod: &PodSpec) -> bo
         "NotBestEffort" => pods::qos(pod) != Qos::BestEffort,
         "CrossNamespacePodAffinity" => reaches_other_namespaces(pod),
         "PriorityClass" => {
-            let term = serde_json::json!({ "key": scope, "operator": operator, "values": values });
-            let selector = serde_json::json!({ "matchExpressions": [term] });
-            let class = pod.priority_class_name.clone().filter(|name| !name.is_empty());
-            let labels = class.map(|name| (scope.to_owned(), name)).into_iter().collect();
-            LabelSelector::from_value(&selector).is_ok_and(|selector| selector.matches(&labels))
+            is_listed(scope, operator, values, pod.priority_class_name.as_deref().unwrap_or_default())
         }
         _ => false,
     }
+}
+
+/// Whether the term of a scope selects a class; no class at all is written empty.
+fn is_listed(scope: &str, operator: &str, values: &Value, class: &str) -> bool {
+    let term = serde_json::json!({ "key": scope, "operator": operator, "values": values });
+    let selector = serde_json::json!({ "matchExpressions": [term] });
+    let class = Some(class).filter(|name| !name.is_empty());
+    let labels = class.map(|name| (scope.to_owned(), name.to_owned())).into_iter().collect();
+    LabelSelector::from_value(&selector).is_ok_and(|selector| selector.matches(&labels))
+}
+
+/// The classes of a claim's volume attributes: asked for, in force, and on the way.
+fn claim_classes(claim: &Value) -> impl Iterator<Item = &str> {
+    let paths = [
+        "/spec/volumeAttributesClassName",
+        "/status/currentVolumeAttributesClassName",
+        "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+    ];
+    let mut classes: Vec<&str> =
+        paths.iter().filter_map(|path| claim.pointer(path).and_then(Value::as_str)).collect();
+    if classes.is_empty() {
+        classes.push("");
+    }
+    classes.into_iter()
 }
 
 fn reaches_other_namespaces(pod: &PodSpec) -> bool {
@@ -302,6 +327,21 @@ mod tests {
         assert!(holds(class("In", json!(["high"]))));
         assert!(!holds(class("NotIn", json!(["high"]))));
         assert!(!is_in_scope(&json!({"scopes": ["BestEffort"]}), "", "secrets", &json!({})));
+    }
+
+    #[test]
+    fn a_claim_is_in_scope_by_the_class_of_its_volume() {
+        let claim = json!({"spec": {"volumeAttributesClassName": "fast"},
+            "status": {"currentVolumeAttributesClassName": "slow"}});
+        let holds = |operator: &str, values: Value| {
+            let spec = json!({"scopeSelector": {"matchExpressions": [
+                {"scopeName": "VolumeAttributesClass", "operator": operator, "values": values}]}});
+            is_in_scope(&spec, "", "persistentvolumeclaims", &claim)
+        };
+        assert!(holds("In", json!(["slow"])) && holds("In", json!(["fast"])) && holds("Exists", Value::Null));
+        assert!(!holds("In", json!(["other"])) && !holds("DoesNotExist", Value::Null));
+        let pods_only = json!({"scopes": ["BestEffort"]});
+        assert!(!is_in_scope(&pods_only, "", "persistentvolumeclaims", &claim));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use component_base::supervise::Tasks;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource};
 
 use crate::Config;
@@ -135,6 +136,11 @@ impl Events {
     /// Something went as it should.
     pub(crate) fn normal<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &str, message: &str) {
         self.recorder.record(self.component, about.object_ref(&()), EventType::Normal, reason, message);
+    }
+
+    /// Something did not, about an object of whatever kind.
+    pub(crate) fn warning_about(&self, about: ObjectReference, reason: &str, message: &str) {
+        self.recorder.record(self.component, about, EventType::Warning, reason, message);
     }
 
     /// Something did not.

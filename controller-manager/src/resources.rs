@@ -19,6 +19,11 @@ impl ServedResource {
         format!("{}/{}", self.api.group, self.api.plural)
     }
 
+    /// Whether this is the kind `Pod`.
+    pub(crate) fn is_pods(&self) -> bool {
+        self.api.group.is_empty() && self.api.plural == "pods"
+    }
+
     /// Whether objects of this kind tell of others and own nothing: they are many and expire by themselves.
     pub(crate) fn is_events(&self) -> bool {
         self.api.kind == "Event" && matches!(self.api.group.as_str(), "" | "events.k8s.io")
@@ -42,4 +47,16 @@ pub(crate) async fn served(client: &Client) -> Result<Vec<ServedResource>, kube:
         can_delete_collection: can.supports_operation(verbs::DELETE_COLLECTION),
     });
     Ok(served.collect())
+}
+
+/// The versions whose kinds are not known, because the server that has them does not answer.
+pub(crate) async fn stale(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let Ok(groups) = client.list_api_groups_aggregated().await else { return Ok(Vec::new()) };
+    let mut stale = Vec::new();
+    for group in groups.items {
+        let name = group.metadata.and_then(|metadata| metadata.name).unwrap_or_default();
+        let versions = group.versions.into_iter().filter(|one| one.freshness.as_deref() == Some("Stale"));
+        stale.extend(versions.filter_map(|one| one.version).map(|version| format!("{name}/{version}")));
+    }
+    Ok(stale)
 }

@@ -5,12 +5,14 @@
 //!
 //! # Writes
 //! Deletes objects without a living owner; removes owner references and the finalizers
-//! `foregroundDeletion` and `orphan`.
+//! `foregroundDeletion` and `orphan`. The event `OwnerRefInvalidNamespace` about an object that names an owner
+//! of another namespace.
 //!
 //! # Guarantees
 //! Nothing is deleted on the word of a cache: the object and its owners are asked for at the server before,
 //! and the deletion names the uid. An owner that does not exist in the dependent's namespace counts as gone.
-//! An owner of a kind the server does not know keeps its dependents.
+//! An owner of a kind the server does not know keeps its dependents until the kind appears; one that was seen
+//! to go does not. A circle of owners that wait for each other is opened where it is found.
 //!
 //! # Differs from Kubernetes
 //! Kinds are discovered again when a CustomResourceDefinition changes, not at an interval.
@@ -24,6 +26,7 @@ use component_base::acted_on::{self, Seen};
 use component_base::backoff::Backoff;
 use component_base::supervise::Tasks;
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::{GroupVersion, PartialObjectMeta};
@@ -34,7 +37,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
-use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::informers::is_from_the_future;
 use crate::key::ObjectKey;
 use crate::owners::{is_deleting, name_of, uid_of};
@@ -55,6 +58,7 @@ struct Shared {
     queue: Queue,
     definitions_changed: Notify,
     seen: Seen,
+    events: Events,
 }
 
 /// What an owner reference leads to.
@@ -68,6 +72,15 @@ enum OwnerState {
     Dangling,
 }
 
+/// What an object owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dependents {
+    None,
+    Some,
+    /// One of them waits for its own dependents, so this object may be part of a circle.
+    Waiting,
+}
+
 /// What to do about an object that has owners.
 #[derive(Debug, PartialEq)]
 enum Step {
@@ -75,9 +88,11 @@ enum Step {
     /// Let go of the owners with these uids.
     Drop(BTreeSet<String>),
     Delete(PropagationPolicy),
+    /// Hold up no owner any more, then delete in the foreground.
+    Unblock,
 }
 
-fn plan(meta: &ObjectMeta, owners: &[(OwnerReference, OwnerState)], has_dependents: bool) -> Step {
+fn plan(meta: &ObjectMeta, owners: &[(OwnerReference, OwnerState)], dependents: Dependents) -> Step {
     if owners.is_empty() {
         return Step::Keep;
     }
@@ -85,10 +100,11 @@ fn plan(meta: &ObjectMeta, owners: &[(OwnerReference, OwnerState)], has_dependen
     let rest =
         || owners.iter().filter(|(_, state)| *state != OwnerState::Solid).map(|(owner, _)| owner.uid.clone());
     let has = |finalizer: &str| meta.finalizers.iter().flatten().any(|one| one == finalizer);
-    match (any(OwnerState::Solid), any(OwnerState::Waiting)) {
-        (true, _) if rest().next().is_none() => Step::Keep,
-        (true, _) => Step::Drop(rest().collect()),
-        (false, true) if has_dependents => Step::Delete(PropagationPolicy::Foreground),
+    match (any(OwnerState::Solid), any(OwnerState::Waiting), dependents) {
+        (true, _, _) if rest().next().is_none() => Step::Keep,
+        (true, _, _) => Step::Drop(rest().collect()),
+        (false, true, Dependents::Waiting) => Step::Unblock,
+        (false, true, Dependents::Some) => Step::Delete(PropagationPolicy::Foreground),
         _ if has(ORPHAN) => Step::Delete(PropagationPolicy::Orphan),
         _ if has(FOREGROUND) => Step::Delete(PropagationPolicy::Foreground),
         _ => Step::Delete(PropagationPolicy::Background),
@@ -107,6 +123,7 @@ impl Controller for GarbageCollector {
             queue: setup.queue.clone(),
             definitions_changed: Notify::new(),
             seen: setup.informers.seen().clone(),
+            events: setup.events(),
         });
         let (done, synced) = watch::channel(false);
         let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), done);
@@ -138,6 +155,9 @@ async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watc
                     drop(synced.wait_for(|synced| *synced).await);
                 }
                 done.send_replace(true);
+                // What an unknown owner kept may now be decided.
+                let undecided = shared.graph.lock().with_unknown_owners();
+                shared.visit_later(undecided);
             }
             Err(error) => {
                 failures += 1;
@@ -223,6 +243,7 @@ async fn watch_until_unknown(
                 // A kind that cannot be listed must not keep all the others waiting.
                 done.send_replace(true);
                 if is_from_the_future(&error) {
+                    shared.graph.lock().forget_gone();
                     return;
                 }
                 continue;
@@ -237,8 +258,24 @@ async fn watch_until_unknown(
 
 impl Shared {
     fn put(&self, resource: &str, object: &PartialObjectMeta<DynamicObject>) {
-        let visit = self.graph.lock().put(uid_of(&object.metadata), Node::of(resource, &object.metadata));
-        self.visit_later(visit);
+        let noted = self.graph.lock().put(uid_of(&object.metadata), Node::of(resource, &object.metadata));
+        noted.misplaced.iter().for_each(|(uid, owner)| self.report_misplaced(uid, owner));
+        self.visit_later(noted.visit);
+    }
+
+    fn report_misplaced(&self, dependent: &str, owner: &OwnerReference) {
+        let Some(node) = self.graph.lock().get(dependent).cloned() else { return };
+        let Some(resource) = self.resources.lock().get(&node.resource).cloned() else { return };
+        let message = misplaced_message(owner, &node.namespace);
+        let about = ObjectReference {
+            api_version: Some(resource.api.api_version),
+            kind: Some(resource.api.kind),
+            namespace: Some(node.namespace).filter(|namespace| !namespace.is_empty()),
+            name: Some(node.name),
+            uid: Some(dependent.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.events.warning_about(about, "OwnerRefInvalidNamespace", &message);
     }
 
     fn remove(&self, uid: &str) {
@@ -265,6 +302,13 @@ impl Shared {
         let resources = self.resources.lock();
         resources.values().find(|one| one.api.group == group && one.api.kind == owner.kind).cloned()
     }
+}
+
+fn misplaced_message(owner: &OwnerReference, namespace: &str) -> String {
+    let OwnerReference { api_version, kind, name, uid, .. } = owner;
+    format!(
+        "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}"
+    )
 }
 
 impl GarbageCollector {
@@ -306,19 +350,23 @@ impl GarbageCollector {
         for owner in meta.owner_references.iter().flatten() {
             owners.push((owner.clone(), self.state_of(owner, resource, meta).await?));
         }
-        let has_dependents = !self.shared.graph.lock().dependents(uid).is_empty();
-        match plan(meta, &owners, has_dependents) {
+        match plan(meta, &owners, self.dependents_of(uid)) {
             Step::Keep => Ok(()),
             Step::Drop(uids) => drop_owners(api, meta, &uids).await,
-            Step::Delete(policy) => {
-                let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-                let params = DeleteParams {
-                    propagation_policy: Some(policy),
-                    preconditions: Some(preconditions),
-                    ..DeleteParams::default()
-                };
-                unless_gone(api.delete(name_of(meta), &params).await.map(drop))
-            }
+            Step::Delete(policy) => delete(api, meta, policy).await,
+            Step::Unblock => match unblock_owners(api, meta).await? {
+                Some(unblocked) => delete(api, &unblocked, PropagationPolicy::Foreground).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn dependents_of(&self, uid: &str) -> Dependents {
+        let graph = self.shared.graph.lock();
+        match (graph.has_waiting_dependent(uid), graph.dependents(uid).is_empty()) {
+            (true, _) => Dependents::Waiting,
+            (false, false) => Dependents::Some,
+            (false, true) => Dependents::None,
         }
     }
 
@@ -328,6 +376,9 @@ impl GarbageCollector {
         dependent: &ServedResource,
         meta: &ObjectMeta,
     ) -> Result<OwnerState, kube::Error> {
+        if self.shared.graph.lock().is_gone(&owner.uid) {
+            return Ok(OwnerState::Dangling);
+        }
         let Some(resource) = self.shared.resource_of(owner) else {
             warn!(
                 owner = owner.name,
@@ -346,9 +397,7 @@ impl GarbageCollector {
             api.get_metadata_opt(&owner.name).await?.filter(|live| uid_of(&live.metadata) == owner.uid);
         Ok(match live {
             None => OwnerState::Dangling,
-            Some(live) if Node::of("", &live.metadata).waits && owner.block_owner_deletion == Some(true) => {
-                OwnerState::Waiting
-            }
+            Some(live) if Node::of("", &live.metadata).waits => OwnerState::Waiting,
             Some(_) => OwnerState::Solid,
         })
     }
@@ -382,13 +431,48 @@ impl GarbageCollector {
     ) -> Result<(), kube::Error> {
         let (blocked, dependents) = {
             let graph = self.shared.graph.lock();
-            (graph.is_blocked(uid), graph.dependents(uid))
+            let mut dependents = graph.dependents(uid);
+            dependents.retain(|one| !graph.waits(one));
+            (graph.is_blocked(uid), dependents)
         };
         if !blocked {
             return remove_finalizer(api, meta, FOREGROUND).await;
         }
         self.shared.visit_later(dependents);
         Ok(())
+    }
+}
+
+/// Deletes the object as it was read, and no other.
+async fn delete(
+    api: &Api<DynamicObject>,
+    meta: &ObjectMeta,
+    policy: PropagationPolicy,
+) -> Result<(), kube::Error> {
+    let preconditions =
+        Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() };
+    let params = DeleteParams {
+        propagation_policy: Some(policy),
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
+    unless_gone(api.delete(name_of(meta), &params).await.map(drop))
+}
+
+/// Says in all owner references that they hold up no deletion. Returns the metadata after that.
+async fn unblock_owners(
+    api: &Api<DynamicObject>,
+    meta: &ObjectMeta,
+) -> Result<Option<ObjectMeta>, kube::Error> {
+    let mut owners = meta.owner_references.clone().unwrap_or_default();
+    owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+    let patch = json!({"metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
+    }});
+    match api.patch_metadata(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(patched) => Ok(Some(patched.metadata)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -438,39 +522,64 @@ mod tests {
     use super::OwnerState::{Dangling, Solid, Waiting};
     use super::*;
 
-    fn check(states: &[OwnerState], finalizers: &[&str], has_dependents: bool, expected: Step) {
+    fn check(states: &[OwnerState], finalizers: &[&str], dependents: Dependents, expected: Step) {
         let owner = |(index, state): (usize, &OwnerState)| {
             (OwnerReference { uid: index.to_string(), ..OwnerReference::default() }, *state)
         };
         let owners: Vec<_> = states.iter().enumerate().map(owner).collect();
         let finalizers = finalizers.iter().map(|one| (*one).to_owned()).collect();
         let meta = ObjectMeta { finalizers: Some(finalizers), ..ObjectMeta::default() };
-        assert_eq!(plan(&meta, &owners, has_dependents), expected);
+        assert_eq!(plan(&meta, &owners, dependents), expected);
     }
 
     #[test]
     fn an_object_without_owners_stays() {
-        check(&[], &[], false, Step::Keep);
+        check(&[], &[], Dependents::None, Step::Keep);
     }
 
     #[test]
     fn an_object_goes_with_its_last_owner() {
-        check(&[Dangling, Dangling], &[], false, Step::Delete(PropagationPolicy::Background));
+        check(&[Dangling, Dangling], &[], Dependents::None, Step::Delete(PropagationPolicy::Background));
     }
 
     #[test]
     fn an_object_with_a_living_owner_only_forgets_the_others() {
-        check(&[Solid, Dangling, Waiting], &[], false, Step::Drop(["1".to_owned(), "2".to_owned()].into()));
+        check(
+            &[Solid, Dangling, Waiting],
+            &[],
+            Dependents::None,
+            Step::Drop(["1".to_owned(), "2".to_owned()].into()),
+        );
     }
 
     #[test]
     fn a_dependent_with_dependents_is_deleted_in_the_foreground_too() {
-        check(&[Waiting], &[], true, Step::Delete(PropagationPolicy::Foreground));
-        check(&[Waiting], &[], false, Step::Delete(PropagationPolicy::Background));
+        check(&[Waiting], &[], Dependents::Some, Step::Delete(PropagationPolicy::Foreground));
+        check(&[Waiting], &[], Dependents::None, Step::Delete(PropagationPolicy::Background));
+    }
+
+    #[test]
+    fn a_circle_of_owners_that_wait_is_opened() {
+        check(&[Waiting], &[], Dependents::Waiting, Step::Unblock);
+        check(&[Dangling], &[], Dependents::Waiting, Step::Delete(PropagationPolicy::Background));
+    }
+
+    #[test]
+    fn a_misplaced_reference_is_told_in_full() {
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            name: "c".into(),
+            uid: "7".into(),
+            ..OwnerReference::default()
+        };
+        let expected =
+            "ownerRef [v1/ConfigMap, namespace: team, name: c, uid: 7] does not exist in namespace \"team\"";
+        assert_eq!(misplaced_message(&owner, "team"), expected);
     }
 
     #[test]
     fn an_own_finalizer_decides_how_it_goes() {
-        check(&[Dangling], &[ORPHAN], false, Step::Delete(PropagationPolicy::Orphan));
+        check(&[Dangling], &[ORPHAN], Dependents::None, Step::Delete(PropagationPolicy::Orphan));
     }
 }

@@ -8,8 +8,8 @@
 //! the end, its finalizer through `/finalize`.
 //!
 //! # Guarantees
-//! The namespace goes only when discovery succeeded and every list of its contents was empty. What holds it
-//! up is said in its conditions.
+//! The namespace goes only when discovery succeeded and every list of its contents was empty. Its pods go
+//! before anything else, so that what they use outlives them. What holds it up is said in its conditions.
 //!
 //! # Differs from Kubernetes
 //! Contents are asked for again each second and whenever a pod of it goes, instead of an estimated time.
@@ -30,7 +30,7 @@ use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{is_deleting, name_of};
-use crate::resources::{ServedResource, served};
+use crate::resources::{ServedResource, served, stale};
 
 const FINALIZER: &str = "kubernetes";
 /// The names of the objects left are counted, at most this many of a kind.
@@ -51,57 +51,82 @@ struct Left {
     finalizers: BTreeMap<String, usize>,
     /// Refused requests.
     problems: Vec<String>,
+    /// Why not all kinds are known.
+    undiscovered: Option<String>,
 }
 
 impl Left {
     fn is_nothing(&self) -> bool {
-        self.objects.is_empty() && self.problems.is_empty()
+        self.objects.is_empty() && self.problems.is_empty() && self.undiscovered.is_none()
     }
 
     fn conditions(&self, now: DateTime<Utc>) -> Vec<NamespaceCondition> {
-        let count = |counts: &BTreeMap<String, usize>, noun: &str| {
-            let parts: Vec<_> =
-                counts.iter().map(|(name, count)| format!("{name} has {count} {noun}")).collect();
+        let listed = |counts: &BTreeMap<String, usize>, word: &str| {
+            let parts: Vec<_> = counts
+                .iter()
+                .map(|(name, count)| format!("{name} {word} {count} resource instances"))
+                .collect();
             parts.join(", ")
         };
-        let problems = self.problems.join("; ");
-        let objects = count(&self.objects, "resource instances");
-        let finalizers = count(&self.finalizers, "occurrences");
-        let say = |type_: &str, yes: (&str, String), no: (&str, &str), is: bool| {
-            let (reason, message) = if is { (yes.0, yes.1) } else { (no.0, no.1.to_owned()) };
-            NamespaceCondition {
-                type_: type_.to_owned(),
-                status: if is { "True" } else { "False" }.to_owned(),
-                reason: Some(reason.to_owned()),
-                message: Some(message),
-                last_transition_time: Some(time_of(now)),
-            }
-        };
-        vec![
-            say(
-                "NamespaceDeletionContentFailure",
-                ("ContentDeletionFailed", format!("Failed to delete all resource types: {problems}")),
-                ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
-                !self.problems.is_empty(),
-            ),
-            say(
-                "NamespaceContentRemaining",
-                ("SomeResourcesRemain", format!("Some resources are remaining: {objects}")),
-                ("ContentRemoved", "All content successfully removed"),
-                !self.objects.is_empty(),
-            ),
-            say(
-                "NamespaceFinalizersRemaining",
-                (
-                    "SomeFinalizersRemain",
-                    format!("Some content in the namespace has finalizers remaining: {finalizers}"),
-                ),
-                ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        let mut problems = self.problems.clone();
+        problems.sort();
+        let (failed, problems) = (problems.len(), problems.join(", "));
+        let (objects, finalizers) = (listed(&self.objects, "has"), listed(&self.finalizers, "in"));
+        let told = [
+            (self.undiscovered.is_some(), self.undiscovered.clone().unwrap_or_default()),
+            (false, String::new()),
+            (failed > 0, format!("Failed to delete all resource types, {failed} remaining: {problems}")),
+            (!self.objects.is_empty(), format!("Some resources are remaining: {objects}")),
+            (
                 !self.finalizers.is_empty(),
+                format!("Some content in the namespace has finalizers remaining: {finalizers}"),
             ),
-        ]
+        ];
+        let condition = |(row, (holds, message)): (&Told, (bool, String))| NamespaceCondition {
+            type_: row.type_.to_owned(),
+            status: if holds { "True" } else { "False" }.to_owned(),
+            reason: Some(if holds { row.bad } else { row.good.0 }.to_owned()),
+            message: Some(if holds { message } else { row.good.1.to_owned() }),
+            last_transition_time: Some(time_of(now)),
+        };
+        CONDITIONS.iter().zip(told).map(condition).collect()
     }
 }
+
+/// What a condition says when it does not hold, and why it does when it does.
+struct Told {
+    type_: &'static str,
+    good: (&'static str, &'static str),
+    bad: &'static str,
+}
+
+const CONDITIONS: [Told; 5] = [
+    Told {
+        type_: "NamespaceDeletionDiscoveryFailure",
+        good: ("ResourcesDiscovered", "All resources successfully discovered"),
+        bad: "DiscoveryFailed",
+    },
+    Told {
+        type_: "NamespaceDeletionGroupVersionParsingFailure",
+        good: ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        bad: "GroupVersionParsingFailed",
+    },
+    Told {
+        type_: "NamespaceDeletionContentFailure",
+        good: ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        bad: "ContentDeletionFailed",
+    },
+    Told {
+        type_: "NamespaceContentRemaining",
+        good: ("ContentRemoved", "All content successfully removed"),
+        bad: "SomeResourcesRemain",
+    },
+    Told {
+        type_: "NamespaceFinalizersRemaining",
+        good: ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        bad: "SomeFinalizersRemain",
+    },
+];
 
 #[async_trait]
 impl Controller for NamespaceController {
@@ -129,12 +154,7 @@ impl Controller for NamespaceController {
         if !is_deleting(&namespace.metadata) || !ours {
             return Ok(Action::Done);
         }
-        let mut left = Left::default();
-        for resource in served(&self.client).await?.iter().filter(|resource| resource.namespaced) {
-            if let Err(error) = self.empty(&key.name, resource, &mut left).await {
-                left.problems.push(format!("{}: {error}", resource.id()));
-            }
-        }
+        let left = self.empty_all(&key.name).await;
         if left.is_nothing() {
             self.finalize(&namespace).await?;
             return Ok(Action::Done);
@@ -145,6 +165,35 @@ impl Controller for NamespaceController {
 }
 
 impl NamespaceController {
+    /// Deletes all there is: the pods, and once they are gone everything else.
+    async fn empty_all(&self, namespace: &str) -> Left {
+        let mut left = Left::default();
+        let found = async { Ok((served(&self.client).await?, stale(&self.client).await?)) }.await;
+        let resources = match found {
+            Ok((resources, stale)) => {
+                left.undiscovered = undiscovered(&stale);
+                resources
+            }
+            Err::<_, kube::Error>(error) => {
+                left.undiscovered = Some(error.to_string());
+                return left;
+            }
+        };
+        let namespaced = resources.iter().filter(|resource| resource.namespaced);
+        let (pods, others): (Vec<_>, Vec<_>) = namespaced.partition(|resource| resource.is_pods());
+        for group in [pods, others] {
+            for resource in group {
+                if let Err(error) = self.empty(namespace, resource, &mut left).await {
+                    left.problems.push(error.to_string());
+                }
+            }
+            if !left.objects.is_empty() {
+                break;
+            }
+        }
+        left
+    }
+
     /// Deletes all objects of one kind and notes what is left.
     async fn empty(
         &self,
@@ -212,6 +261,18 @@ impl NamespaceController {
     }
 }
 
+/// What discovery failed at, in the words of Kubernetes' client.
+fn undiscovered(stale: &[String]) -> Option<String> {
+    let texts: Vec<String> =
+        stale.iter().map(|version| format!("{version}: stale GroupVersion discovery: {version}")).collect();
+    let (failed, texts) = (texts.len(), texts.join(", "));
+    (failed > 0).then(|| {
+        format!(
+            "Discovery failed for some groups, {failed} failing: unable to retrieve the complete list of server APIs: {texts}"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,8 +285,20 @@ mod tests {
         let all = left.conditions(DateTime::UNIX_EPOCH);
         let told: Vec<_> =
             all.iter().map(|one| (one.status.as_str(), one.message.as_deref().unwrap())).collect();
-        assert_eq!(told[0].0, "False");
-        assert_eq!(told[1], ("True", "Some resources are remaining: pods. has 2 resource instances"));
-        assert!(told[2].1.contains("example.org/keep has 1 occurrences"));
+        assert_eq!(told[0], ("False", "All resources successfully discovered"));
+        assert_eq!(told[3], ("True", "Some resources are remaining: pods. has 2 resource instances"));
+        let finalizers = "Some content in the namespace has finalizers remaining: example.org/keep in 1 resource instances";
+        assert_eq!(told[4], ("True", finalizers));
+    }
+
+    #[test]
+    fn a_group_that_does_not_answer_keeps_the_namespace() {
+        let left = Left { undiscovered: undiscovered(&["example.org/v1".to_owned()]), ..Left::default() };
+        assert!(!left.is_nothing());
+        let told = left.conditions(DateTime::UNIX_EPOCH).remove(0);
+        assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("DiscoveryFailed")));
+        assert!(
+            told.message.unwrap().ends_with("example.org/v1: stale GroupVersion discovery: example.org/v1")
+        );
     }
 }

@@ -2,14 +2,26 @@
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ResourceQuota};
-use kube::api::{DeleteParams, PostParams};
-use serde_json::json;
+use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::collection::{create_widget, define_widgets};
 
 async fn used(cluster: &Cluster, name: &str) -> Option<String> {
     let quota = cluster.api::<ResourceQuota>("team").get("q").await.unwrap();
     Some(quota.status?.used?.get(name)?.0.clone())
+}
+
+/// Waits until the quota `name` in `team` says that `what` is used `amount` times.
+async fn until_used(cluster: &Cluster, quota: &str, what: &str, amount: &str) {
+    let shows = || async {
+        let quota = cluster.api::<ResourceQuota>("team").get(quota).await.unwrap();
+        let used = quota.status?.used?.get(what)?.0.clone();
+        (used == amount).then_some(())
+    };
+    cluster.until_idle(&format!("{what}={amount} in {quota}"), shows).await;
 }
 
 async fn limit(cluster: &Cluster, hard: serde_json::Value) {
@@ -79,6 +91,81 @@ async fn a_claim_goes_when_nothing_uses_it() {
     claims.delete("c", &DeleteParams::default()).await.unwrap();
     cluster
         .until_idle("the claim gone", || async { claims.get_opt("c").await.unwrap().is_none().then_some(()) })
+        .await;
+    cluster.stop().await;
+}
+
+async fn scoped(cluster: &Cluster, name: &str, spec: Value) {
+    let quota = json!({"metadata": {"name": name, "namespace": "team"}, "spec": spec});
+    cluster.create::<ResourceQuota>(quota).await;
+}
+
+#[tokio::test]
+async fn scopes_count_only_their_pods() {
+    let cluster = Cluster::start().await;
+    cluster.create_namespace("team").await;
+    let scopes = ["BestEffort", "NotBestEffort", "Terminating", "NotTerminating"];
+    for scope in scopes {
+        scoped(&cluster, &scope.to_lowercase(), json!({"hard": {"pods": "5"}, "scopes": [scope]})).await;
+    }
+    for scope in scopes {
+        until_used(&cluster, &scope.to_lowercase(), "pods", "0").await;
+    }
+    let pods = cluster.api::<Pod>("team");
+    for (name, requests, deadline) in [("plain", json!({}), None), ("sized", json!({"cpu": "1"}), Some(60))] {
+        let container = json!({"name": "a", "image": "a", "resources": {"requests": requests}});
+        let spec = json!({"containers": [container], "activeDeadlineSeconds": deadline});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        cluster
+            .until_idle("the pod", || async { pods.create(&PostParams::default(), &pod).await.ok() })
+            .await;
+    }
+    for scope in scopes {
+        until_used(&cluster, &scope.to_lowercase(), "pods", "1").await;
+    }
+    pods.delete("plain", &DeleteParams::default()).await.unwrap();
+    for (scope, left) in
+        [("besteffort", "0"), ("notbesteffort", "1"), ("terminating", "1"), ("notterminating", "0")]
+    {
+        until_used(&cluster, scope, "pods", left).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn custom_objects_are_counted_as_they_come_and_go() {
+    let cluster = Cluster::start().await;
+    let kind = define_widgets(&cluster).await;
+    cluster.create_namespace("team").await;
+    create_widget(&cluster, &kind, "team", "before").await;
+    limit(&cluster, json!({"count/widgets.example.org": "2"})).await;
+    until_used(&cluster, "q", "count/widgets.example.org", "1").await;
+    create_widget(&cluster, &kind, "team", "after").await;
+    until_used(&cluster, "q", "count/widgets.example.org", "2").await;
+    let widgets: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "team", &kind);
+    let refused = widgets.create(&PostParams::default(), &DynamicObject::new("third", &kind)).await;
+    assert!(refused.unwrap_err().to_string().contains("exceeded quota: q"));
+    widgets.delete("before", &DeleteParams::default()).await.unwrap();
+    until_used(&cluster, "q", "count/widgets.example.org", "1").await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn limits_that_somebody_wrote_into_the_status_are_put_right() {
+    let cluster = Cluster::start().await;
+    cluster.create_namespace("team").await;
+    limit(&cluster, json!({"cpu": "500m"})).await;
+    until_used(&cluster, "q", "cpu", "0").await;
+    let quotas = cluster.api::<ResourceQuota>("team");
+    let wrong = Patch::Merge(json!({"status": {"hard": {"cpu": "1", "memory": "1Gi"}}}));
+    quotas.patch_status("q", &PatchParams::default(), &wrong).await.unwrap();
+    let spec = Patch::Merge(json!({"spec": {"hard": {"cpu": "750m"}}}));
+    quotas.patch("q", &PatchParams::default(), &spec).await.unwrap();
+    cluster
+        .until_idle("the limits of the spec", || async {
+            let hard = quotas.get("q").await.unwrap().status?.hard?;
+            (hard.len() == 1 && hard.get("cpu")?.0 == "750m").then_some(())
+        })
         .await;
     cluster.stop().await;
 }
