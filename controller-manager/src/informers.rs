@@ -50,6 +50,8 @@ struct Contents<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
     by_owner: HashMap<String, BTreeSet<ObjectKey>>,
     by_node: HashMap<String, BTreeSet<ObjectKey>>,
+    /// What nobody controls, by namespace.
+    orphans: HashMap<String, BTreeSet<ObjectKey>>,
     /// The highest resourceVersion seen.
     revision: u64,
     lists_started: u64,
@@ -71,6 +73,7 @@ impl<K: Cached> Informer<K> {
             objects: BTreeMap::new(),
             by_owner: HashMap::new(),
             by_node: HashMap::new(),
+            orphans: HashMap::new(),
             revision: 0,
             lists_started: 0,
             lists_done: 0,
@@ -105,6 +108,14 @@ impl<K: Cached> Informer<K> {
     pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         let contents = self.contents.read();
         contents.find(contents.by_owner.get(uid))
+    }
+
+    /// What an owner with this uid has or might take: what it controls, and what nobody controls in the namespace.
+    pub(crate) fn claimable(&self, uid: &str, namespace: &str) -> Vec<Arc<K>> {
+        let contents = self.contents.read();
+        let mut all = contents.find(contents.by_owner.get(uid));
+        all.extend(contents.find(contents.orphans.get(namespace)));
+        all
     }
 
     /// The pods bound to a node.
@@ -206,9 +217,10 @@ impl<K: Cached> Contents<K> {
 
     fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let old = self.take(&key);
-        if let Some(owner) = owner_of(&*object) {
-            self.by_owner.entry(owner).or_default().insert(key.clone());
-        }
+        match owner_of(&*object) {
+            Some(owner) => self.by_owner.entry(owner).or_default().insert(key.clone()),
+            None => self.orphans.entry(key.namespace.clone()).or_default().insert(key.clone()),
+        };
         if let Some(node) = node_of(&*object) {
             self.by_node.entry(node).or_default().insert(key.clone());
         }
@@ -218,7 +230,10 @@ impl<K: Cached> Contents<K> {
 
     fn take(&mut self, key: &ObjectKey) -> Option<Arc<K>> {
         let old = self.objects.remove(key)?;
-        unindex(&mut self.by_owner, owner_of(&*old), key);
+        match owner_of(&*old) {
+            Some(owner) => unindex(&mut self.by_owner, Some(owner), key),
+            None => unindex(&mut self.orphans, Some(key.namespace.clone()), key),
+        }
         unindex(&mut self.by_node, node_of(&*old), key);
         Some(old)
     }
@@ -350,6 +365,7 @@ pub(crate) fn is_from_the_future(error: &watcher::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use kube::api::ObjectMeta;
     use watcher::Event;
 
@@ -409,6 +425,34 @@ mod tests {
         assert_eq!(informer.on_node("n1").len(), 1);
         informer.apply(Event::Delete(pod("a", "3", Some("n1"))));
         assert!(informer.on_node("n1").is_empty());
+    }
+
+    #[test]
+    fn what_an_owner_may_claim_follows_the_owner_references() {
+        let informer = Informer::<Pod>::new(Seen::default());
+        let owned = |name: &str, revision: &str, owner: &str| {
+            let mut pod = pod(name, revision, None);
+            pod.metadata.owner_references = Some(vec![OwnerReference {
+                uid: owner.to_owned(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]);
+            pod
+        };
+        let claimable = |uid: &str| -> Vec<String> {
+            let all = informer.claimable(uid, "ns");
+            all.iter().filter_map(|pod| pod.metadata.name.clone()).collect()
+        };
+        informer.apply(Event::Apply(owned("ours", "1", "us")));
+        informer.apply(Event::Apply(owned("theirs", "2", "them")));
+        informer.apply(Event::Apply(pod("orphan", "3", None)));
+        assert_eq!(claimable("us"), ["ours", "orphan"]);
+        informer.apply(Event::Apply(owned("orphan", "4", "them")));
+        informer.apply(Event::Apply(pod("ours", "5", None)));
+        assert_eq!(
+            (claimable("us"), claimable("them")),
+            (vec!["ours".into()], vec!["orphan".into(), "theirs".into(), "ours".into()])
+        );
     }
 
     #[test]

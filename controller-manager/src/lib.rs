@@ -16,6 +16,7 @@ mod ownership;
 mod pod_control;
 mod pods;
 mod queue;
+mod replicas;
 mod resources;
 mod revisions;
 mod runtime;

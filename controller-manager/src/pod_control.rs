@@ -43,7 +43,9 @@ impl PodControl {
                 Ok(created)
             }
             Err(error) => {
-                self.events.warning(owner, "FailedCreate", &format!("Error creating: {}", said(&error)));
+                if !is_namespace_going(&error) {
+                    self.events.warning(owner, "FailedCreate", &format!("Error creating: {}", said(&error)));
+                }
                 Err(error)
             }
         }
@@ -67,6 +69,13 @@ impl PodControl {
             }
         }
     }
+}
+
+/// Whether a creation was refused because its namespace is being deleted.
+pub(crate) fn is_namespace_going(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Deletes this very object (its uid); that it is gone, or another has its name, is no error.

@@ -362,7 +362,7 @@ fn manage(facts: &Facts<'_>, suspended: bool, observed: &Observed<'_>, steps: &m
     };
     if active > wanted {
         let mut ranked = facts.active.clone();
-        ranked.sort_by(|one, other| crate::pods::deletion_order(one, other, |_| 0));
+        ranked.sort_by(|one, other| crate::pods::deletion_order(one, other, observed.now, |_| 0));
         ranked.truncate((active - wanted).min(BURST_MAX));
         steps.push(Step::Delete(ranked));
     } else if active < wanted {

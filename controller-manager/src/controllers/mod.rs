@@ -22,6 +22,7 @@ mod persistent_volume_claim_protection;
 mod persistent_volume_protection;
 mod pod_garbage_collector;
 mod replicaset;
+mod replicationcontroller;
 mod resource_quota;
 mod root_ca_certificate_publisher;
 mod serviceaccount;
@@ -44,6 +45,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<resource_quota::ResourceQuotaController>(),
     def::<deployment::DeploymentController>(),
     def::<replicaset::ReplicaSetController>(),
+    def::<replicationcontroller::ReplicationControllerController>(),
     def::<statefulset::StatefulSetController>(),
     def::<daemonset::DaemonSetController>(),
     def::<job::JobController>(),

@@ -7,6 +7,7 @@ mod collection;
 mod jobs;
 mod leadership;
 mod quotas;
+mod replicas;
 mod rollouts;
 mod trust;
 mod workloads;
