@@ -109,13 +109,23 @@ impl Setup<'_> {
         informer: &Informer<K>,
         map: impl Fn(&K) -> Vec<ObjectKey> + Send + Sync + 'static,
     ) {
+        self.subscribe_gathering(informer, Duration::ZERO, map);
+    }
+
+    /// The same, but a key is queued only after `delay`, so that changes that come together are one reconcile.
+    pub(crate) fn subscribe_gathering<K: Cached>(
+        &self,
+        informer: &Informer<K>,
+        delay: Duration,
+        map: impl Fn(&K) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) {
         let queue = self.queue.clone();
         informer.subscribe(move |change| {
             let mut keys: Vec<ObjectKey> = change.old.map(|old| map(old)).unwrap_or_default();
             keys.extend(change.new.map(|new| map(new)).unwrap_or_default());
             keys.sort();
             keys.dedup();
-            keys.into_iter().for_each(|key| queue.add(key));
+            keys.into_iter().for_each(|key| queue.add_after(key, delay));
         });
     }
 

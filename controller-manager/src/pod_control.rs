@@ -151,20 +151,49 @@ where
     O: Cached + Resource<Scope = NamespaceResourceScope>,
     K: Cached + Resource<Scope = NamespaceResourceScope>,
 {
+    claim(client, owner, selector, candidates, None).await
+}
+
+/// The same; what is adopted gets `finalizer`, and what is released loses it.
+pub(crate) async fn claim_all_holding<O, K>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    candidates: Vec<Arc<K>>,
+    finalizer: &str,
+) -> Result<Vec<Arc<K>>, kube::Error>
+where
+    O: Cached + Resource<Scope = NamespaceResourceScope>,
+    K: Cached + Resource<Scope = NamespaceResourceScope>,
+{
+    claim(client, owner, selector, candidates, Some(finalizer)).await
+}
+
+async fn claim<O, K>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    candidates: Vec<Arc<K>>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, kube::Error>
+where
+    O: Cached + Resource<Scope = NamespaceResourceScope>,
+    K: Cached + Resource<Scope = NamespaceResourceScope>,
+{
     let mut claimed = Vec::new();
     let mut may_adopt = None;
     for object in candidates {
         match owners::claim(owner.meta(), selector, object.meta()) {
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}
-            Claim::Release => release(client, &*object, owners::uid_of(owner.meta())).await?,
+            Claim::Release => release(client, &*object, owners::uid_of(owner.meta()), finalizer).await?,
             Claim::Adopt => {
                 if may_adopt.is_none() {
                     may_adopt = Some(is_alive(client, owner).await?);
                 }
                 if may_adopt == Some(true) {
-                    claimed
-                        .push(Arc::new(adopt(client, &*object, owners::controller_reference(owner)).await?));
+                    let owner = owners::controller_reference(owner);
+                    claimed.push(Arc::new(adopt(client, &*object, owner, finalizer).await?));
                 }
             }
         }
@@ -182,35 +211,53 @@ where
     Ok(live.is_some_and(|live| live.metadata.uid == meta.uid && live.metadata.deletion_timestamp.is_none()))
 }
 
-async fn adopt<K>(client: &Client, object: &K, owner: OwnerReference) -> Result<K, kube::Error>
+async fn adopt<K>(
+    client: &Client,
+    object: &K,
+    owner: OwnerReference,
+    finalizer: Option<&str>,
+) -> Result<K, kube::Error>
 where
     K: Cached + Resource<Scope = NamespaceResourceScope>,
 {
-    let mut references = object.meta().owner_references.clone().unwrap_or_default();
-    references.push(owner);
-    set_owners(client, object, &references).await
+    let mut meta = object.meta().clone();
+    meta.owner_references.get_or_insert_default().push(owner);
+    let finalizers = meta.finalizers.get_or_insert_default();
+    finalizers.extend(finalizer.filter(|one| !finalizers.iter().any(|own| own == one)).map(str::to_owned));
+    set_owners(client, object, &meta).await
 }
 
-async fn release<K>(client: &Client, object: &K, owner_uid: &str) -> Result<(), kube::Error>
+async fn release<K>(
+    client: &Client,
+    object: &K,
+    owner_uid: &str,
+    finalizer: Option<&str>,
+) -> Result<(), kube::Error>
 where
     K: Cached + Resource<Scope = NamespaceResourceScope>,
 {
-    let mut references = object.meta().owner_references.clone().unwrap_or_default();
-    references.retain(|reference| reference.uid != owner_uid);
-    match set_owners(client, object, &references).await {
+    let mut meta = object.meta().clone();
+    meta.owner_references.get_or_insert_default().retain(|reference| reference.uid != owner_uid);
+    meta.finalizers.get_or_insert_default().retain(|own| Some(own.as_str()) != finalizer);
+    match set_owners(client, object, &meta).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         result => result.map(drop),
     }
 }
 
-async fn set_owners<K>(client: &Client, object: &K, references: &[OwnerReference]) -> Result<K, kube::Error>
+/// Writes the owners and finalizers of `wanted`, if nobody has changed the object since it was read.
+async fn set_owners<K>(client: &Client, object: &K, wanted: &ObjectMeta) -> Result<K, kube::Error>
 where
     K: Cached + Resource<Scope = NamespaceResourceScope>,
 {
     let meta = object.meta();
     let api: Api<K> = Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default());
-    let patch = json!({"metadata": {
-        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": references,
+    let mut patch = json!({"metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version,
+        "ownerReferences": wanted.owner_references,
     }});
+    if meta.finalizers.clone().unwrap_or_default() != wanted.finalizers.clone().unwrap_or_default() {
+        patch["metadata"]["finalizers"] = json!(wanted.finalizers);
+    }
     api.patch(owners::name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await
 }
