@@ -40,7 +40,7 @@ use crate::expectations::Expectations;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, name_of, selects, uid_of};
-use crate::pod_control::{PodControl, claim_all_holding, slow_start};
+use crate::pod_control::{PodControl, claim_all_holding, is_namespace_going, slow_start};
 
 mod backoff;
 mod counting;
@@ -196,10 +196,16 @@ impl JobController {
         created: &AtomicUsize,
     ) -> Result<(), kube::Error> {
         let create = |at: usize| async move {
-            let pod = self.control.create(job, &pod_for(job, spec, &new[at])).await?;
-            self.expectations.created(key, &self.pods, &pod);
-            created.fetch_add(1, Ordering::Relaxed);
-            Ok(())
+            match self.control.create(job, &pod_for(job, spec, &new[at])).await {
+                Ok(pod) => {
+                    self.expectations.created(key, &self.pods, &pod);
+                    created.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+                // The job goes with its namespace: to try again would only make noise.
+                Err(error) if is_namespace_going(&error) => Ok(()),
+                Err(error) => Err(error),
+            }
         };
         slow_start(new.len(), create).await
     }
