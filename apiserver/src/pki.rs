@@ -10,9 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Datelike, Duration, Utc};
 use component_base::clock::Clock;
+use component_base::der;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+    KeyPair, KeyUsagePurpose, SanType, SigningKey as _, string::Ia5String,
 };
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -252,7 +253,37 @@ fn issue(issuer: &Issuer<'static, KeyPair>, clock: &Clock, leaf: &Leaf<'_>) -> R
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.signed_by(&key, issuer).map_err(failed)?;
-    Ok(Credential { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    let certificate_pem = match leaf.groups.len() {
+        0 | 1 => certificate.pem(),
+        _ => with_groups(certificate.der(), leaf, issuer)?,
+    };
+    Ok(Credential { certificate_pem, key_pem: key.serialize_pem() })
+}
+
+/// The certificate signed again with every group in its subject: the builder keeps one value of a sort only.
+fn with_groups(der: &[u8], leaf: &Leaf<'_>, issuer: &Issuer<'static, KeyPair>) -> Result<String, PkiError> {
+    let failed = |source| PkiError::Make { name: leaf.name.to_owned(), source };
+    let renamed = renamed(der, &der::name(leaf.groups, leaf.name));
+    let (body, algorithm) = renamed.ok_or_else(|| failed(rcgen::Error::CouldNotParseCertificate))?;
+    let signature = issuer.key().sign(&body).map_err(failed)?;
+    Ok(pem_of(&der::sequence(&[body, algorithm, der::bit_string(&signature)])))
+}
+
+/// The signed part of a certificate with another subject, and the name of the signature's algorithm.
+fn renamed(der: &[u8], name: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (body, rest) = der::split(der::content(der)?)?;
+    let (algorithm, _) = der::split(rest)?;
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let (fields, subject) = (der::content(body)?, certificate.subject().as_raw());
+    let at = fields.windows(subject.len()).position(|part| part == subject)?;
+    let (before, after) = (&fields[..at], &fields[at + subject.len()..]);
+    Some((der::element(0x30, &[before, name, after].concat()), algorithm.to_vec()))
+}
+
+fn pem_of(der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// A name that cannot stand in a certificate is left out: the server is then not reached by it, but runs.
@@ -465,5 +496,25 @@ mod tests {
         for path in [path, dir.path().join("pki/ca.key"), dir.path().join("pki/sa.key")] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_of_several_groups_has_them_all_and_openssl_trusts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::ensure(Some(dir.path()), Clock::system(), &hosts()).unwrap();
+        let path = dir.path().join("jane.crt");
+        let made = pki.issue_client("jane", &["dev", "ops", "system:masters"]).unwrap().certificate_pem;
+        std::fs::write(&path, &made).unwrap();
+        let leaf = Leaf { name: "jane", groups: &["dev", "ops", "system:masters"], hosts: &[] };
+        assert!(fits(&made, &leaf) && authority_matches(&made, pki.ca_pem()));
+        let openssl = |args: &[&str]| {
+            let run = std::process::Command::new("openssl").args(args).arg(&path).output().expect("openssl");
+            String::from_utf8_lossy(&run.stdout).into_owned()
+        };
+        let authority = dir.path().join("ca.crt");
+        let verified = openssl(&["verify", "-purpose", "sslclient", "-CAfile", authority.to_str().unwrap()]);
+        assert!(verified.contains("jane.crt: OK"), "{verified}");
+        let shown = openssl(&["x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in"]);
+        assert_eq!(shown.trim(), "subject=CN=jane,O=system:masters,O=ops,O=dev");
     }
 }

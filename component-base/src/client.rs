@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::caller::Caller;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::watcher;
 
 /// Where a component's client comes from.
 #[derive(Clone)]
@@ -66,5 +67,48 @@ pub fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         other => other.to_string(),
+    }
+}
+
+/// An error with its causes, for logs; what a request or a watch met in the words of the server.
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(link) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        if let Some(request) = link.downcast_ref::<kube::Error>() {
+            return text + &said(request);
+        }
+        next = link.source();
+        match link.downcast_ref::<watcher::Error>() {
+            Some(watcher::Error::InitialListFailed(_)) => text.push_str("the list failed"),
+            Some(watcher::Error::WatchStartFailed(_)) => text.push_str("the watch did not start"),
+            Some(watcher::Error::WatchFailed(_)) => text.push_str("the watch broke"),
+            Some(watcher::Error::WatchError(status)) => return text + &status.message,
+            Some(watcher::Error::NoResourceVersion) | None => text.push_str(&link.to_string()),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot bind")]
+    struct Outer(#[source] kube::Error);
+
+    #[test]
+    fn an_error_is_told_in_the_words_of_the_server() {
+        let refused =
+            || kube::Error::Api(Box::new(Status::failure("pods is forbidden", "Forbidden").with_code(403)));
+        assert_eq!(told(&Outer(refused())), "cannot bind: pods is forbidden");
+        let watch = watcher::Error::WatchStartFailed(refused());
+        assert_eq!(told(&watch), "the watch did not start: pods is forbidden");
     }
 }

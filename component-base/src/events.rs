@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::client::said;
 use crate::clock::Clock;
 use crate::supervise::Tasks;
 
@@ -148,7 +149,7 @@ impl Writer {
                 continue;
             }
             if let Err(error) = self.write(&note).await {
-                warn!(%error, reason = note.reason, "cannot write an event; dropped");
+                warn!(error = said(&error), reason = note.reason, "cannot write an event; dropped");
             }
         }
     }

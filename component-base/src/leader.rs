@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Shutdown;
+use crate::client::said;
 use crate::clock::Clock;
 use crate::metrics::{Family, Gauge, Metrics};
 
@@ -123,7 +124,11 @@ impl Holder {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    warn!(%error, lease = self.election.name, "cannot read or write the lease; trying again")
+                    warn!(
+                        error = said(&error),
+                        lease = self.election.name,
+                        "cannot read or write the lease; trying again"
+                    )
                 }
             }
             let pause = tokio::time::sleep(self.election.retry_period);
@@ -157,11 +162,19 @@ impl Holder {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) | Err(_) => return,
                 Ok(Err(error)) if Instant::now() >= deadline => {
-                    warn!(%error, lease = self.election.name, "could not renew the lease in time");
+                    warn!(
+                        error = said(&error),
+                        lease = self.election.name,
+                        "could not renew the lease in time"
+                    );
                     return;
                 }
                 Ok(Err(error)) => {
-                    warn!(%error, lease = self.election.name, "could not renew the lease; trying again")
+                    warn!(
+                        error = said(&error),
+                        lease = self.election.name,
+                        "could not renew the lease; trying again"
+                    )
                 }
             }
         }
@@ -219,7 +232,11 @@ impl Holder {
         match tokio::time::timeout(self.election.retry_period, released).await {
             Ok(Ok(())) => info!(lease = self.election.name, "gave up leadership"),
             Ok(Err(error)) => {
-                warn!(%error, lease = self.election.name, "could not give up the lease; it will expire")
+                warn!(
+                    error = said(&error),
+                    lease = self.election.name,
+                    "could not give up the lease; it will expire"
+                )
             }
             Err(_) => warn!(lease = self.election.name, "giving up the lease took too long; it will expire"),
         }

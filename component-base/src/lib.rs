@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod caller;
 pub mod client;
 pub mod clock;
+pub mod der;
 pub mod events;
 pub mod flags;
 pub mod health;

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use component_base::acted_on::{self, Seen};
+use component_base::client::told;
 use component_base::supervise::Tasks;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -337,7 +338,7 @@ impl<K: Cached> Informer<K> {
                     debug!(kind = %K::kind(&()), "watch is too old; listing again");
                 }
                 Err(error) => {
-                    warn!(kind = %K::kind(&()), %error, "watch failed; trying again");
+                    warn!(kind = %K::kind(&()), error = told(&error), "watch failed; trying again");
                     if is_from_the_future(&error) {
                         self.forget_revision();
                         return;

@@ -4,6 +4,7 @@
 //! controllers; `expectations` keeps a lagging cache from making a controller create too much. Everything
 //! goes through the API: nothing here knows the store or another controller.
 
+mod bootstrap_token;
 mod controller;
 mod controllers;
 mod expectations;

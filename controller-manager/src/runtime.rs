@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use component_base::Shutdown;
 use component_base::acted_on::Seen;
+use component_base::client::told;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
 use component_base::metrics::{Counter, Family, Gauge, Metrics};
@@ -154,21 +155,10 @@ impl Loop {
             }
             problem => {
                 let delay = self.queue.add_failed(key.clone());
-                let chain = chain_of(problem);
+                let chain = told(problem);
                 warn!(controller = self.name, %key, ?delay, "reconcile failed: {chain}");
                 "error"
             }
         }
     }
-}
-
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

@@ -4,6 +4,7 @@
 //! request exactly, with all organizations in their order, which no builder of certificates keeps.
 
 use chrono::{DateTime, Datelike as _, Duration, Utc};
+use component_base::der::{bit_string, element, sequence};
 use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -69,14 +70,14 @@ impl Authority {
         let algorithm = algorithm(&self.key).map_err(|e| e.to_string())?;
         let (from, until) = self.validity(seconds, now);
         let tbs = sequence(&[
-            tlv(0xa0, &integer(&[2])),
+            element(0xa0, &integer(&[2])),
             integer(&positive(serial)),
             algorithm.clone(),
             self.subject.clone(),
             sequence(&[time(from), time(until)]),
             info.subject.as_raw().to_vec(),
             info.subject_pki.raw.to_vec(),
-            tlv(0xa3, &sequence(&self.extensions(&request, usages)?)),
+            element(0xa3, &sequence(&self.extensions(&request, usages)?)),
         ]);
         let signature = self.key.sign(&tbs).map_err(|e| e.to_string())?;
         let certificate = sequence(&[tbs, algorithm, bit_string(&signature)]);
@@ -104,11 +105,11 @@ impl Authority {
             extensions.push(extension(&[0x55, 0x1d, 0x0f], true, &key_usage(bits)));
         }
         if !purposes.is_empty() {
-            let list: Vec<Vec<u8>> = purposes.iter().map(|oid| tlv(6, oid)).collect();
+            let list: Vec<Vec<u8>> = purposes.iter().map(|oid| element(6, oid)).collect();
             extensions.push(extension(&[0x55, 0x1d, 0x25], false, &sequence(&list)));
         }
         extensions.push(extension(&[0x55, 0x1d, 0x13], true, &sequence(&[])));
-        let authority = sequence(&[tlv(0x80, &key_id(&self.key))]);
+        let authority = sequence(&[element(0x80, &key_id(&self.key))]);
         extensions.push(extension(&[0x55, 0x1d, 0x23], false, &authority));
         extensions.extend(alternative_names(request));
         Ok(extensions)
@@ -171,7 +172,7 @@ const PKIX: [&[u8]; 6] = [
 /// The AlgorithmIdentifier of the key's signatures.
 fn algorithm(key: &KeyPair) -> Result<Vec<u8>, SigningError> {
     let known = key.algorithm();
-    let plain = |oid: &[u8]| Ok(sequence(&[tlv(6, oid)]));
+    let plain = |oid: &[u8]| Ok(sequence(&[element(6, oid)]));
     if known == &rcgen::PKCS_ECDSA_P256_SHA256 {
         plain(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2])
     } else if known == &rcgen::PKCS_ECDSA_P384_SHA384 {
@@ -179,33 +180,14 @@ fn algorithm(key: &KeyPair) -> Result<Vec<u8>, SigningError> {
     } else if known == &rcgen::PKCS_ED25519 {
         plain(&[0x2b, 0x65, 0x70])
     } else if known == &rcgen::PKCS_RSA_SHA256 {
-        Ok(sequence(&[tlv(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 0x0b]), tlv(5, &[])]))
+        Ok(sequence(&[element(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 0x0b]), element(5, &[])]))
     } else {
         Err(SigningError::Algorithm)
     }
 }
 
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    let length = content.len().to_be_bytes();
-    let used: Vec<u8> = length.iter().copied().skip_while(|byte| *byte == 0).collect();
-    match content.len() {
-        0..0x80 => out.push(used.first().copied().unwrap_or(0)),
-        _ => {
-            out.push(0x80 | used.len() as u8);
-            out.extend_from_slice(&used);
-        }
-    }
-    out.extend_from_slice(content);
-    out
-}
-
-fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
-    tlv(0x30, &parts.concat())
-}
-
 fn integer(bytes: &[u8]) -> Vec<u8> {
-    tlv(2, bytes)
+    element(2, bytes)
 }
 
 /// Neither negative nor with a leading zero.
@@ -214,33 +196,29 @@ fn positive(mut serial: [u8; 16]) -> [u8; 16] {
     serial
 }
 
-fn bit_string(bytes: &[u8]) -> Vec<u8> {
-    tlv(3, &[&[0], bytes].concat())
-}
-
 fn key_usage(bits: u16) -> Vec<u8> {
     let unused = bits.trailing_zeros() as u8;
     let bytes = bits.to_be_bytes();
     match unused {
-        8.. => tlv(3, &[unused - 8, bytes[0]]),
-        _ => tlv(3, &[unused, bytes[0], bytes[1]]),
+        8.. => element(3, &[unused - 8, bytes[0]]),
+        _ => element(3, &[unused, bytes[0], bytes[1]]),
     }
 }
 
 fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let mut parts = vec![tlv(6, oid)];
+    let mut parts = vec![element(6, oid)];
     if critical {
-        parts.push(tlv(1, &[0xff]));
+        parts.push(element(1, &[0xff]));
     }
-    parts.push(tlv(4, value));
+    parts.push(element(4, value));
     sequence(&parts)
 }
 
 /// UTCTime until 2049, GeneralizedTime after.
 fn time(at: DateTime<Utc>) -> Vec<u8> {
     match at.year() {
-        ..2050 => tlv(0x17, at.format("%y%m%d%H%M%SZ").to_string().as_bytes()),
-        _ => tlv(0x18, at.format("%Y%m%d%H%M%SZ").to_string().as_bytes()),
+        ..2050 => element(0x17, at.format("%y%m%d%H%M%SZ").to_string().as_bytes()),
+        _ => element(0x18, at.format("%Y%m%d%H%M%SZ").to_string().as_bytes()),
     }
 }
 
@@ -299,9 +277,9 @@ mod tests {
 
     #[test]
     fn lengths_of_der_have_one_form() {
-        assert_eq!(tlv(4, &[7])[..2], [4, 1]);
-        assert_eq!(tlv(4, &[])[..], [4, 0]);
-        assert_eq!(tlv(4, &[0; 200])[..3], [4, 0x81, 200]);
-        assert_eq!(tlv(4, &[0; 300])[..4], [4, 0x82, 1, 44]);
+        assert_eq!(element(4, &[7])[..2], [4, 1]);
+        assert_eq!(element(4, &[])[..], [4, 0]);
+        assert_eq!(element(4, &[0; 200])[..3], [4, 0x81, 200]);
+        assert_eq!(element(4, &[0; 300])[..4], [4, 0x82, 1, 44]);
     }
 }

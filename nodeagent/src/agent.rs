@@ -10,6 +10,7 @@ use anyhow::Context;
 use component_base::Shutdown;
 use component_base::acted_on::{self, Seen};
 use component_base::caller::Caller;
+use component_base::client::told;
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use component_base::metrics::Metrics;
@@ -278,7 +279,7 @@ impl Agent {
                     }
                 }
                 Ok(None) => return,
-                Err(error) => warn!(%error, "watching pods; trying again"),
+                Err(error) => warn!(error = told(&error), "watching pods; trying again"),
             }
             seen.note(revision);
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::backoff::Backoff;
+use component_base::client::said;
 use component_base::clock::Clock;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -192,7 +193,7 @@ pub(crate) async fn register(client: &Client, registration: &Registration, clock
                 info!(node = registration.name, at = %clock.now(), "registered");
                 return node;
             }
-            Err(error) => warn!(node = registration.name, "cannot register: {error}; trying again"),
+            Err(error) => warn!(node = registration.name, "cannot register: {}; trying again", said(&error)),
         }
         failures += 1;
         tokio::time::sleep(Backoff::CONNECTION.delay(failures)).await;
@@ -227,7 +228,7 @@ pub(crate) async fn renew_lease(client: Client, registration: Registration, cloc
                 LEASE_RENEWAL
             }
             Err(error) => {
-                warn!(node = name, "renewing the lease: {error}");
+                warn!(node = name, "renewing the lease: {}", said(&error));
                 Duration::from_secs(1)
             }
         };
@@ -274,7 +275,7 @@ pub(crate) async fn report_status(agent: Arc<Agent>, registration: Registration)
         let pause = match report_once(&agent, &api, &registration, &mut sent).await {
             Ok(()) => STATUS_LOOK,
             Err(error) => {
-                warn!(node = registration.name, "reporting the node's status: {error}");
+                warn!(node = registration.name, "reporting the node's status: {}", said(&error));
                 Duration::from_secs(1)
             }
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use component_base::Shutdown;
 use component_base::acted_on::Seen;
+use component_base::client::told;
 use component_base::clock::Clock;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
@@ -168,8 +169,7 @@ impl Surroundings {
             let result = writer.report(&report).await;
             drop(slot);
             if let Err(error) = result {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(pod = report.pod.key(), %error, source, "cannot report; the next attempt will");
+                warn!(pod = report.pod.key(), error = told(&error), "cannot report; the next attempt will");
                 drop(done.send(Done::ReportFailed(report.pod.uid.clone())).await);
             }
         });

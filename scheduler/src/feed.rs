@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use component_base::acted_on::{self, Seen};
+use component_base::client::told;
 use component_base::supervise::Tasks;
 
 use crate::brain::{Change, Watched};
@@ -95,7 +96,7 @@ async fn follow<K>(
             Ok(watcher::Event::Apply(object)) => (translation.applied)(object),
             Ok(watcher::Event::Delete(object)) => (translation.gone)(&object),
             Err(error) => {
-                warn!(kind = ?translation.watched, %error, "watch failed; trying again");
+                warn!(kind = ?translation.watched, error = told(&error), "watch failed; trying again");
                 continue;
             }
         };

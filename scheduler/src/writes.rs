@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use component_base::client::told;
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -141,8 +142,7 @@ pub(crate) fn explain(pod: &PodInfo, node: &str, error: &BindError) -> Option<St
         debug!(pod = pod.key(), node, "pod was deleted before it was bound");
         return None;
     }
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let text = told(error);
     warn!(pod = pod.key(), node, error = text, "cannot bind; trying again");
     Some(format!("binding rejected: {text}"))
 }

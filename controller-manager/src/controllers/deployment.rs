@@ -25,6 +25,7 @@ use api_types::template_hash::template_hash;
 use api_types::{conditions, pods};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use component_base::client::said;
 use component_base::clock::{Clock, moment_of, time_of};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec,
@@ -716,7 +717,7 @@ impl DeploymentController {
                 self.events.warning(
                     deployment,
                     "ReplicaSetCreateError",
-                    &format!("Failed to create new replica set {name:?}: {error}"),
+                    &format!("Failed to create new replica set {name:?}: {}", said(&error)),
                 );
                 Err(error)
             }

@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use component_base::Shutdown;
 use component_base::acted_on::{self, Seen};
 use component_base::backoff::Backoff;
+use component_base::client::{said, told};
 use component_base::supervise::Tasks;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -161,7 +162,7 @@ async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watc
             }
             Err(error) => {
                 failures += 1;
-                warn!(%error, "cannot discover what kinds there are; trying again");
+                warn!(error = said(&error), "cannot discover what kinds there are; trying again");
                 tokio::time::sleep(Backoff::CONNECTION.delay(failures)).await;
                 continue;
             }
@@ -239,7 +240,7 @@ async fn watch_until_unknown(
             Ok(watcher::Event::Apply(object)) => shared.put(&id, &object),
             Ok(watcher::Event::Delete(object)) => shared.remove(uid_of(&object.metadata)),
             Err(error) => {
-                warn!(resource = id, %error, "watch failed; trying again");
+                warn!(resource = id, error = told(&error), "watch failed; trying again");
                 // A kind that cannot be listed must not keep all the others waiting.
                 done.send_replace(true);
                 if is_from_the_future(&error) {

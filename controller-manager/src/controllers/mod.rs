@@ -4,6 +4,7 @@
 
 use crate::controller::{Definition, def};
 
+mod bootstrap_signer;
 mod certificatesigningrequest_approving;
 mod certificatesigningrequest_cleaner;
 mod certificatesigningrequest_signing;
@@ -29,6 +30,7 @@ mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
+mod token_cleaner;
 mod ttl_after_finished;
 mod validatingadmissionpolicy_status;
 
@@ -41,6 +43,8 @@ pub(crate) static ALL: &[Definition] = &[
     def::<certificatesigningrequest_approving::Approving>(),
     def::<certificatesigningrequest_signing::Signing>(),
     def::<certificatesigningrequest_cleaner::Cleaner>(),
+    def::<bootstrap_signer::BootstrapSigner>(),
+    def::<token_cleaner::TokenCleaner>(),
     def::<namespace::NamespaceController>(),
     def::<resource_quota::ResourceQuotaController>(),
     def::<deployment::DeploymentController>(),

@@ -21,6 +21,7 @@ use std::time::Duration;
 use api_types::conditions;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use component_base::client::said;
 use component_base::clock::{Clock, time_of};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceSpec, NamespaceStatus, Pod};
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 
 use component_base::Shutdown;
+use component_base::client::told;
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::reflector::{self, reflector};
@@ -64,7 +65,7 @@ pub(crate) async fn follow(client: Client, shutdown: Shutdown, leave_none: bool)
                 take(routes(nodes.iter().map(AsRef::as_ref), &own_addresses(), &made), &mut made, set_route);
             }
             Ok(None) => break,
-            Err(error) => warn!(%error, "watching nodes; trying again"),
+            Err(error) => warn!(error = told(&error), "watching nodes; trying again"),
         }
     }
     if leave_none {

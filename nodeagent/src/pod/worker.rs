@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use component_base::Shutdown;
+use component_base::client::said;
 use component_base::events::EventType;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -156,7 +157,7 @@ impl Worker {
         if !self.memory.gone && !self.memory.torn_down {
             let wanted = status::status(&pod, &observed, &self.memory, &self.agent.host, now);
             if let Err(error) = self.report(&pod, wanted).await {
-                warn!(pod = pod.metadata.name, "reporting a pod's status: {error}");
+                warn!(pod = pod.metadata.name, "reporting a pod's status: {}", said(&error));
                 return Round::Retry;
             }
         }

@@ -33,6 +33,10 @@ impl Subcommand for Certificates {
                     .action(ArgAction::Append),
             )
             .arg(value("node", "NAME", "A node to make a kubeconfig for").action(ArgAction::Append))
+            .arg(
+                value("user", "NAME=GROUP,…", "A further user to make a kubeconfig for, in these groups")
+                    .action(ArgAction::Append),
+            )
     }
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -43,25 +47,42 @@ impl Subcommand for Certificates {
         let pki = apiserver::Pki::open(&dir, Clock::system(), &hosts)
             .with_context(|| format!("cannot make certificates in {}", dir.display()))?;
         let nodes: Vec<&String> = matches.get_many("node").into_iter().flatten().collect();
-        let users = [
-            (
-                "admin",
-                text("admin-server").unwrap_or(server),
-                "kubernetes-admin".to_owned(),
-                "system:masters",
-            ),
-            ("controller-manager", server, "system:kube-controller-manager".to_owned(), ""),
-            ("scheduler", server, "system:kube-scheduler".to_owned(), ""),
+        let admin_server = text("admin-server").unwrap_or(server);
+        let components = [
+            User::new("admin", admin_server, "kubernetes-admin", "system:masters"),
+            User::new("controller-manager", server, "system:kube-controller-manager", ""),
+            User::new("scheduler", server, "system:kube-scheduler", ""),
         ];
         let nodes =
-            nodes.iter().map(|name| (name.as_str(), server, format!("system:node:{name}"), "system:nodes"));
-        for (file, server, user, group) in users.into_iter().chain(nodes) {
-            let path = dir.join(format!("{file}.kubeconfig"));
-            let groups = if group.is_empty() { &[][..] } else { &[group][..] };
-            pki.write_kubeconfig(&path, server, &user, groups)
+            nodes.iter().map(|name| User::new(name, server, &format!("system:node:{name}"), "system:nodes"));
+        let others = matches.get_many::<String>("user").into_iter().flatten().map(|user| {
+            let (name, groups) = user.split_once('=').unwrap_or((user, ""));
+            User::new(name, admin_server, name, groups)
+        });
+        for user in components.into_iter().chain(nodes).chain(others) {
+            let path = dir.join(format!("{}.kubeconfig", user.file));
+            let groups: Vec<&str> = user.groups.iter().map(String::as_str).collect();
+            pki.write_kubeconfig(&path, &user.server, &user.name, &groups)
                 .with_context(|| format!("cannot write {}", path.display()))?;
             say(format_args!("{}", path.display()));
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Who gets a kubeconfig.
+struct User {
+    file: String,
+    server: String,
+    name: String,
+    groups: Vec<String>,
+}
+
+impl User {
+    fn new(file: &str, server: &str, name: &str, groups: &str) -> Self {
+        let groups = groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect();
+        // A name may have letters that a file's name may not.
+        let file = file.replace(['/', ':'], "-");
+        Self { file, server: server.to_owned(), name: name.to_owned(), groups }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::Shutdown;
+use component_base::client::said;
 use component_base::events::EventType::{Normal, Warning};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, Secret};
 use kube::Api;
@@ -230,7 +231,9 @@ impl Task {
                     let text = format!("Unable to retrieve some image pull secrets ({}).", name.name);
                     self.event(None, Warning, "FailedToRetrieveImagePullSecret", &text);
                 }
-                Err(error) => tracing::warn!(%error, secret = name.name, "reading an image pull secret"),
+                Err(error) => {
+                    tracing::warn!(error = said(&error), secret = name.name, "reading an image pull secret")
+                }
             }
         }
         None
