@@ -176,7 +176,7 @@ impl NamespaceController {
                 resources
             }
             Err::<_, kube::Error>(error) => {
-                left.undiscovered = Some(error.to_string());
+                left.undiscovered = Some(said(&error));
                 return left;
             }
         };
@@ -185,7 +185,7 @@ impl NamespaceController {
         for group in [pods, others] {
             for resource in group {
                 if let Err(error) = self.empty(namespace, resource, &mut left).await {
-                    left.problems.push(error.to_string());
+                    left.problems.push(said(&error));
                 }
             }
             if !left.objects.is_empty() {
