@@ -1,8 +1,11 @@
 //! Kubernetes' protobuf bodies, read into JSON values: some clients write nothing else.
 //!
 //! What a field is stands in the kind's schema; only its number has to be known besides (`fields.txt`, one
-//! message a line; `2.1=hostPath` is field 1 of a part that JSON has no level for). Answers are never
-//! written in protobuf: every client that sends it reads JSON too.
+//! message a line; `2.1=hostPath` is field 1 of a part that JSON has no level for). Go writes fields that are no
+//! pointers even when they hold nothing; the form in which objects are kept leaves those out. Answers are
+//! never written in protobuf: every client that sends it reads JSON too.
+
+mod json_schema;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -29,6 +32,8 @@ pub enum ProtobufError {
     WireType { message: String, number: u64 },
     #[error("{0} is not a kind that this server has in protobuf")]
     Unknown(String),
+    #[error("schemas stand too deep in each other")]
+    Depth,
     #[error("a JSON part of it cannot be read: {0}")]
     Json(String),
 }
@@ -58,7 +63,9 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     fields.insert("kind".into(), kind.into());
     fields.insert("apiVersion".into(), version.into());
     message(&schema, raw, &mut fields)?;
-    Ok(Value::Object(fields))
+    let mut object = Value::Object(fields);
+    schema.normalize(&mut object);
+    Ok(object)
 }
 
 fn schema_of(api_version: &str, kind: &str) -> Option<Schema> {
@@ -72,25 +79,42 @@ fn schema_of(api_version: &str, kind: &str) -> Option<Schema> {
         .or_else(|| schema::builtin_definition(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")))
 }
 
-type Numbers = HashMap<(u64, u64), &'static str>;
+/// Where the fields of a message go, by their numbers.
+type Places = HashMap<u64, Place>;
 
-/// Field names by number; the second number is 0 except in parts without a level of their own.
-fn numbers(definition: &str) -> Option<&'static Numbers> {
-    static TABLE: LazyLock<HashMap<&str, Numbers>> = LazyLock::new(|| {
+enum Place {
+    Field(&'static str),
+    /// A message whose fields stand in the object itself.
+    Part(Places),
+}
+
+/// The fields of a definition's message.
+fn places(definition: &str) -> Option<&'static Places> {
+    static TABLE: LazyLock<HashMap<&str, Places>> = LazyLock::new(|| {
         let lines = include_str!("protobuf/fields.txt").lines().filter(|l| !l.starts_with('#'));
         let rows = lines.filter_map(|line| {
             let mut words = line.split(' ');
-            Some((words.next()?, words.filter_map(pair).collect()))
+            let definition = words.next()?;
+            let mut places = Places::new();
+            for (path, name) in words.filter_map(|word| word.split_once('=')) {
+                set_place(&mut places, path, name)?;
+            }
+            Some((definition, places))
         });
         rows.collect()
     });
     TABLE.get(definition)
 }
 
-fn pair(word: &'static str) -> Option<((u64, u64), &'static str)> {
-    let (number, name) = word.split_once('=')?;
-    let (outer, inner) = number.split_once('.').unwrap_or((number, "0"));
-    Some(((outer.parse().ok()?, inner.parse().ok()?), name))
+fn set_place(places: &mut Places, path: &str, name: &'static str) -> Option<()> {
+    let Some((outer, inner)) = path.split_once('.') else {
+        places.insert(path.parse().ok()?, Place::Field(name));
+        return Some(());
+    };
+    match places.entry(outer.parse().ok()?).or_insert_with(|| Place::Part(Places::new())) {
+        Place::Part(part) => set_place(part, inner, name),
+        Place::Field(_) => None,
+    }
 }
 
 enum Wire<'a> {
@@ -157,25 +181,27 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 fn message(schema: &Schema, bytes: &[u8], out: &mut Map<String, Value>) -> Result<(), ProtobufError> {
-    let Some(numbers) = numbers(&schema.definition) else {
-        return Err(ProtobufError::Unknown(schema.definition.to_string()));
-    };
+    if schema.definition.ends_with(json_schema::DEFINITION) {
+        return json_schema::read(bytes, out);
+    }
+    let places =
+        places(&schema.definition).ok_or_else(|| ProtobufError::Unknown(schema.definition.to_string()))?;
+    part(schema, places, bytes, out)
+}
+
+fn part(
+    schema: &Schema,
+    places: &Places,
+    bytes: &[u8],
+    out: &mut Map<String, Value>,
+) -> Result<(), ProtobufError> {
     for field in Fields(bytes) {
         let (number, wire) = field?;
-        match (numbers.get(&(number, 0)), wire) {
-            (Some(name), wire) => put(schema, name, wire, out)?,
-            (None, Wire::Bytes(part))
-                if numbers.keys().any(|(outer, inner)| *outer == number && *inner > 0) =>
-            {
-                for field in Fields(part) {
-                    let (inner, wire) = field?;
-                    if let Some(name) = numbers.get(&(number, inner)) {
-                        put(schema, name, wire, out)?;
-                    }
-                }
-            }
+        match (places.get(&number), wire) {
+            (Some(Place::Field(name)), wire) => put(schema, name, wire, out)?,
+            (Some(Place::Part(below)), Wire::Bytes(bytes)) => part(schema, below, bytes, out)?,
             // A field from a later version.
-            (None, _) => {}
+            _ => {}
         }
     }
     Ok(())
@@ -191,21 +217,16 @@ fn put(
     let child = schema.child(name).unwrap_or(&open);
     match (child.ty, wire) {
         (Type::List, wire) => {
-            let item = child.item().unwrap_or(&open);
-            let value = value(item, wire)?;
-            if let Value::Array(list) = out.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
-                list.push(value);
-            }
+            let value = value(child.item().unwrap_or(&open), wire)?;
+            add_item(out, name, value);
         }
         (Type::Map, Wire::Bytes(entry)) => {
             let (key, value) = map_entry(child.item().unwrap_or(&open), entry)?;
-            if let Value::Object(map) = out.entry(name).or_insert_with(|| Value::Object(Map::new())) {
-                map.insert(key, value);
-            }
+            add_entry(out, name, key, value);
         }
         (_, wire) => {
             let value = value(child, wire)?;
-            if !is_unsaid(name, &value) {
+            if !value.is_null() {
                 out.insert(name.to_owned(), value);
             }
         }
@@ -213,54 +234,31 @@ fn put(
     Ok(())
 }
 
-/// Go writes fields that are no pointers even when they hold nothing; JSON leaves them out. On the wire
-/// nothing tells them from pointers to zero, so those that are pointers and mean something at zero are named.
-fn is_unsaid(name: &str, value: &Value) -> bool {
-    const ZERO_IS_SAID: &[&str] = &[
-        "replicas",
-        "parallelism",
-        "completions",
-        "backoffLimit",
-        "terminationGracePeriodSeconds",
-        "value",
-        "revisionHistoryLimit",
-        "successfulJobsHistoryLimit",
-        "failedJobsHistoryLimit",
-        "gracePeriodSeconds",
-        "ttlSecondsAfterFinished",
-        "runAsUser",
-        "runAsGroup",
-        "fsGroup",
-        "defaultMode",
-        "mode",
-        "priority",
-        "automountServiceAccountToken",
-        "enableServiceLinks",
-        "allowPrivilegeEscalation",
-        "immutable",
-        "blockOwnerDeletion",
-        "controller",
-        "publishNotReadyAddresses",
-        "ready",
-        "serving",
-        "terminating",
-    ];
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Number(number) => number.as_f64() == Some(0.0) && !ZERO_IS_SAID.contains(&name),
-        Value::Bool(said) => !said && !ZERO_IS_SAID.contains(&name),
-        _ => false,
+fn add_item(out: &mut Map<String, Value>, name: &str, item: Value) {
+    if let Value::Array(list) = out.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+        list.push(item);
+    }
+}
+
+fn add_entry(out: &mut Map<String, Value>, name: &str, key: String, value: Value) {
+    if let Value::Object(map) = out.entry(name).or_insert_with(|| Value::Object(Map::new())) {
+        map.insert(key, value);
     }
 }
 
 fn map_entry(schema: &Schema, entry: &[u8]) -> Result<(String, Value), ProtobufError> {
+    let (key, held) = entry_of(entry)?;
     // A value that holds nothing is what its type holds at the start: an empty text, mostly.
-    let (mut key, mut held) = (String::new(), value(schema, Wire::Bytes(&[]))?);
+    Ok((key, value(schema, held.unwrap_or(Wire::Bytes(&[])))?))
+}
+
+/// The key of a map's entry, and its value if one stands there.
+fn entry_of(entry: &[u8]) -> Result<(String, Option<Wire<'_>>), ProtobufError> {
+    let (mut key, mut held) = (String::new(), None);
     for field in Fields(entry) {
         match field? {
             (1, Wire::Bytes(text)) => key = text_of(text),
-            (2, wire) => held = value(schema, wire)?,
+            (2, wire) => held = Some(wire),
             _ => {}
         }
     }
@@ -278,7 +276,7 @@ fn value(schema: &Schema, wire: Wire<'_>) -> Result<Value, ProtobufError> {
         (Type::String, Wire::Bytes(bytes)) => text_value(schema, bytes),
         (Type::Quantity, Wire::Bytes(bytes)) => Ok(Value::String(first_text(bytes)?)),
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes),
-        (Type::Object, Wire::Bytes(bytes)) if numbers(&schema.definition).is_some() => {
+        (Type::Object, Wire::Bytes(bytes)) if places(&schema.definition).is_some() => {
             let mut fields = Map::new();
             message(schema, bytes, &mut fields)?;
             Ok(Value::Object(fields))
@@ -359,8 +357,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn key(number: u8, wire: u8) -> Vec<u8> {
+        if number < 16 { vec![number << 3 | wire] } else { vec![number << 3 | wire | 0x80, number >> 4] }
+    }
+
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        let mut out = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap()];
+        let mut out = key(number, 2);
+        out.push(u8::try_from(bytes.len()).unwrap());
         out.extend_from_slice(bytes);
         out
     }
@@ -378,6 +381,54 @@ mod tests {
         assert_eq!(
             decode(&body("v1", "ConfigMap", &raw)).unwrap(),
             json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "c" }, "data": { "a": "b" } })
+        );
+    }
+
+    fn varint(number: u8, value: u8) -> Vec<u8> {
+        [key(number, 0), vec![value]].concat()
+    }
+
+    #[test]
+    fn a_zero_is_kept_only_where_go_has_a_pointer() {
+        let probe = [field(1, &[]), varint(2, 0), varint(3, 0), varint(6, 3)].concat();
+        let container = [field(1, b"c"), field(2, b"i"), field(10, &probe), varint(16, 0)].concat();
+        let spec = [field(2, &container), varint(4, 0), varint(11, 0)].concat();
+        let raw = field(2, &spec);
+        assert_eq!(
+            decode(&body("v1", "Pod", &raw)).unwrap()["spec"],
+            json!({"terminationGracePeriodSeconds": 0, "containers": [
+                {"name": "c", "image": "i", "livenessProbe": {"failureThreshold": 3}}]})
+        );
+        let raw = field(2, &[field(5, b""), field(3, b"")].concat());
+        let claim = decode(&body("v1", "PersistentVolumeClaim", &raw)).unwrap();
+        assert_eq!(claim["spec"]["storageClassName"], "");
+        assert_eq!(claim["spec"].get("volumeName"), None);
+    }
+
+    #[test]
+    fn parts_without_a_level_of_their_own_may_stand_in_each_other() {
+        let rule = [field(1, b"apps"), field(2, b"v1"), field(3, b"deployments")].concat();
+        let named = field(2, &[field(1, b"CREATE"), field(2, &rule)].concat());
+        let spec = field(2, &field(2, &field(3, &named)));
+        let policy = decode(&body("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", &spec));
+        assert_eq!(
+            policy.unwrap()["spec"]["matchConstraints"]["resourceRules"],
+            json!([{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}])
+        );
+    }
+
+    #[test]
+    fn schemas_of_custom_kinds_hold_themselves_and_plain_json() {
+        let text = [field(5, b"string"), field(8, &field(1, b"\"red\""))].concat();
+        let list = [field(5, b"array"), field(24, &field(1, &text))].concat();
+        let entry = [field(1, b"colours"), field(2, &list)].concat();
+        let schema = [field(5, b"object"), field(29, &entry)].concat();
+        let version = [field(1, b"v1"), varint(2, 1), varint(3, 1), field(4, &field(1, &schema))].concat();
+        let raw = field(2, &[field(1, b"example.test"), field(7, &version)].concat());
+        let definition = decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &raw)).unwrap();
+        assert_eq!(
+            definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+            json!({"type": "object", "properties": {"colours": {"type": "array", "items": {"type": "string", "default": "red"}}}})
         );
     }
 

@@ -95,7 +95,7 @@ pub struct Schema {
     /// The value is an object with `apiVersion`, `kind` and `metadata` of its own.
     pub embedded: bool,
     pub nullable: bool,
-    /// A built-in text that may be empty and yet be said: a pointer in Go.
+    /// A built-in scalar that may be empty, zero or false and yet be said: a pointer in Go.
     pub pointer: bool,
     /// A built-in text that is left out when it is empty, and empty when it is left out.
     pub optional: bool,

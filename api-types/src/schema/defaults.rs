@@ -36,8 +36,8 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
                     (Some(Value::Null), Some(default)) if !child.nullable => {
                         fields.insert(name.clone(), (**default).clone());
                     }
-                    (Some(Value::String(text)), Some(default))
-                        if text.is_empty() && child.builtin && !child.pointer =>
+                    (Some(zero), Some(default))
+                        if child.builtin && !child.pointer && super::normalize::is_zero(zero) =>
                     {
                         fields.insert(name.clone(), (**default).clone());
                     }

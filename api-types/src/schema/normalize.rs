@@ -82,7 +82,7 @@ fn tidy(schema: &Schema, value: &mut Value) {
                 Some(child) if child.builtin => {
                     !is_nothing(child, value)
                         || schema.written.contains(key)
-                        || (value == "" && schema.required.contains(key))
+                        || (is_zero(value) && schema.required.contains(key))
                 }
                 _ => true,
             });
@@ -131,13 +131,25 @@ pub(super) fn settle(schema: &Schema, value: &mut Value) {
     }
 }
 
-/// What Go's `omitempty` leaves out. Numbers and booleans are not judged: many of them are pointers there.
+/// What Go's `omitempty` leaves out.
 fn is_nothing(schema: &Schema, value: &Value) -> bool {
     match (schema.ty, value) {
         (_, Value::Null) => true,
-        (Type::String, Value::String(text)) => text.is_empty() && !schema.pointer && schema.default.is_none(),
         (Type::Map, Value::Object(entries)) => entries.is_empty(),
         (Type::List, Value::Array(items)) => items.is_empty(),
+        (Type::String | Type::Integer | Type::Number | Type::Boolean, value) => {
+            is_zero(value) && !schema.pointer && schema.default.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// A scalar that Go does not tell from one that nobody set, unless the field is a pointer.
+pub(super) fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(said) => !said,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
         _ => false,
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Field {
     pub(super) patch: PatchStrategy,
     /// Always there, an empty object at least.
     pub(super) structure: bool,
-    /// An empty text is kept, because it says something else than none.
+    /// An empty text, zero or false is kept, because it says something else than none.
     pub(super) pointer: bool,
     /// Always there, null at least.
     pub(super) written: bool,
