@@ -66,14 +66,17 @@ pub fn check_label_key(key: &str) -> Vec<String> {
     let (prefix, name) = match key.split_once('/') {
         None => (None, key),
         Some((_, rest)) if rest.contains('/') => {
-            return vec![format!("a qualified name {}", qualified_hint())];
+            return vec![format!("a valid label key {}", qualified_hint())];
         }
         Some((prefix, name)) => (Some(prefix), name),
     };
     let mut problems = Vec::new();
     match prefix {
         Some("") => problems.push("prefix part must be non-empty".to_owned()),
-        Some(p) => problems.extend(check_dns_subdomain(p).iter().map(|t| format!("prefix part {t}"))),
+        Some(p) => {
+            problems.extend(check_dns_subdomain(p).iter().map(|t| format!("prefix part {t}")));
+            in_bytes(&mut problems);
+        }
         None => {}
     }
     if name.is_empty() {
@@ -93,7 +96,9 @@ fn qualified_hint() -> String {
 }
 
 pub fn check_label_value(value: &str) -> Vec<String> {
-    bounded(value, 63, value.is_empty() || is_qualified(value), VALUE_TEXT)
+    let mut problems = bounded(value, 63, value.is_empty() || is_qualified(value), VALUE_TEXT);
+    in_bytes(&mut problems);
+    problems
 }
 
 /// A key of a ConfigMap or Secret.
@@ -139,10 +144,17 @@ pub fn check_port_name(name: &str) -> Vec<String> {
     problems
 }
 
+/// Labels are the ones whose lengths Kubernetes counts in bytes.
+fn in_bytes(problems: &mut [String]) {
+    for problem in problems.iter_mut().filter(|p| p.contains("must be no more than")) {
+        *problem = problem.replace(" characters", " bytes");
+    }
+}
+
 fn bounded(text: &str, bytes_max: usize, good: bool, rule: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if text.len() > bytes_max {
-        problems.push(format!("must be no more than {bytes_max} bytes"));
+        problems.push(format!("must be no more than {bytes_max} characters"));
     }
     if !good {
         problems.push(rule.to_owned());
@@ -194,7 +206,7 @@ mod tests {
         assert!(check_dns_subdomain("a.b-c.d").is_empty());
         assert_eq!(check_dns_subdomain("a..b"), [SUBDOMAIN_TEXT]);
         assert_eq!(check_dns_1035_label("1a"), [LABEL_1035_TEXT]);
-        assert_eq!(check_dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(check_dns_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::selectors::LabelSelector;
 pub type Usage = BTreeMap<String, Quantity>;
 
 /// Resources that quotas have short names for besides `count/…`.
-const SHORT_NAMES: &[&str] = &[
+pub const SHORT_NAMES: &[&str] = &[
     "configmaps",
     "persistentvolumeclaims",
     "pods",

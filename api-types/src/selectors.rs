@@ -9,7 +9,12 @@ use std::fmt;
 pub enum SelectorError {
     #[error("unable to parse requirement: found '{found}', expected: {expected}")]
     Unexpected { found: String, expected: &'static str },
-    #[error("unable to parse requirement: {key:?}: {problem}")]
+    /// What stands between requirements.
+    #[error("found '{found}', expected: {expected}")]
+    Misplaced { found: String, expected: &'static str },
+    #[error("unable to parse requirement: found '{found}' expected: '('")]
+    Unopened { found: String },
+    #[error("unable to parse requirement: <nil>: Invalid value: {key:?}: {problem}")]
     Key { key: String, problem: String },
     #[error("unable to parse requirement: values[0][{key}]: Invalid value: {value:?}: {problem}")]
     Value { key: String, value: String, problem: String },
@@ -17,6 +22,10 @@ pub enum SelectorError {
     Operator { operator: String },
     #[error("values: Invalid value: for '{operator}' operator, {problem}")]
     Values { operator: String, problem: &'static str },
+    #[error(
+        "unable to parse requirement: values[0]: Invalid value: {0:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+    )]
+    NotANumber(String),
     #[error("invalid field selector: '{0}'; can't understand '{0}'")]
     Field(String),
 }
@@ -171,13 +180,23 @@ impl<'a> Parser<'a> {
         if self.peek().is_empty() {
             return Ok(LabelSelector::everything());
         }
+        self.check_start("!, identifier, or 'end of string'")?;
         loop {
             requirements.push(self.requirement()?);
             match self.next() {
                 "" => return Ok(LabelSelector { requirements, nothing: false }),
-                "," => {}
-                other => return Err(unexpected(other, "',' or end of string")),
+                "," => self.check_start("identifier after ','")?,
+                other => return Err(misplaced(other, "',' or 'end of string'")),
             }
+        }
+    }
+
+    /// A requirement starts with a key or with its negation.
+    fn check_start(&self, expected: &'static str) -> Result<(), SelectorError> {
+        match self.peek() {
+            "!" => Ok(()),
+            start if is_symbol(start) => Err(misplaced(start, expected)),
+            _ => Ok(()),
         }
     }
 
@@ -195,8 +214,8 @@ impl<'a> Parser<'a> {
             "!=" => Test::NotIn(BTreeSet::from([self.value(&key)?])),
             "in" => Test::In(self.values(&key)?),
             "notin" => Test::NotIn(self.values(&key)?),
-            ">" => Test::GreaterThan(self.number(&key)?),
-            "<" => Test::LessThan(self.number(&key)?),
+            ">" => Test::GreaterThan(self.number()?),
+            "<" => Test::LessThan(self.number()?),
             other => return Err(unexpected(other, "in, notin, =, ==, !=, gt, lt")),
         };
         Ok(Requirement { key, test })
@@ -232,7 +251,7 @@ impl<'a> Parser<'a> {
     fn values(&mut self, key: &str) -> Result<BTreeSet<String>, SelectorError> {
         match self.next() {
             "(" => {}
-            other => return Err(unexpected(other, "'('")),
+            other => return Err(SelectorError::Unopened { found: other.to_owned() }),
         }
         let mut values = BTreeSet::new();
         loop {
@@ -240,18 +259,18 @@ impl<'a> Parser<'a> {
             match self.next() {
                 ")" => return Ok(values),
                 "," => {}
+                "" => return Err(unexpected("", "',', ')' or identifier")),
                 other => return Err(unexpected(other, "',' or ')'")),
             }
         }
     }
 
-    fn number(&mut self, key: &str) -> Result<i64, SelectorError> {
+    fn number(&mut self) -> Result<i64, SelectorError> {
         let value = self.next();
-        value.parse().map_err(|_| SelectorError::Value {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            problem: "for 'Gt', 'Lt' operators, the value must be an integer".into(),
-        })
+        if is_symbol(value) {
+            return Err(unexpected(value, "identifier"));
+        }
+        value.parse().map_err(|_| SelectorError::NotANumber(value.to_owned()))
     }
 
     fn peek(&self) -> &'a str {
@@ -280,6 +299,10 @@ fn is_symbol(token: &str) -> bool {
 
 fn unexpected(found: &str, expected: &'static str) -> SelectorError {
     SelectorError::Unexpected { found: found.to_owned(), expected }
+}
+
+fn misplaced(found: &str, expected: &'static str) -> SelectorError {
+    SelectorError::Misplaced { found: found.to_owned(), expected }
 }
 
 /// Which values an object's fields must have: `metadata.name=a,status.phase!=Running`.
@@ -443,31 +466,25 @@ mod tests {
         check(
             "n>x",
             expect![[
-                r#"unable to parse requirement: values[0][n]: Invalid value: "x": for 'Gt', 'Lt' operators, the value must be an integer"#
+                r#"unable to parse requirement: values[0]: Invalid value: "x": for 'Gt', 'Lt' operators, the value must be an integer"#
             ]],
         );
     }
 
     #[test]
     fn nonsense_is_refused_with_its_place() {
-        check("a in b", expect!["unable to parse requirement: found 'b', expected: '('"]);
-        check(
-            "a,,b",
-            expect!["unable to parse requirement: found ',', expected: !, identifier, or 'end of string'"],
-        );
-        check(
-            "=b",
-            expect!["unable to parse requirement: found '=', expected: !, identifier, or 'end of string'"],
-        );
+        check("a in b", expect!["unable to parse requirement: found 'b' expected: '('"]);
+        check("a,,b", expect!["found ',', expected: identifier after ','"]);
+        check("=b", expect!["found '=', expected: !, identifier, or 'end of string'"]);
         check(
             "a b",
             expect!["unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"],
         );
-        check("a=b)", expect!["unable to parse requirement: found ')', expected: ',' or end of string"]);
+        check("a=b)", expect!["found ')', expected: ',' or 'end of string'"]);
         check(
             "-a=b",
             expect![[
-                r#"unable to parse requirement: "-a": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#
+                r#"unable to parse requirement: <nil>: Invalid value: "-a": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#
             ]],
         );
     }

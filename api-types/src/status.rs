@@ -246,7 +246,13 @@ impl Status {
     /// As `invalid`, for bodies that are no kind of the table (`PatchOptions.meta.k8s.io`).
     pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let mut texts: Vec<String> = Vec::new();
+        for text in errors.iter().map(ToString::to_string) {
+            // What several rules say alike is told once; the causes have it as often as it was found.
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let text = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -486,6 +492,11 @@ impl FieldError {
 
     pub fn invalid(path: impl Into<String>, value: impl Into<Value>, message: impl Into<String>) -> Self {
         FieldError { value: Some(value.into()), ..Self::new(path, FieldReason::Invalid, message) }
+    }
+
+    /// As `invalid`, of a value that is not worth showing.
+    pub fn invalid_unshown(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(path, FieldReason::Invalid, message)
     }
 
     pub fn type_invalid(

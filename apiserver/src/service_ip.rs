@@ -108,8 +108,8 @@ fn from_number(number: u128, is_ipv4: bool) -> IpAddr {
 /// Why an address or port was not given.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ClaimError {
-    #[error("the provided IP ({0}) is not in the valid range. The range of valid IPs is {1}")]
-    OutsideOfRange(IpAddr, ServiceCidr),
+    #[error("the provided network does not match the current range")]
+    OutsideOfRange,
     #[error("provided IP is already allocated")]
     AddressTaken,
     #[error("provided port is already allocated")]
@@ -198,7 +198,7 @@ impl Claim {
     pub(crate) fn address(&mut self, address: IpAddr) -> Result<(), ClaimError> {
         let Some(owner) = &self.of else { return Ok(()) };
         if !owner.cidr.contains(&address) {
-            return Err(ClaimError::OutsideOfRange(address, owner.cidr));
+            return Err(ClaimError::OutsideOfRange);
         }
         if !owner.taken.lock().addresses.insert(address) {
             return Err(ClaimError::AddressTaken);

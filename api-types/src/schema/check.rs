@@ -187,7 +187,8 @@ fn without_indexes(path: &str) -> String {
     out
 }
 
-fn name_of(value: &Value) -> &'static str {
+/// What JSON calls the type of a value.
+pub(super) fn name_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

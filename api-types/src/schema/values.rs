@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::check::name_of;
 use crate::status::FieldError;
 pub use compile::RulesError;
 pub use format::is_known as is_known_format;
@@ -110,7 +111,7 @@ impl Rules {
         if self.types.is_empty() {
             return verdict;
         }
-        let found = type_name(value);
+        let found = name_of(value);
         let good = match value {
             Value::Null => self.nullable,
             Value::String(_) if !self.format.is_empty() && !self.is_numeric() => true,
@@ -331,18 +332,6 @@ fn mistyped(path: &str, wanted: &str, found: &str) -> FieldError {
 /// What a junctor says: Kubernetes' validator gives its errors no place.
 fn unplaced(why: String) -> FieldError {
     FieldError::invalid("<nil>", "", why)
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(n) if n.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn is_multiple(value: f64, factor: f64) -> bool {

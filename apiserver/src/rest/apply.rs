@@ -22,11 +22,16 @@ impl Verb for Apply {
         let view = call.projection();
         let (mut config, warnings) = if view.is_object() {
             decoded.value = call.renewed(decoded.value);
-            typed::read_config(&call.kind, decoded, options.field_validation)?
+            typed::read_config(decoded, options.field_validation)?
         } else {
             (view.configuration(&call.kind, decoded.value)?, Vec::new())
         };
+        // What is wrong with a configuration is said of the object as its author names it.
+        let named = config["metadata"]["namespace"].clone();
         metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut config)?;
+        if !call.namespace().is_empty() && named.is_null() {
+            config["metadata"].as_object_mut().map(|metadata| metadata.shift_remove("namespace"));
+        }
         if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }

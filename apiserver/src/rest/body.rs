@@ -1,17 +1,36 @@
 //! Request bodies: JSON, YAML and protobuf into values, noting fields that stand twice.
 
+mod plain;
+
 use std::cell::RefCell;
 use std::fmt;
 
 use api_types::protobuf;
 use api_types::status::Status;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A decoded body and the paths of fields that it names twice; the last one counts.
+/// A decoded body and what is to be said of fields that it names twice; the last one counts.
 pub(crate) struct Decoded {
     pub(crate) value: Value,
-    pub(crate) duplicates: Vec<String>,
+    pub(crate) duplicates: Duplicates,
+}
+
+/// A sentence for each field that a body names twice.
+#[derive(Clone, Default)]
+pub(crate) struct Duplicates {
+    pub(crate) notes: Vec<String>,
+    is_yaml: bool,
+}
+
+impl Duplicates {
+    /// The notes as the parts of one error.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        match self.is_yaml && !self.notes.is_empty() {
+            true => vec![format!("yaml: unmarshal errors:\n  {}", self.notes.join("\n  "))],
+            false => self.notes.clone(),
+        }
+    }
 }
 
 const MEDIA: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -27,7 +46,7 @@ pub(crate) fn decode(media: &str, body: &[u8]) -> Result<Decoded, Status> {
                     "the object provided is unrecognized: cannot read the body as protobuf: {e}"
                 ))
             })?;
-            Ok(Decoded { value, duplicates: Vec::new() })
+            Ok(Decoded { value, duplicates: Duplicates::default() })
         }
         _ => Err(Status::unsupported_media_type(MEDIA)),
     }
@@ -43,30 +62,31 @@ pub(crate) fn decode_any(headers: &http::HeaderMap, body: &[u8]) -> Result<Value
 
 /// Reads JSON.
 pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
-    let duplicates = RefCell::new(Vec::new());
+    let notes = RefCell::new(Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let read = At { path: Path::Root, duplicates: &duplicates }.deserialize(&mut reader);
+    let read = At { path: Path::Root, notes: &notes, yaml: None }.deserialize(&mut reader);
     let value = read.and_then(|v| reader.end().map(|()| v)).map_err(|e| {
         Status::bad_request(format!(
             "the object provided is unrecognized: cannot parse the body as JSON: {e}"
         ))
     })?;
-    Ok(Decoded { value, duplicates: duplicates.into_inner() })
+    Ok(Decoded { value, duplicates: Duplicates { notes: notes.into_inner(), is_yaml: false } })
 }
 
 /// Reads YAML, of which JSON is a part.
 pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
-    let duplicates = RefCell::new(Vec::new());
+    let notes = RefCell::new(Vec::new());
     // As in Kubernetes, what follows the first document is not read.
     let Some(reader) = serde_yaml::Deserializer::from_slice(body).next() else {
         return Err(Status::bad_request("the object provided is unrecognized: the body is empty"));
     };
-    let value = At { path: Path::Root, duplicates: &duplicates }.deserialize(reader).map_err(|e| {
+    let at = At { path: Path::Root, notes: &notes, yaml: Some(body) };
+    let value = at.deserialize(reader).map_err(|e| {
         Status::bad_request(format!(
             "the object provided is unrecognized: cannot parse the body as YAML: {e}"
         ))
     })?;
-    Ok(Decoded { value, duplicates: duplicates.into_inner() })
+    Ok(Decoded { value, duplicates: Duplicates { notes: notes.into_inner(), is_yaml: true } })
 }
 
 /// Where a value stands; text is made only for a duplicate.
@@ -88,9 +108,28 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct At<'a> {
     path: Path<'a>,
-    duplicates: &'a RefCell<Vec<String>>,
+    notes: &'a RefCell<Vec<String>>,
+    /// The input, if it is YAML.
+    yaml: Option<&'a [u8]>,
+}
+
+impl<'a> At<'a> {
+    fn below<'b>(&self, path: Path<'b>) -> At<'b>
+    where
+        'a: 'b,
+    {
+        At { path, notes: self.notes, yaml: self.yaml }
+    }
+
+    fn note(&self, duplicate: &str, key: &Key) {
+        self.notes.borrow_mut().push(match key.line {
+            Some(line) => format!("line {line}: key {:?} already set in map", key.name),
+            None => format!("duplicate field {duplicate:?}"),
+        });
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for At<'_> {
@@ -120,8 +159,18 @@ impl<'de> Visitor<'de> for At<'_> {
         Ok(Value::from(v))
     }
 
-    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
+        let value =
+            if self.yaml.is_some() { plain::float(v) } else { Number::from_f64(v).map(Value::Number) };
+        value.ok_or_else(|| E::custom(format_args!("json: unsupported value: {v}")))
+    }
+
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Value, E> {
+        let piece = self.yaml.and_then(|input| plain::find(input, v));
+        Ok(match piece.is_some_and(plain::Piece::is_plain) {
+            true => plain::resolve(v),
+            false => Value::String(v.to_owned()),
+        })
     }
 
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
@@ -146,9 +195,7 @@ impl<'de> Visitor<'de> for At<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
-        while let Some(item) = items
-            .next_element_seed(At { path: Path::Item(&self.path, out.len()), duplicates: self.duplicates })?
-        {
+        while let Some(item) = items.next_element_seed(self.below(Path::Item(&self.path, out.len())))? {
             out.push(item);
         }
         Ok(Value::Array(out))
@@ -156,16 +203,99 @@ impl<'de> Visitor<'de> for At<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let path = Path::Field(&self.path, &name);
-            if out.contains_key(&name) {
-                self.duplicates.borrow_mut().push(path.to_string());
+        while let Some(key) = fields.next_key_seed(KeyAt { yaml: self.yaml })? {
+            let path = Path::Field(&self.path, &key.name);
+            if key.is_merge {
+                merge(fields.next_value_seed(self.below(path))?, &mut out).map_err(A::Error::custom)?;
+                continue;
             }
-            let value = fields.next_value_seed(At { path, duplicates: self.duplicates })?;
-            out.insert(name, value);
+            if out.contains_key(&key.name) {
+                self.note(&path.to_string(), &key);
+            }
+            let value = fields.next_value_seed(self.below(path))?;
+            out.insert(key.name, value);
         }
         Ok(Value::Object(out))
     }
+}
+
+/// A field's name. YAML may give it as something else than a text.
+struct Key {
+    name: String,
+    /// `<<`: the fields of its value stand here.
+    is_merge: bool,
+    line: Option<usize>,
+}
+
+struct KeyAt<'a> {
+    yaml: Option<&'a [u8]>,
+}
+
+impl<'de> DeserializeSeed<'de> for KeyAt<'_> {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Key, D::Error> {
+        match self.yaml {
+            Some(_) => reader.deserialize_any(self),
+            None => reader.deserialize_str(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for KeyAt<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Key, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Key, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Key, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    }
+
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Key, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Key, E> {
+        Ok(Key { name: v.to_owned(), is_merge: false, line: None })
+    }
+
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Key, E> {
+        let piece = self.yaml.and_then(|input| plain::find(input, v));
+        let line = piece.map(plain::Piece::line);
+        let is_plain = piece.is_some_and(plain::Piece::is_plain);
+        let name = match plain::resolve(v) {
+            Value::Bool(meant) if is_plain => meant.to_string(),
+            Value::Number(meant) if is_plain => meant.to_string(),
+            _ => v.to_owned(),
+        };
+        Ok(Key { is_merge: is_plain && v == "<<", name, line })
+    }
+}
+
+/// Adds the fields of a mapping, or of several of which the first counts most.
+fn merge(from: Value, into: &mut Map<String, Value>) -> Result<(), &'static str> {
+    const WHY: &str = "yaml: map merge requires map or sequence of maps as the value";
+    match from {
+        Value::Object(fields) => into.extend(fields),
+        Value::Array(maps) => {
+            for map in maps.into_iter().rev() {
+                let Value::Object(fields) = map else { return Err(WHY) };
+                into.extend(fields);
+            }
+        }
+        _ => return Err(WHY),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -175,7 +305,7 @@ mod tests {
     #[test]
     fn a_field_that_stands_twice_is_noted_with_its_path() {
         let decoded = decode_json(br#"{"spec":{"a":[{"b":1,"b":2}]}}"#).unwrap();
-        assert_eq!(decoded.duplicates, ["spec.a[0].b"]);
+        assert_eq!(decoded.duplicates.errors(), ["duplicate field \"spec.a[0].b\""]);
         assert_eq!(decoded.value["spec"]["a"][0]["b"], 2);
     }
 
@@ -197,5 +327,49 @@ mod tests {
     fn yaml_is_read_like_json() {
         let decoded = decode("application/yaml", b"a: 1\nb: [x, true, null]\n").unwrap();
         assert_eq!(decoded.value, serde_json::json!({ "a": 1, "b": ["x", true, null] }));
+    }
+
+    #[test]
+    fn yaml_without_quotes_is_read_as_kubernetes_does() {
+        for (text, value) in [
+            (
+                "{a: yes, b: 'yes', c: \"no\", d: !!str on, e: off}",
+                serde_json::json!({"a": true, "b": "yes", "c": "no", "d": "on", "e": false}),
+            ),
+            (
+                "a: 0777\nb: 1e3\nc: \"0777\"\nd: 1_000",
+                serde_json::json!({"a": 511, "b": 1000, "c": "0777", "d": 1000}),
+            ),
+            ("y: 1\n1: a\n'n': b", serde_json::json!({"true": 1, "1": "a", "n": "b"})),
+            (
+                "a: &x {k: 1, l: y}\nb:\n  <<: *x\n  k: 2\n",
+                serde_json::json!({"a": {"k": 1, "l": true}, "b": {"k": 2, "l": true}}),
+            ),
+            (
+                "a: [&x {k: 1}, &y {k: 2, l: 3}]\nb: {<<: [*x, *y]}",
+                serde_json::json!({"a": [{"k": 1}, {"k": 2, "l": 3}], "b": {"k": 1, "l": 3}}),
+            ),
+            ("a: |\n  yes\nb: >-\n  no", serde_json::json!({"a": "yes\n", "b": "no"})),
+            ("a: &q yes\nb: *q", serde_json::json!({"a": true, "b": true})),
+        ] {
+            assert_eq!(decode_yaml(text.as_bytes()).unwrap().value, value, "{text}");
+        }
+    }
+
+    #[test]
+    fn yaml_that_json_cannot_say_is_refused() {
+        for text in ["a: .nan", "a: {<<: 1}"] {
+            assert_eq!(decode_yaml(text.as_bytes()).err().unwrap().code(), 400, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_in_yaml_is_noted_with_its_line() {
+        let decoded = decode_yaml(b"a: 1\nb:\n  x: 1\n  x: 2\n").unwrap();
+        assert_eq!(decoded.duplicates.notes, ["line 4: key \"x\" already set in map"]);
+        assert_eq!(
+            decoded.duplicates.errors(),
+            ["yaml: unmarshal errors:\n  line 4: key \"x\" already set in map"]
+        );
     }
 }

@@ -105,12 +105,12 @@ impl DeleteOptions {
         let name = metadata["name"].as_str().unwrap_or_default();
         // Kubernetes says the kind here, where other conflicts say the resource.
         let named = Kind { plural: call.kind.kind.clone(), ..Kind::clone(&call.kind) };
-        let differs = |what: &str, wanted: &Option<String>, field: &str| {
+        let differs = |what: &str, wanted: &Option<String>, field: &str, happened: &str| {
             let actual = metadata[field].as_str().unwrap_or_default();
             let why = |wanted: &str| {
                 format!(
                     "the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). \
-                     The object might have been deleted and then recreated"
+                     The object might have been {happened}"
                 )
             };
             match wanted {
@@ -118,8 +118,8 @@ impl DeleteOptions {
                 _ => Ok(()),
             }
         };
-        differs("UID", &self.uid, "uid")?;
-        differs("ResourceVersion", &self.resource_version, "resourceVersion")
+        differs("UID", &self.uid, "uid", "deleted and then recreated")?;
+        differs("ResourceVersion", &self.resource_version, "resourceVersion", "modified")
     }
 }
 

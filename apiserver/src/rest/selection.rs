@@ -29,6 +29,15 @@ impl Selection {
                 || (term.path == "metadata.namespace"
                     && (kind.is_namespaced() || !kind.definition.is_empty()))
                 || kind.selectable_fields.contains(&term.path);
+            // Where a group has no conversions of its own, those of all kinds refuse.
+            let is_plain =
+                kind.custom.is_none() && !kind.group.is_empty() && kind.selectable_fields.is_empty();
+            if !known && is_plain {
+                return Err(Status::bad_request(format!(
+                    "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                    term.path
+                )));
+            }
             if !known && kind.custom.is_some() {
                 return Err(Status::bad_request(format!("field label not supported: {}", term.path)));
             }

@@ -8,7 +8,7 @@ use api_types::schema::{self, Schema};
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
-use super::body::Decoded;
+use super::body::{Decoded, Duplicates};
 use super::options::FieldValidation;
 use super::{Call, WriteOptions, convert};
 
@@ -39,12 +39,11 @@ pub(super) fn read_patched(
 /// A configuration to apply is taken as it is: what is wrong in it, applying it finds. Only what was written
 /// twice cannot be seen there any more.
 pub(super) fn read_config(
-    kind: &Kind,
     decoded: Decoded,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let problems: Vec<String> = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}")).collect();
-    let warnings = say(problems, validation).map_err(|why| Status::undecodable(kind, why))?;
+    let warnings = say(&decoded.duplicates, Vec::new(), validation)
+        .map_err(|why| Status::bad_request(format!("error strict decoding YAML: {why}")))?;
     Ok((decoded.value, warnings))
 }
 
@@ -56,9 +55,8 @@ fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Resul
     if let Some(error) = findings.type_errors.iter().find(|e| is_typed(&e.path)) {
         return Err(error.to_string());
     }
-    let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}"));
-    let duplicate = decoded.duplicates.iter().map(|p| format!("duplicate field {p:?}"));
-    say(duplicate.chain(unknown).collect(), validation)
+    let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}")).collect();
+    say(&decoded.duplicates, unknown, validation).map_err(|why| format!("strict decoding error: {why}"))
 }
 
 fn normalized(kind: &Kind, mut value: Value) -> Value {
@@ -69,13 +67,18 @@ fn normalized(kind: &Kind, mut value: Value) -> Value {
     value
 }
 
-fn say(problems: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, String> {
+fn say(
+    duplicates: &Duplicates,
+    unknown: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, String> {
     match validation {
-        FieldValidation::Strict if !problems.is_empty() => {
-            Err(format!("strict decoding error: {}", problems.join(", ")))
-        }
-        FieldValidation::Warn => Ok(problems),
-        _ => Ok(Vec::new()),
+        FieldValidation::Strict => match [duplicates.errors(), unknown].concat() {
+            problems if problems.is_empty() => Ok(problems),
+            problems => Err(problems.join(", ")),
+        },
+        FieldValidation::Warn => Ok([duplicates.notes.clone(), unknown].concat()),
+        FieldValidation::Ignore => Ok(Vec::new()),
     }
 }
 

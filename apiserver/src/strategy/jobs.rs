@@ -37,8 +37,16 @@ fn select_own_pods(job: &mut Value) {
             labels[key] = value.as_str().into();
         }
     }
-    if job["spec"]["selector"].is_null() {
-        job["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+    let selector = &mut job["spec"]["selector"];
+    if !selector.is_object() {
+        *selector = json!({});
+    }
+    if !selector["matchLabels"].is_object() {
+        selector["matchLabels"] = json!({});
+    }
+    let selected = &mut selector["matchLabels"]["batch.kubernetes.io/controller-uid"];
+    if selected.is_null() {
+        *selected = json!(uid);
     }
 }
 

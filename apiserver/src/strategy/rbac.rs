@@ -46,7 +46,11 @@ impl Strategy for ClusterRoles {
                 let before = errors.len();
                 selector(wanted, &path, &mut errors);
                 if errors.len() > before {
-                    errors.push(FieldError::invalid(path, wanted.clone(), "invalid label selector"));
+                    errors.push(FieldError::invalid(
+                        path,
+                        serde_json::Value::Null,
+                        "invalid label selector.",
+                    ));
                 }
             }
         }

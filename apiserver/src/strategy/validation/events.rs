@@ -97,7 +97,7 @@ fn validate_strict(event: &Value, errors: &mut Errors) {
             _ => true,
         };
         if is_set {
-            errors.push(FieldError::invalid(*shown, value.clone(), "needs to be unset"));
+            errors.push(FieldError::invalid(*shown, "", "needs to be unset"));
         }
     }
     let series = &event["series"];

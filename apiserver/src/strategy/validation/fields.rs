@@ -9,7 +9,7 @@
 //! | `label`, `label1035`, `subdomain`, `segment`, `qualified`, `qualified-any-case`, `config-key`, `port-name` | how a text looks |
 //! | `one-of:A,B` | if given, one of these |
 //! | `known:A,B` | as `one-of`, where an empty text is a wrong one |
-//! | `min:N`, `positive`, `range:A..B`, `mode` | bounds of a number, of a file's mode |
+//! | `min:N`, `min:N:WHY_TEXT`, `positive`, `range:A..B`, `mode` | bounds of a number, of a file's mode |
 //! | `port`, `port-or-name` | ports |
 //! | `ip`, `cidr` | addresses |
 //! | `labels`, `selector` | maps of labels, label selectors |
@@ -42,10 +42,12 @@ struct Step {
 enum Rule {
     Required(String),
     Name(fn(&str) -> Vec<String>),
+    /// As a name in lower case, and so it is shown.
+    AnyCase(fn(&str) -> Vec<String>),
     OneOf(Vec<&'static str>),
     Known(Vec<&'static str>),
     Range(i64, i64),
-    Min(i64),
+    Min(i64, String),
     Positive,
     Mode,
     Port,
@@ -170,6 +172,10 @@ fn apply_to_text(rule: &Rule, text: &str, path: &str, errors: &mut Errors) {
         }
         _ if text.is_empty() => {}
         Rule::Name(check) => rules::invalid_all(check(text), path, text, errors),
+        Rule::AnyCase(check) => {
+            let text = text.to_lowercase();
+            rules::invalid_all(check(&text), path, &text, errors);
+        }
         Rule::OneOf(known) if !known.contains(&text) => {
             errors.push(FieldError::not_supported(path, text, known))
         }
@@ -182,7 +188,7 @@ fn apply_to_text(rule: &Rule, text: &str, path: &str, errors: &mut Errors) {
 
 fn apply_to_number(rule: &Rule, number: i64, path: &str, errors: &mut Errors) {
     let why = match rule {
-        Rule::Min(min) if number < *min => format!("must be greater than or equal to {min}"),
+        Rule::Min(min, why) if number < *min => why.clone(),
         Rule::Positive if number <= 0 => "must be greater than 0".to_owned(),
         Rule::Mode if !(0..=0o777).contains(&number) => {
             "must be a number between 0 and 0777 (octal), both inclusive".to_owned()
@@ -248,12 +254,16 @@ fn parse_rule(word: &'static str) -> Option<Rule> {
         "subdomain" => Rule::Name(names::check_dns_subdomain),
         "segment" => Rule::Name(names::check_path_segment),
         "qualified" => Rule::Name(names::check_label_key),
-        "qualified-any-case" => Rule::Name(|text| names::check_label_key(&text.to_lowercase())),
+        "qualified-any-case" => Rule::AnyCase(names::check_label_key),
         "config-key" => Rule::Name(names::check_config_key),
         "port-name" => Rule::Name(names::check_port_name),
         "one-of" => Rule::OneOf(list()),
         "known" => Rule::Known(list()),
-        "min" => Rule::Min(argument.parse().ok()?),
+        "min" => {
+            let (min, why) = argument.split_once(':').unwrap_or((argument, ""));
+            let usual = || format!("must be greater than or equal to {min}");
+            Rule::Min(min.parse().ok()?, if why.is_empty() { usual() } else { why.replace('_', " ") })
+        }
         "positive" => Rule::Positive,
         "mode" => Rule::Mode,
         "range" => {

@@ -1,88 +1,151 @@
 //! Jobs and cron jobs: templates that end, policies about failures and success, schedules that can be read.
 
-use std::collections::BTreeSet;
-
 use api_types::names;
+use api_types::selectors::LabelSelector;
 use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::fields::is_same;
+use super::job_policies::{validate_failure_policy, validate_success_policy};
 use super::{Check, pod_spec};
 use crate::strategy::cron_schedule;
-use crate::strategy::rules::{
-    Errors, immutable, indexed, invalid_all, items, join, not_negative, one_of, selector, text,
-};
+use crate::strategy::rules::{Errors, immutable, invalid_all, join, not_negative, one_of, selector, text};
 
+/// As in Kubernetes, a changed job is checked as a new one and then once more as a change.
 pub(super) fn job(check: &Check<'_>, errors: &mut Errors) {
-    validate_job(&check.new["spec"], "spec", errors);
-    match check.old {
-        None => errors.extend(validate_selection(check.new)),
-        Some(old) => validate_job_change(check.new, old, errors),
+    validate_own_labels(check.new, check.old, errors);
+    validate_whole(check.new, errors);
+    validate_host_names(check.new, errors);
+    if let Some(old) = check.old {
+        validate_whole(check.new, errors);
+        validate_job_change(check.new, old, errors);
+    }
+}
+
+fn validate_whole(job: &Value, errors: &mut Errors) {
+    let spec = &job["spec"];
+    validate_job(spec, "spec", errors);
+    match spec["selector"].is_object() {
+        true => selector(&spec["selector"], "spec.selector", errors),
+        false => errors.push(FieldError::required("spec.selector", "")),
+    }
+    let labels = &spec["template"]["metadata"]["labels"];
+    let found = LabelSelector::from_value(&spec["selector"])
+        .is_ok_and(|selector| selector.matches_with(|key| labels[key].as_str()));
+    if !found {
+        let why = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), why));
+    }
+}
+
+/// A job that selects its own pods labels them with its uid and name, and selects nothing else.
+fn validate_own_labels(job: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let spec = &job["spec"];
+    if spec["manualSelector"] == true || !spec["selector"].is_object() {
+        return;
+    }
+    // Jobs from before the labels had a prefix go on without.
+    let had = |key: &str| old.is_none_or(|old| !old["spec"]["template"]["metadata"]["labels"][key].is_null());
+    let is_prefixed = had("batch.kubernetes.io/job-name") && had("batch.kubernetes.io/controller-uid");
+    let (uid, name) = (&job["metadata"]["uid"], &job["metadata"]["name"]);
+    let expected: Vec<(&str, &Value)> = [
+        ("controller-uid", uid),
+        ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+    ]
+    .into_iter()
+    .filter(|(key, _)| is_prefixed || !key.contains('/'))
+    .collect();
+    let labels = &spec["template"]["metadata"]["labels"];
+    for (key, value) in &expected {
+        let (path, why) = (
+            format!("spec.template.metadata.labels[{key}]"),
+            format!("must be '{}'", value.as_str().unwrap_or_default()),
+        );
+        if labels[*key].is_null() {
+            errors.push(FieldError::required(path, why));
+        } else if labels[*key] != **value {
+            errors.push(FieldError::invalid(path, labels.clone(), why));
+        }
+    }
+    let generated = |key: &str| expected.iter().find(|(k, _)| *k == key).and_then(|(_, v)| v.as_str());
+    if LabelSelector::from_value(&spec["selector"]).is_ok_and(|selector| !selector.matches_with(generated)) {
+        let why = "`selector` not auto-generated";
+        errors.push(FieldError::invalid("spec.selector", spec["selector"].clone(), why));
+    }
+}
+
+/// The pods of an indexed job are called by its name and their index.
+fn validate_host_names(job: &Value, errors: &mut Errors) {
+    let completions = job["spec"]["completions"].as_i64().unwrap_or_default();
+    if job["spec"]["completionMode"] != "Indexed" || completions <= 0 {
+        return;
+    }
+    let name = job["metadata"]["name"].as_str().unwrap_or_default();
+    let last = format!("{name}-{}", completions - 1);
+    if !names::check_dns_label(&last).is_empty() {
+        let why = format!("will not able to create pod with invalid DNS label: {last}");
+        errors.push(FieldError::invalid("metadata.name", name, why));
     }
 }
 
 fn validate_job_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let is_indexed = new["spec"]["completionMode"] == "Indexed";
-    let fields = [
-        "spec.selector",
-        "spec.completionMode",
-        "spec.podFailurePolicy",
-        "spec.backoffLimitPerIndex",
-        "spec.managedBy",
-        "spec.successPolicy",
-    ];
-    fields.iter().for_each(|field| immutable(new, old, field, errors));
-    let is_scaled = is_indexed && new["spec"]["completions"] == new["spec"]["parallelism"];
-    if !is_scaled {
-        immutable(new, old, "spec.completions", errors);
-    }
-    if template_of(new, old) != old["spec"]["template"] {
+    validate_completions(new, old, errors);
+    immutable(new, old, "spec.selector", errors);
+    if without_placement(new, old) != without_placement(old, old) {
         errors.push(FieldError::immutable("spec.template", new["spec"]["template"].clone()));
+    }
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+    {
+        immutable(new, old, &format!("spec.{field}"), errors);
     }
 }
 
-/// The new template without what may change while a job waits to be started.
-fn template_of(new: &Value, old: &Value) -> Value {
-    let mut template = new["spec"]["template"].clone();
+/// An indexed job grows and shrinks by its completions and its parallelism together.
+fn validate_completions(new: &Value, old: &Value, errors: &mut Errors) {
+    let spec = &new["spec"];
+    if spec["completionMode"] != "Indexed" {
+        return immutable(new, old, "spec.completions", errors);
+    }
+    let completions = &spec["completions"];
+    if completions == &old["spec"]["completions"] || completions.is_null() {
+        return;
+    }
+    if completions != &spec["parallelism"] {
+        let why = "can only be modified in tandem with spec.parallelism";
+        errors.push(FieldError::invalid("spec.completions", completions.clone(), why));
+    }
+}
+
+/// The template without what may change while a job waits to be started.
+fn without_placement(job: &Value, old: &Value) -> Value {
+    let mut template = job["spec"]["template"].clone();
     let is_waiting = old["spec"]["suspend"] == true && old["status"]["startTime"].is_null();
     if !is_waiting {
         return template;
     }
-    let before = &old["spec"]["template"];
-    let mut restore = |part: &str, fields: &[&str]| {
-        let Some(object) = template.get_mut(part).and_then(Value::as_object_mut) else { return };
-        for field in fields {
-            match before[part].get(*field) {
-                Some(value) => object.insert((*field).to_owned(), value.clone()),
-                None => object.shift_remove(*field),
-            };
-        }
+    let mut remove = |part: &str, fields: &[&str]| {
+        let Some(object) = template.pointer_mut(part).and_then(Value::as_object_mut) else { return };
+        object.retain(|field, _| !fields.contains(&field.as_str()));
     };
-    restore("spec", &["nodeSelector", "affinity", "tolerations", "schedulingGates"]);
-    restore("metadata", &["labels", "annotations"]);
+    remove("/spec", &["nodeSelector", "tolerations", "schedulingGates"]);
+    remove("/spec/affinity", &["nodeAffinity"]);
+    remove("/metadata", &["labels", "annotations"]);
+    let spec = template.get_mut("spec").and_then(Value::as_object_mut);
+    if let Some(spec) = spec.filter(|spec| spec.get("affinity").is_some_and(is_empty_object)) {
+        spec.shift_remove("affinity");
+    }
+    if template.get("metadata").is_some_and(is_empty_object)
+        && let Some(template) = template.as_object_mut()
+    {
+        template.shift_remove("metadata");
+    }
     template
 }
 
-pub(super) fn validate_selection(job: &Value) -> Errors {
-    let mut errors = Errors::new();
-    let (spec, labels) = (&job["spec"], &job["spec"]["template"]["metadata"]["labels"]);
-    selector(&spec["selector"], "spec.selector", &mut errors);
-    let own = &job["metadata"]["uid"];
-    let wants_own = spec["manualSelector"] != true;
-    let selects = &spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"];
-    let old_style = &spec["selector"]["matchLabels"]["controller-uid"];
-    if wants_own && selects != own && old_style != own {
-        let why = "`selector` not auto-generated";
-        errors.push(FieldError::invalid("spec.selector", spec["selector"].clone(), why));
-    }
-    let found = api_types::selectors::LabelSelector::from_value(&spec["selector"])
-        .is_ok_and(|s| s.matches_with(|key| labels[key].as_str()));
-    let is_labelled = !wants_own || labels["batch.kubernetes.io/controller-uid"] == *own;
-    if !found || !is_labelled {
-        let why = "`selector` does not match template `labels`";
-        errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), why));
-    }
-    errors
+fn is_empty_object(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 const COUNTS: &[&str] = &[
@@ -94,16 +157,18 @@ const COUNTS: &[&str] = &[
     "backoffLimitPerIndex",
     "maxFailedIndexes",
 ];
-const INDEXES_MAX: i64 = 100_000;
 const MANAGER_BYTES_MAX: usize = 63;
 
 fn validate_job(spec: &Value, path: &str, errors: &mut Errors) {
     not_negative(spec, path, COUNTS, errors);
     one_of(spec, path, "completionMode", &["NonIndexed", "Indexed"], errors);
     validate_indexes(spec, path, errors);
-    if let Some(manager) = text(spec, "managedBy") {
+    if let Some(manager) = spec["managedBy"].as_str() {
         let path = join(path, "managedBy");
-        invalid_all(names::check_domain_path(manager), &path, manager, errors);
+        match manager {
+            "" => errors.push(FieldError::required(&path, "")),
+            _ => invalid_all(names::check_domain_path(manager), &path, manager, errors),
+        }
         if manager.len() > MANAGER_BYTES_MAX {
             errors.push(FieldError::too_long(path, MANAGER_BYTES_MAX));
         }
@@ -129,11 +194,9 @@ fn validate_restarts(spec: &Value, path: &str, errors: &mut Errors) {
         "OnFailure" | "Never" => {}
         other => errors.push(FieldError::not_supported(&path, other, &["OnFailure", "Never"])),
     }
-    for field in ["podFailurePolicy", "backoffLimitPerIndex"] {
-        if policy == "OnFailure" && !spec[field].is_null() {
-            let why = format!("only \"Never\" is supported when {field} is specified");
-            errors.push(FieldError::invalid(&path, policy, why));
-        }
+    if policy == "OnFailure" && !spec["podFailurePolicy"].is_null() {
+        let why = "only \"Never\" is supported when podFailurePolicy is specified";
+        errors.push(FieldError::invalid(&path, policy, why));
     }
 }
 
@@ -142,7 +205,7 @@ fn validate_indexes(spec: &Value, path: &str, errors: &mut Errors) {
     if is_indexed && spec["completions"].is_null() {
         errors.push(FieldError::required(join(path, "completions"), "when completion mode is Indexed"));
     }
-    for field in ["backoffLimitPerIndex", "successPolicy"] {
+    for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
         if !is_indexed && !spec[field].is_null() {
             let why = "requires indexed completion mode";
             errors.push(FieldError::invalid(join(path, field), spec[field].clone(), why));
@@ -152,184 +215,53 @@ fn validate_indexes(spec: &Value, path: &str, errors: &mut Errors) {
         let why = "when maxFailedIndexes is specified";
         errors.push(FieldError::required(join(path, "backoffLimitPerIndex"), why));
     }
-    let number = |field: &str| spec[field].as_i64().filter(|_| is_indexed);
-    if let Some(parallel) = number("parallelism").filter(|count| *count > INDEXES_MAX) {
+    if is_indexed {
+        validate_sizes(spec, path, errors);
+    }
+}
+
+/// The status of an indexed job lists its indexes: there are only so many of them.
+fn validate_sizes(spec: &Value, path: &str, errors: &mut Errors) {
+    const INDEXES_MAX: i64 = 100_000;
+    const WITH_MANY_MAX: i64 = 10_000;
+    let number = |field: &str| spec[field].as_i64();
+    let mut too_many = |field: &str, why: String| {
+        errors.push(FieldError::invalid(join(path, field), spec[field].clone(), why));
+    };
+    let (parallel, failed) = (number("parallelism"), number("maxFailedIndexes"));
+    if parallel > Some(INDEXES_MAX) {
         let why = format!("must be less than or equal to {INDEXES_MAX} when completion mode is Indexed");
-        errors.push(FieldError::invalid(join(path, "parallelism"), parallel, why));
+        too_many("parallelism", why);
     }
-    if let (Some(failed), Some(all)) = (number("maxFailedIndexes"), number("completions"))
-        && failed > all
-    {
-        let why = "must be less than or equal to completions";
-        errors.push(FieldError::invalid(join(path, "maxFailedIndexes"), failed, why));
+    let completions = number("completions");
+    if completions.is_some() && failed > completions {
+        too_many("maxFailedIndexes", "must be less than or equal to completions".to_owned());
     }
-}
-
-const RULES_MAX: usize = 20;
-const EXIT_CODES_MAX: usize = 255;
-
-fn validate_failure_policy(spec: &Value, path: &str, errors: &mut Errors) {
-    let policy = &spec["podFailurePolicy"];
-    let count = items(&policy["rules"]).len();
-    if count > RULES_MAX {
-        errors.push(FieldError::too_many(format!("{path}.rules"), count, RULES_MAX));
+    if failed > Some(INDEXES_MAX) {
+        too_many("maxFailedIndexes", format!("must be less than or equal to {INDEXES_MAX}"));
+    }
+    if completions <= Some(INDEXES_MAX) || spec["backoffLimitPerIndex"].is_null() {
         return;
     }
-    let pod = &spec["template"]["spec"];
-    let names: BTreeSet<&str> = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|list| items(&pod[*list]))
-        .filter_map(|container| container["name"].as_str())
-        .collect();
-    for (path, rule) in indexed(policy, path, "rules") {
-        let action = rule["action"].as_str().unwrap_or_default();
-        let known = ["Count", "FailIndex", "FailJob", "Ignore"];
-        if action.is_empty() {
-            errors.push(FieldError::required(
-                format!("{path}.action"),
-                "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\"",
-            ));
-        } else if !known.contains(&action) {
-            errors.push(FieldError::not_supported(format!("{path}.action"), action, &known));
-        } else if action == "FailIndex" && spec["backoffLimitPerIndex"].is_null() {
-            let why = "requires the backoffLimitPerIndex to be set";
-            errors.push(FieldError::invalid(format!("{path}.action"), action, why));
-        }
-        validate_exit_codes(&rule["onExitCodes"], &names, &format!("{path}.onExitCodes"), errors);
-        validate_conditions(rule, &path, errors);
-        let why = match (rule["onExitCodes"].is_object(), items(&rule["onPodConditions"]).is_empty()) {
-            (true, false) => "specifying both OnExitCodes and OnPodConditions is not supported",
-            (false, true) => "specifying one of OnExitCodes and OnPodConditions is required",
-            _ => continue,
-        };
-        errors.push(FieldError::invalid(path, rule.clone(), why));
-    }
-}
-
-fn validate_exit_codes(codes: &Value, names: &BTreeSet<&str>, path: &str, errors: &mut Errors) {
-    if !codes.is_object() {
-        return;
-    }
-    let operator = codes["operator"].as_str().unwrap_or_default();
-    if operator.is_empty() {
-        errors.push(FieldError::required(format!("{path}.operator"), "valid values: \"In\", \"NotIn\""));
-    } else if !matches!(operator, "In" | "NotIn") {
-        errors.push(FieldError::not_supported(format!("{path}.operator"), operator, &["In", "NotIn"]));
-    }
-    if let Some(name) = codes["containerName"].as_str().filter(|name| !names.contains(name)) {
-        let why = "must be one of the container or initContainer names in the pod template";
-        errors.push(FieldError::invalid(format!("{path}.containerName"), name, why));
-    }
-    let at = format!("{path}.values");
-    let values: Vec<i64> = items(&codes["values"]).iter().filter_map(Value::as_i64).collect();
-    if values.is_empty() {
-        errors.push(FieldError::invalid(&at, codes["values"].clone(), "at least one value is required"));
-    } else if values.len() > EXIT_CODES_MAX {
-        errors.push(FieldError::too_many(&at, values.len(), EXIT_CODES_MAX));
-    }
-    for (index, value) in values.iter().enumerate() {
-        if *value == 0 && operator == "In" {
-            errors.push(FieldError::invalid(
-                format!("{at}[{index}]"),
-                0,
-                "must not be 0 for the In operator",
-            ));
-        }
-        if values[..index].contains(value) {
-            errors.push(FieldError::duplicate(format!("{at}[{index}]"), *value));
-        }
-    }
-    if !values.is_sorted() {
-        errors.push(FieldError::invalid(at, codes["values"].clone(), "must be ordered"));
-    }
-}
-
-fn validate_conditions(rule: &Value, path: &str, errors: &mut Errors) {
-    let count = items(&rule["onPodConditions"]).len();
-    if count > RULES_MAX {
-        errors.push(FieldError::too_many(format!("{path}.onPodConditions"), count, RULES_MAX));
-    }
-    for (path, condition) in indexed(rule, path, "onPodConditions") {
-        let text = |field: &str| condition[field].as_str().unwrap_or_default();
-        invalid_all(names::check_label_key(text("type")), &format!("{path}.type"), text("type"), errors);
-        match text("status") {
-            "" => errors.push(FieldError::required(
-                format!("{path}.status"),
-                "valid values: \"False\", \"True\", \"Unknown\"",
-            )),
-            "False" | "True" | "Unknown" => {}
-            other => {
-                let known = ["False", "True", "Unknown"];
-                errors.push(FieldError::not_supported(format!("{path}.status"), other, &known));
-            }
-        }
-    }
-}
-
-fn validate_success_policy(spec: &Value, path: &str, errors: &mut Errors) {
-    let rules = &spec["successPolicy"];
-    let at = format!("{path}.rules");
-    match items(&rules["rules"]).len() {
-        0 => {
-            let why = "at least one rules must be specified when the successPolicy is specified";
-            errors.push(FieldError::required(&at, why));
-        }
-        count if count > RULES_MAX => errors.push(FieldError::too_many(&at, count, RULES_MAX)),
-        _ => {}
-    }
-    let completions = spec["completions"].as_i64().unwrap_or_default();
-    for (path, rule) in indexed(rules, path, "rules") {
-        let (count, indexes) = (rule["succeededCount"].as_i64(), rule["succeededIndexes"].as_str());
-        if count.is_none() && indexes.is_none() {
-            let why = "at least one of succeededCount or succeededIndexes must be specified";
-            errors.push(FieldError::required(&path, why));
-        }
-        let listed = indexes.map(|indexes| count_indexes(indexes, completions));
-        if let (Some(Err(why)), Some(indexes)) = (&listed, indexes) {
-            let why = format!("error parsing succeededIndexes: {why}");
-            errors.push(FieldError::invalid(format!("{path}.succeededIndexes"), indexes, why));
-        }
-        let Some(count) = count else { continue };
-        let why = match listed {
-            _ if count < 0 => "must be greater than or equal to 0".to_owned(),
-            _ if count > completions => {
-                format!("must be less than or equal to {completions} (the number of specified completions)")
-            }
-            Some(Ok(all)) if count > all => {
+    for (field, count) in [("parallelism", parallel), ("maxFailedIndexes", failed)] {
+        if count > Some(WITH_MANY_MAX) {
+            too_many(
+                field,
                 format!(
-                    "must be less than or equal to {all} (the number of indexes in the specified succeededIndexes field)"
-                )
-            }
-            _ => continue,
-        };
-        errors.push(FieldError::invalid(format!("{path}.succeededCount"), count, why));
-    }
-}
-
-/// How many indexes `1,3-5` names, each below `completions` and above the one before.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
-    let (mut count, mut last) = (0, -1);
-    for part in text.split(',').filter(|_| !text.is_empty()) {
-        let (first, end) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| {
-            text.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: {text:?}"))
-        };
-        let (first, end) = (number(first)?, number(end)?);
-        if first <= last || end < first {
-            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
+                    "must be less than or equal to {WITH_MANY_MAX} when completions are above {INDEXES_MAX} and used with backoff limit per index"
+                ),
+            );
         }
-        if end >= completions {
-            return Err(format!("too large index: {end:?}"));
-        }
-        count += end - first + 1;
-        last = end;
     }
-    Ok(count)
+    if failed.is_none() {
+        let why = format!("must be specified when completions is above {INDEXES_MAX}");
+        errors.push(FieldError::required(join(path, "maxFailedIndexes"), why));
+    }
 }
 
 pub(super) fn cron_job(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
-    validate_schedule(spec, errors);
+    validate_schedule(spec, check.old.map(|old| &old["spec"]), errors);
     let old_zone = check.old.map(|old| &old["spec"]["timeZone"]);
     if !old_zone.is_some_and(|old| is_same(old, &spec["timeZone"])) {
         validate_zone(spec, errors);
@@ -357,19 +289,23 @@ pub(super) fn cron_job(check: &Check<'_>, errors: &mut Errors) {
 /// The names of its jobs are this one and a time.
 const NAME_BYTES_MAX: usize = 52;
 
-fn validate_schedule(spec: &Value, errors: &mut Errors) {
-    match text(spec, "schedule") {
-        None => errors.push(FieldError::required("spec.schedule", "")),
-        Some(schedule) if schedule.contains("TZ") => {
-            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-            errors.push(FieldError::invalid("spec.schedule", schedule, why));
-        }
-        Some(schedule) => {
-            if let Err(why) = cron_schedule::check(schedule) {
-                errors.push(FieldError::invalid("spec.schedule", schedule, why));
-            }
-        }
+fn validate_schedule(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let Some(schedule) = text(spec, "schedule") else {
+        errors.push(FieldError::required("spec.schedule", ""));
+        return;
+    };
+    if let Err(why) = cron_schedule::check(schedule) {
+        errors.push(FieldError::invalid("spec.schedule", schedule, why));
     }
+    let had_zone = old.is_some_and(|old| old["schedule"].as_str().is_some_and(|s| s.contains("TZ")));
+    let why = match (schedule.contains("TZ"), had_zone) {
+        (true, false) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        (true, true) if !spec["timeZone"].is_null() => {
+            "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+        }
+        _ => return,
+    };
+    errors.push(FieldError::invalid("spec.schedule", schedule, why));
 }
 
 fn validate_zone(spec: &Value, errors: &mut Errors) {
@@ -378,8 +314,13 @@ fn validate_zone(spec: &Value, errors: &mut Errors) {
     if zone.is_empty() {
         return invalid("timeZone must be nil or non-empty string".to_owned());
     }
-    let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+');
-    if !zone.chars().all(plausible) {
+    let plausible = |part: &str| {
+        (1..=14).contains(&part.len())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+'))
+            && !part.starts_with('-')
+            && !matches!(part, "." | "..")
+    };
+    if !zone.split('/').all(plausible) {
         invalid(format!("unknown time zone {zone}"));
         return;
     }
@@ -403,7 +344,8 @@ mod tests {
     fn job() -> Value {
         json!({"metadata": {"name": "j", "uid": "u"}, "spec": {
             "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}},
-            "template": {"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "u"}}, "spec": {
+            "template": {"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "u", "controller-uid": "u",
+                "batch.kubernetes.io/job-name": "j", "job-name": "j"}}, "spec": {
             "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}],
             "restartPolicy": "Never"}}}})
     }
@@ -414,9 +356,9 @@ mod tests {
         old["spec"]["suspend"] = json!(true);
         let mut new = old.clone();
         new["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
-        assert_eq!(template_of(&new, &old), old["spec"]["template"]);
+        assert_eq!(without_placement(&new, &old), without_placement(&old, &old));
         old["status"] = json!({"startTime": "t"});
-        assert_ne!(template_of(&new, &old), old["spec"]["template"]);
+        assert_ne!(without_placement(&new, &old), without_placement(&old, &old));
     }
 
     #[test]
@@ -482,5 +424,51 @@ mod tests {
             ["spec.timeZone", "spec.timeZone"]
         );
         assert_eq!(paths("batch", "cronjobs", "", &of("@daily", "No/Where"), None), ["spec.timeZone"]);
+    }
+
+    #[test]
+    fn a_job_keeps_its_own_labels() {
+        let mut changed = job();
+        changed["spec"]["template"]["metadata"]["labels"]["job-name"] = json!("other");
+        assert_eq!(paths("batch", "jobs", "", &changed, None), ["spec.template.metadata.labels[job-name]"]);
+        changed["spec"]["selector"]["matchLabels"]["a"] = json!("b");
+        assert_eq!(
+            paths("batch", "jobs", "", &changed, None),
+            ["spec.template.metadata.labels[job-name]", "spec.selector", "spec.template.metadata.labels"]
+        );
+    }
+
+    #[test]
+    fn a_changed_job_is_checked_as_a_new_one_and_as_a_change() {
+        let mut changed = job();
+        changed["spec"]["parallelism"] = json!(-1);
+        changed["spec"]["completions"] = json!(3);
+        assert_eq!(
+            paths("batch", "jobs", "", &changed, Some(&job())),
+            ["spec.parallelism", "spec.parallelism", "spec.completions"]
+        );
+    }
+
+    #[test]
+    fn an_indexed_job_is_scaled_in_tandem_and_names_hosts() {
+        let indexed = |completions: i64, parallelism: i64| {
+            let mut job = job();
+            job["spec"]["completionMode"] = json!("Indexed");
+            job["spec"]["completions"] = json!(completions);
+            job["spec"]["parallelism"] = json!(parallelism);
+            job
+        };
+        let old = indexed(2, 2);
+        assert!(paths("batch", "jobs", "", &indexed(3, 3), Some(&old)).is_empty());
+        assert_eq!(paths("batch", "jobs", "", &indexed(3, 2), Some(&old)), ["spec.completions"]);
+        let mut long = indexed(2, 2);
+        for pointer in [
+            "/metadata/name",
+            "/spec/template/metadata/labels/job-name",
+            "/spec/template/metadata/labels/batch.kubernetes.io~1job-name",
+        ] {
+            *long.pointer_mut(pointer).unwrap() = json!("j".repeat(62));
+        }
+        assert_eq!(paths("batch", "jobs", "", &long, None), ["metadata.name"]);
     }
 }

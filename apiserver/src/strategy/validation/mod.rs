@@ -16,6 +16,8 @@ mod fields;
 mod flow_control;
 mod handlers;
 mod ingresses;
+mod job_policies;
+mod job_status;
 mod jobs;
 mod mounts;
 mod networks;
@@ -103,7 +105,7 @@ static ROWS: &[Row] = &[
     def("admissionregistration.k8s.io/validatingwebhookconfigurations", webhooks::configuration),
     def("autoscaling/horizontalpodautoscalers", autoscalers::autoscaler),
     def("batch/cronjobs", jobs::cron_job),
-    def("batch/jobs", jobs::job),
+    both("batch/jobs", jobs::job, job_status::status),
     def("discovery.k8s.io/endpointslices", endpoints::slice),
     both("flowcontrol.apiserver.k8s.io/flowschemas", flow_control::schema, flow_control::conditions),
     both(

@@ -37,22 +37,24 @@ const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
 
 fn validate_port(port: &Value, path: &str, errors: &mut Errors) {
     let end = port["endPort"].as_i64();
-    let mut wrong_end = |why: &str| {
-        end.into_iter().for_each(|end| errors.push(FieldError::invalid(format!("{path}.endPort"), end, why)));
+    let mut wrong_end = |shown: &Value, why: &str| {
+        if end.is_some() {
+            errors.push(FieldError::invalid(format!("{path}.endPort"), shown.clone(), why));
+        }
     };
     match &port["port"] {
         Value::Number(number) => {
             if end.is_some_and(|end| end < number.as_i64().unwrap_or_default()) {
-                wrong_end("must be greater than or equal to `port`");
+                wrong_end(&port["port"], "must be greater than or equal to `port`");
             }
             port_number(&port["port"], &format!("{path}.port"), errors);
             port_number(&port["endPort"], &format!("{path}.endPort"), errors);
         }
         Value::String(name) => {
-            wrong_end("may not be specified when `port` is non-numeric");
+            wrong_end(&port["endPort"], "may not be specified when `port` is non-numeric");
             invalid_all(names::check_port_name(name), &format!("{path}.port"), name, errors);
         }
-        _ => wrong_end("may not be specified when `port` is not specified"),
+        _ => wrong_end(&port["endPort"], "may not be specified when `port` is not specified"),
     }
 }
 

@@ -109,11 +109,7 @@ fn check_deadline(new: &Value, old: &Value, errors: &mut Errors) {
     let path = "spec.activeDeadlineSeconds";
     match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
         (Some(new), Some(old)) if new > old => {
-            errors.push(FieldError::invalid(
-                path,
-                new,
-                format!("must be less than or equal to previous value: {old}"),
-            ));
+            errors.push(FieldError::invalid(path, new, "must be less than or equal to previous value"));
         }
         (None, Some(_)) => errors.push(FieldError::invalid(
             path,
@@ -127,7 +123,8 @@ fn check_deadline(new: &Value, old: &Value, errors: &mut Errors) {
 fn check_gates(new: &Value, old: &Value, errors: &mut Errors) {
     for (index, gate) in items(&new["schedulingGates"]).iter().enumerate() {
         if !items(&old["schedulingGates"]).contains(gate) {
-            let why = "only deletion is allowed, but found new scheduling gate";
+            let name = gate["name"].as_str().unwrap_or_default();
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             errors.push(FieldError::forbidden(format!("spec.schedulingGates[{index}].name"), why));
         }
     }

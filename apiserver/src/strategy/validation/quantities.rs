@@ -2,6 +2,7 @@
 
 use api_types::names;
 use api_types::quantity::Quantity;
+use api_types::quota::SHORT_NAMES;
 use api_types::status::FieldError;
 use serde_json::Value;
 
@@ -20,17 +21,10 @@ pub(super) fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-const WHOLE: &[&str] = &[
-    "configmaps",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
+/// Counts, which have no fractions.
+fn is_whole(name: &str) -> bool {
+    SHORT_NAMES.contains(&name) || matches!(name, "services.loadbalancers" | "services.nodeports")
+}
 
 const QUOTAS: &[&str] = &[
     "cpu",
@@ -57,7 +51,7 @@ fn is_quota_huge_page(name: &str) -> bool {
 
 /// Whether quotas know this name without a domain.
 pub(super) fn is_quota(name: &str) -> bool {
-    QUOTAS.contains(&name) || WHOLE.contains(&name) || is_quota_huge_page(name)
+    QUOTAS.contains(&name) || is_whole(name) || is_quota_huge_page(name)
 }
 
 fn is_standard(name: &str) -> bool {
@@ -109,7 +103,7 @@ pub(super) fn check_amount(name: &str, value: &Value, path: &str, errors: &mut E
     if amount.is_negative() {
         errors.push(FieldError::invalid(path, shown(value), "must be greater than or equal to 0"));
     }
-    if (WHOLE.contains(&name) || is_extended(name)) && amount.milli() % 1000 != 0 {
+    if (is_whole(name) || is_extended(name)) && amount.milli() % 1000 != 0 {
         errors.push(FieldError::invalid(path, shown(value), "must be an integer"));
     }
 }

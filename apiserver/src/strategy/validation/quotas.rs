@@ -98,7 +98,7 @@ fn validate_scope_selector(selector: &Value, hard: &[&str], errors: &mut Errors)
             !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope);
         match (operator, is_empty) {
             _ if only_exists && operator != "Exists" => {
-                let why = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+                let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
                 errors.push(FieldError::invalid(format!("{path}.operator"), operator, why));
             }
             ("In" | "NotIn", true) => {

@@ -42,7 +42,7 @@ fn validate(spec: &Value, errors: &mut Errors) {
     let kind = spec["type"].as_str().unwrap_or("ClusterIP");
     one_of(spec, "spec", "type", TYPES, errors);
     one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
-    one_of(spec, "spec", "ipFamilyPolicy", &["SingleStack", "PreferDualStack", "RequireDualStack"], errors);
+    one_of(spec, "spec", "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
     one_of(spec, "spec", "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
     check_labels("spec.selector", &spec["selector"], errors);
     validate_ports(spec, kind, errors);
