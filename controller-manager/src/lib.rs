@@ -7,6 +7,7 @@
 mod bootstrap_token;
 mod controller;
 mod controllers;
+mod endpoint_slices;
 mod expectations;
 mod finalizers;
 mod informers;
@@ -25,6 +26,7 @@ mod service_pods;
 mod signing;
 mod signing_request;
 mod token_signer;
+mod trigger_times;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
-//! Which pods stand behind a Service and at which ports: shared by the two controllers of endpoints.
+//! Which pods stand behind a Service, at which addresses and ports: shared by the controllers of endpoints.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api_types::pods;
@@ -44,27 +45,80 @@ pub(crate) fn is_selecting(service: &Service) -> bool {
 pub(crate) fn pods_behind(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let mut all = pods.in_namespace(namespace);
-    all.retain(|pod| is_behind(pod, service) && !pods::is_terminal(pod) && address_of(pod).is_some());
+    all.retain(|pod| is_behind(pod, service) && !pods::is_terminal(pod) && !ips_of(pod).is_empty());
     all
 }
 
-/// The pod's address.
-pub(crate) fn address_of(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.pod_ip.as_deref().filter(|address| !address.is_empty())
+/// A version of the internet protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
 }
 
-/// Whether traffic may go to the pod, or would if it were not terminating.
-pub(crate) fn is_serving(pod: &Pod, service: &Service) -> bool {
-    let regardless = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
-    regardless || pods::is_ready(pod)
+impl Family {
+    pub(crate) fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// As `addressType` and `ipFamilies` write it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
 }
 
-/// The Service's ports as this pod serves them, in order. Named ports that the pod does not have are left out.
+/// The families that a Service serves, the first one first. One that does not say is taken by its address;
+/// without one, it may be either.
+pub(crate) fn families_of(service: &Service) -> Vec<Family> {
+    let spec = service.spec.as_ref();
+    let named = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let families: Vec<Family> = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| named.iter().any(|name| name == family.as_str()))
+        .collect();
+    let address = spec.and_then(|spec| spec.cluster_ip.as_deref()).and_then(|text| text.parse().ok());
+    match (families.len(), address) {
+        (0, Some(address)) => vec![Family::of(&address)],
+        (0, None) => vec![Family::V4, Family::V6],
+        (2, _) if named[0] == Family::V6.as_str() => vec![Family::V6, Family::V4],
+        _ => families,
+    }
+}
+
+fn ips_of(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = pod.status.as_ref() else { return Vec::new() };
+    let all = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
+    let mut found: Vec<IpAddr> = all.filter_map(|text| text.parse().ok()).collect();
+    if found.is_empty() {
+        found.extend(status.pod_ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok()));
+    }
+    found
+}
+
+/// The pod's addresses of one family.
+pub(crate) fn addresses_of(pod: &Pod, family: Family) -> Vec<String> {
+    let all = ips_of(pod).into_iter().filter(|address| Family::of(address) == family);
+    all.map(|address| address.to_string()).collect()
+}
+
+/// Whether the Service has no address of its own.
+pub(crate) fn is_headless(service: &Service) -> bool {
+    let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    matches!(address, None | Some("" | "None"))
+}
+
+/// Whether pods are to be published whatever their state.
+pub(crate) fn publishes_not_ready(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
+}
+
+/// The Service's ports as this pod serves them. Named ports that the pod does not have are left out.
 pub(crate) fn ports_of(service: &Service, pod: &Pod) -> Vec<TargetPort> {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
-    let mut all: Vec<_> = ports.into_iter().flatten().filter_map(|port| target(port, pod)).collect();
-    all.sort();
-    all
+    ports.into_iter().flatten().filter_map(|port| target(port, pod)).collect()
 }
 
 fn target(port: &ServicePort, pod: &Pod) -> Option<TargetPort> {
@@ -84,8 +138,10 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<TargetPort> {
 }
 
 fn named(name: &str, protocol: &str, pod: &Pod) -> Option<i32> {
-    let containers = &pod.spec.as_ref()?.containers;
-    let mut ports = containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let spec = pod.spec.as_ref()?;
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| pods::is_sidecar(container));
+    let mut ports =
+        spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     ports
         .find(|port| {
             port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
@@ -109,4 +165,39 @@ pub(crate) fn hostname_of(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let under_it = spec.subdomain.as_deref() == service.metadata.name.as_deref();
     spec.hostname.clone().filter(|name| under_it && !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(spec: Value) -> Service {
+        serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap()
+    }
+
+    fn check(spec: Value, expected: &[Family]) {
+        assert_eq!(families_of(&service(spec)), expected);
+    }
+
+    #[test]
+    fn families_are_as_stated_or_as_the_address() {
+        check(json!({"ipFamilies": ["IPv6", "IPv4"], "clusterIP": "10.0.0.1"}), &[Family::V6, Family::V4]);
+        check(json!({"ipFamilies": ["IPv4"]}), &[Family::V4]);
+        check(json!({"clusterIP": "fd00::1"}), &[Family::V6]);
+        check(json!({"clusterIP": "None"}), &[Family::V4, Family::V6]);
+    }
+
+    #[test]
+    fn a_port_may_be_named_in_a_sidecar() {
+        let sidecar =
+            json!({"name": "s", "restartPolicy": "Always", "ports": [{"name": "web", "containerPort": 7}]});
+        let spec = json!({"containers": [{"name": "c"}], "initContainers": [sidecar]});
+        let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        let service =
+            service(json!({"ports": [{"port": 80, "targetPort": "web"}, {"port": 81, "targetPort": "no"}]}));
+        let numbers: Vec<i32> = ports_of(&service, &pod).iter().map(|port| port.number).collect();
+        assert_eq!(numbers, [7]);
+    }
 }

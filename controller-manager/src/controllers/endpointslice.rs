@@ -1,48 +1,70 @@
 //! `endpointslice-controller`: lists the pods behind each Service in EndpointSlices.
 //!
+//! `packing` decides which endpoint goes into which slice.
+//!
 //! # Watches
-//! Services, the pods they select, and the EndpointSlices it made.
+//! Services, the pods they select, the nodes of these pods, and the EndpointSlices it made.
 //!
 //! # Writes
 //! EndpointSlices.
 //!
 //! # Guarantees
-//! A pod is in at most one slice of a Service; a slice has at most 100 endpoints; a change of one pod writes
-//! one slice. Pods that are terminating stay listed as such until they are gone.
+//! A pod is in at most one slice of a Service and an address family; a slice has at most 100 endpoints; a
+//! change of one pod writes one slice. Pods that are terminating stay listed as such until they are gone.
+//! Slices of Services without selector are left to whoever made them.
 //!
 //! # Differs from Kubernetes
-//! IPv4 only; no zones and no topology hints.
+//! The annotation `service.kubernetes.io/topology-mode` is not followed; `trafficDistribution` is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_types::pods;
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
+};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 
-use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::controllers::endpointslice::packing::pack;
+use crate::endpoint_slices::{HEADLESS, MANAGED_BY, SERVICE, ports_key, service_of, sorted, written};
 use crate::expectations::Expectations;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, label, name_of};
 use crate::pod_control::delete_exactly;
-use crate::service_pods::{self, TargetPort};
+use crate::service_pods::{self, Family, TargetPort};
+use crate::trigger_times::{self, TriggerTimes};
 
-const SERVICE: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+mod packing;
+
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints in one slice.
-const ENDPOINTS_MAX: usize = 100;
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(crate) struct EndpointSliceController {
     client: Client,
+    events: Events,
     services: Arc<Informer<Service>>,
     pods: Arc<Informer<Pod>>,
+    nodes: Arc<Informer<Node>>,
     slices: Arc<Informer<EndpointSlice>>,
     expectations: Expectations,
+    times: TriggerTimes,
+}
+
+/// What `plan` sees.
+struct Observed<'a> {
+    service: &'a Service,
+    pods: &'a [Arc<Pod>],
+    /// The nodes there are, and their zones.
+    zones: &'a BTreeMap<String, Option<String>>,
+    slices: &'a [Arc<EndpointSlice>],
+    /// When what is new happened.
+    changed_at: Option<DateTime<Utc>>,
 }
 
 /// One thing to do.
@@ -53,148 +75,194 @@ enum Step {
     Delete(Arc<EndpointSlice>),
 }
 
-/// What should be listed: endpoints by the ports they serve.
-type Wanted = BTreeMap<Vec<TargetPort>, Vec<Endpoint>>;
-
-fn wanted(service: &Service, pods: &[Arc<Pod>]) -> Wanted {
-    let mut wanted = Wanted::new();
-    for pod in pods {
-        wanted.entry(service_pods::ports_of(service, pod)).or_default().push(endpoint(service, pod));
-    }
-    wanted
+/// The endpoints that have the same ports, by pod.
+struct Group {
+    ports: Vec<TargetPort>,
+    endpoints: BTreeMap<String, Endpoint>,
 }
 
-fn endpoint(service: &Service, pod: &Pod) -> Endpoint {
-    let serving = service_pods::is_serving(pod, service);
+fn plan(observed: &Observed<'_>) -> Vec<Step> {
+    let families = service_pods::families_of(observed.service);
+    let is_served =
+        |slice: &&Arc<EndpointSlice>| families.iter().any(|family| family.as_str() == slice.address_type);
+    let strange = observed.slices.iter().filter(|slice| !is_served(slice)).cloned();
+    let mut steps: Vec<Step> = strange.map(Step::Delete).collect();
+    for family in families {
+        steps.extend(plan_family(observed, family));
+    }
+    steps
+}
+
+fn plan_family(observed: &Observed<'_>, family: Family) -> Vec<Step> {
+    let service = observed.service;
+    let mut deleted: Vec<Arc<EndpointSlice>> = Vec::new();
+    let mut by_ports: BTreeMap<Vec<TargetPort>, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
+    for slice in observed.slices.iter().filter(|slice| slice.address_type == family.as_str()) {
+        match is_owned(slice, service) {
+            true => by_ports.entry(ports_key(slice)).or_default().push(slice.clone()),
+            false => deleted.push(slice.clone()),
+        }
+    }
+    let (mut created, mut updated, mut kept) = (Vec::new(), Vec::new(), 0);
+    for (key, Group { ports, endpoints }) in groups(observed, family) {
+        let packed = pack(&by_ports.remove(&key).unwrap_or_default(), endpoints);
+        kept += packed.unchanged.len() + packed.changed.len();
+        let relabelled = packed.unchanged.iter().filter(|slice| slice.metadata.labels != labels(service));
+        let relabelled = relabelled.map(|slice| (slice.clone(), slice.endpoints.clone().unwrap_or_default()));
+        let written = packed.changed.into_iter().chain(relabelled.collect::<Vec<_>>());
+        updated.extend(written.map(|(slice, endpoints)| changed(observed, &slice, endpoints)));
+        deleted.extend(packed.emptied);
+        created.extend(packed.new.into_iter().map(|all| new_slice(observed, family, &ports, all)));
+    }
+    deleted.extend(by_ports.into_values().flatten());
+    if kept == 0 && created.is_empty() {
+        // A slice without endpoints shows that the Service was seen.
+        let placeholder = new_slice(observed, family, &[], Vec::new());
+        match deleted.iter().position(|slice| is_like(slice, &placeholder) && is_owned(slice, service)) {
+            Some(there) => drop(deleted.remove(there)),
+            None => created.push(placeholder),
+        }
+    }
+    reuse(service, created, updated, deleted)
+}
+
+/// What is to be created takes the place of what is to be deleted, as far as that goes.
+fn reuse(
+    service: &Service,
+    mut created: Vec<EndpointSlice>,
+    mut updated: Vec<EndpointSlice>,
+    deleted: Vec<Arc<EndpointSlice>>,
+) -> Vec<Step> {
+    let mut gone = Vec::new();
+    for slice in deleted {
+        match created.pop_if(|_| is_owned(&slice, service)) {
+            Some(new) => {
+                let metadata = ObjectMeta {
+                    labels: new.metadata.labels,
+                    annotations: new.metadata.annotations,
+                    ..slice.metadata.clone()
+                };
+                updated.push(EndpointSlice { metadata, ..new });
+            }
+            None => gone.push(slice),
+        }
+    }
+    if owners::is_deleting(&service.metadata) {
+        created.clear();
+    }
+    let created = created.into_iter().map(|slice| Step::Create(Box::new(slice)));
+    let updated = updated.into_iter().map(|slice| Step::Update(Box::new(slice)));
+    created.chain(updated).chain(gone.into_iter().map(Step::Delete)).collect()
+}
+
+fn groups(observed: &Observed<'_>, family: Family) -> BTreeMap<Vec<TargetPort>, Group> {
+    let mut groups: BTreeMap<Vec<TargetPort>, Group> = BTreeMap::new();
+    for pod in observed.pods {
+        let addresses = service_pods::addresses_of(pod, family);
+        let node = pods::node_name(pod).map(|name| observed.zones.get(name));
+        let lost = node == Some(None) && !service_pods::publishes_not_ready(observed.service);
+        if addresses.is_empty() || lost {
+            continue;
+        }
+        let zone = node.flatten().cloned().flatten();
+        let ports = service_pods::ports_of(observed.service, pod);
+        let group = groups.entry(sorted(ports.clone()));
+        let group = group.or_insert_with(|| Group { ports, endpoints: BTreeMap::new() });
+        let endpoint = endpoint(observed.service, pod, addresses, zone);
+        group.endpoints.insert(name_of(&pod.metadata).to_owned(), endpoint);
+    }
+    groups
+}
+
+fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: Option<String>) -> Endpoint {
+    let serving = pods::is_ready(pod);
     let terminating = pods::is_terminating(pod);
-    let regardless = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
+    let ready = service_pods::publishes_not_ready(service) || (serving && !terminating);
+    let node_name = pods::node_name(pod).map(ToOwned::to_owned);
     Endpoint {
-        addresses: vec![service_pods::address_of(pod).unwrap_or_default().to_owned()],
+        addresses,
         conditions: Some(EndpointConditions {
-            ready: Some(serving && (!terminating || regardless)),
-            serving: Some(pods::is_ready(pod)),
+            ready: Some(ready),
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
+        hints: if ready { hints(service, zone.as_deref(), node_name.as_deref()) } else { None },
         hostname: service_pods::hostname_of(pod, service),
-        node_name: pods::node_name(pod).map(ToOwned::to_owned),
+        node_name,
         target_ref: Some(service_pods::reference_to(pod)),
+        zone,
         ..Endpoint::default()
     }
 }
 
-fn ports_of(slice: &EndpointSlice) -> Vec<TargetPort> {
-    let port = |port: &EndpointPort| TargetPort {
-        name: port.name.clone().unwrap_or_default(),
-        number: port.port.unwrap_or(0),
-        protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-        app_protocol: port.app_protocol.clone(),
+/// Who should use an endpoint, by the Service's wish for short ways.
+fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let wish = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let node = match wish {
+        "PreferClose" | "PreferSameZone" => None,
+        "PreferSameNode" => node,
+        _ => return None,
     };
-    let mut ports: Vec<_> = slice.ports.iter().flatten().map(port).collect();
-    ports.sort();
-    ports
-}
-
-fn plan(service: &Service, mut wanted: Wanted, existing: &[Arc<EndpointSlice>]) -> Vec<Step> {
-    if wanted.is_empty() {
-        // An empty slice shows that the Service was seen.
-        wanted.insert(Vec::new(), Vec::new());
-    }
-    let mut steps = Vec::new();
-    let mut of_ports: BTreeMap<Vec<TargetPort>, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
-    for slice in existing {
-        of_ports.entry(ports_of(slice)).or_default().push(slice.clone());
-    }
-    for (ports, endpoints) in wanted {
-        let slices = of_ports.remove(&ports).unwrap_or_default();
-        steps.extend(distribute(service, &ports, endpoints, &slices));
-    }
-    steps.extend(of_ports.into_values().flatten().map(Step::Delete));
-    steps
-}
-
-/// Puts `endpoints` into `slices`, changing as few of them as possible.
-fn distribute(
-    service: &Service,
-    ports: &[TargetPort],
-    endpoints: Vec<Endpoint>,
-    slices: &[Arc<EndpointSlice>],
-) -> Vec<Step> {
-    let key = |endpoint: &Endpoint| {
-        endpoint.target_ref.as_ref().and_then(|pod| pod.uid.clone()).unwrap_or_default()
-    };
-    let mut left: BTreeMap<String, Endpoint> = endpoints.into_iter().map(|one| (key(&one), one)).collect();
-    let mut contents: Vec<Vec<Endpoint>> = slices
-        .iter()
-        .map(|slice| slice.endpoints.iter().flatten().filter_map(|one| left.remove(&key(one))).collect())
-        .collect();
-    for content in &mut contents {
-        while content.len() < ENDPOINTS_MAX
-            && let Some((_, one)) = left.pop_first()
-        {
-            content.push(one);
-        }
-    }
-    let mut steps = Vec::new();
-    let any_kept = contents.iter().any(|content| !content.is_empty());
-    for (index, (slice, content)) in slices.iter().zip(contents).enumerate() {
-        let superfluous = content.is_empty() && (any_kept || index > 0);
-        if superfluous {
-            steps.push(Step::Delete(slice.clone()));
-        } else if slice.endpoints.as_deref().unwrap_or_default() != content.as_slice()
-            || slice.metadata.labels != labels(service)
-        {
-            let mut changed = EndpointSlice::clone(slice);
-            changed.metadata.labels = labels(service);
-            changed.endpoints = Some(content);
-            steps.push(Step::Update(Box::new(changed)));
-        }
-    }
-    let rest: Vec<Endpoint> = left.into_values().collect();
-    steps.extend(rest.chunks(ENDPOINTS_MAX).map(|chunk| create(service, ports, chunk.to_vec())));
-    if slices.is_empty() && rest.is_empty() {
-        steps.push(create(service, ports, Vec::new()));
-    }
-    steps
+    let for_zones = zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let for_nodes = node.map(|name| vec![ForNode { name: name.to_owned() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 fn labels(service: &Service) -> Option<BTreeMap<String, String>> {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
     labels.insert(SERVICE.to_owned(), name_of(&service.metadata).to_owned());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
-        labels.insert("service.kubernetes.io/headless".to_owned(), String::new());
+    if service_pods::is_headless(service) {
+        labels.insert(HEADLESS.to_owned(), String::new());
     }
     Some(labels)
 }
 
-fn create(service: &Service, ports: &[TargetPort], endpoints: Vec<Endpoint>) -> Step {
-    let port = |port: &TargetPort| EndpointPort {
-        name: Some(port.name.clone()),
-        port: Some(port.number),
-        protocol: Some(port.protocol.clone()),
-        app_protocol: port.app_protocol.clone(),
-    };
-    Step::Create(Box::new(EndpointSlice {
-        address_type: "IPv4".to_owned(),
-        endpoints: Some(endpoints),
-        ports: (!ports.is_empty()).then(|| ports.iter().map(port).collect()),
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", name_of(&service.metadata))),
-            namespace: service.metadata.namespace.clone(),
-            labels: labels(service),
-            owner_references: Some(vec![owners::controller_reference(service)]),
-            ..ObjectMeta::default()
-        },
-    }))
+fn changed(observed: &Observed<'_>, slice: &EndpointSlice, endpoints: Vec<Endpoint>) -> EndpointSlice {
+    let mut changed = EndpointSlice { endpoints: Some(endpoints), ..slice.clone() };
+    changed.metadata.labels = labels(observed.service);
+    trigger_times::annotate(&mut changed.metadata, observed.changed_at);
+    changed
 }
 
-/// The Service that a slice of ours belongs to.
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    if label(&slice.metadata, MANAGED_BY) != Some(MANAGER) {
-        return None;
+fn new_slice(
+    observed: &Observed<'_>,
+    family: Family,
+    ports: &[TargetPort],
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
+    let service = observed.service;
+    let mut metadata = ObjectMeta {
+        generate_name: Some(format!("{}-", name_of(&service.metadata))),
+        namespace: service.metadata.namespace.clone(),
+        labels: labels(service),
+        owner_references: Some(vec![owners::controller_reference(service)]),
+        ..ObjectMeta::default()
+    };
+    trigger_times::annotate(&mut metadata, observed.changed_at);
+    EndpointSlice {
+        address_type: family.as_str().to_owned(),
+        endpoints: Some(endpoints),
+        ports: written(ports),
+        metadata,
     }
-    let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-    label(&slice.metadata, SERVICE).map(|name| ObjectKey::new(namespace, name))
+}
+
+fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    owners.any(|owner| Some(&owner.uid) == service.metadata.uid.as_ref() && owner.kind == "Service")
+}
+
+/// Whether two slices say the same, whatever they are called.
+fn is_like(slice: &EndpointSlice, other: &EndpointSlice) -> bool {
+    slice.metadata.labels == other.metadata.labels
+        && slice.endpoints.as_deref().unwrap_or_default() == other.endpoints.as_deref().unwrap_or_default()
+        && ports_key(slice) == ports_key(other)
+}
+
+fn zone_of(node: &Node) -> Option<&str> {
+    label(&node.metadata, ZONE).filter(|zone| !zone.is_empty())
 }
 
 #[async_trait]
@@ -205,31 +273,66 @@ impl Controller for EndpointSliceController {
         let services = setup.watch_own::<Service>();
         let selecting = services.clone();
         let pods = setup.watch::<Pod>(move |pod| service_pods::services_of(pod, &selecting));
-        let slices = setup.watch::<EndpointSlice>(|slice| service_of(slice).into_iter().collect());
-        Self { client: setup.client.clone(), services, pods, slices, expectations: Expectations::default() }
+        let slices = setup.watch::<EndpointSlice>(|slice| service_of(slice, MANAGER).into_iter().collect());
+        let nodes = setup.read::<Node>();
+        let (selecting, on_node, queue) = (services.clone(), pods.clone(), setup.queue.clone());
+        nodes.subscribe(move |change| {
+            let moved = change.old.map(|node| zone_of(node)) != change.new.map(|node| zone_of(node));
+            let Some(node) = change.new.or(change.old).filter(|_| moved) else { return };
+            for pod in on_node.on_node(name_of(&node.metadata)) {
+                service_pods::services_of(&pod, &selecting).into_iter().for_each(|key| queue.add(key));
+            }
+        });
+        Self {
+            client: setup.client.clone(),
+            events: setup.events(),
+            services,
+            pods,
+            nodes,
+            slices,
+            expectations: Expectations::default(),
+            times: TriggerTimes::default(),
+        }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         let Some(service) = self.services.get(key) else {
             self.expectations.forget(key);
+            self.times.forget(key);
             return Ok(Action::Done);
         };
-        let unneeded = !service_pods::is_selecting(&service) || owners::is_deleting(&service.metadata);
-        if unneeded || !self.expectations.are_met(key, &*self.slices) {
+        if !service_pods::is_selecting(&service) || !self.expectations.are_met(key, &*self.slices) {
             return Ok(Action::Done);
         }
-        let mut existing = self.slices.in_namespace(&key.namespace);
-        existing
-            .retain(|slice| service_of(slice).as_ref() == Some(key) && !owners::is_deleting(&slice.metadata));
-        let wanted = wanted(&service, &service_pods::pods_behind(&service, &self.pods));
-        for step in plan(&service, wanted, &existing) {
-            self.apply(key, step).await?;
+        let mut slices = self.slices.in_namespace(&key.namespace);
+        slices.retain(|slice| {
+            service_of(slice, MANAGER).as_ref() == Some(key) && !owners::is_deleting(&slice.metadata)
+        });
+        let pods = service_pods::pods_behind(&service, &self.pods);
+        let changed_at = self.times.note(&service, &pods);
+        let zones = self.zones_of(&pods);
+        let observed =
+            Observed { service: &service, pods: &pods, zones: &zones, slices: &slices, changed_at };
+        for step in plan(&observed) {
+            if let Err(error) = self.apply(key, step).await {
+                let why = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                self.events.warning(&*service, "FailedToUpdateEndpointSlices", &why);
+                return Err(error.into());
+            }
         }
         Ok(Action::Done)
     }
 }
 
 impl EndpointSliceController {
+    fn zones_of(&self, pods: &[Arc<Pod>]) -> BTreeMap<String, Option<String>> {
+        let names = pods.iter().filter_map(|pod| pods::node_name(pod));
+        let nodes = names.filter_map(|name| self.nodes.get(&ObjectKey::cluster(name)));
+        nodes
+            .map(|node| (name_of(&node.metadata).to_owned(), zone_of(&node).map(ToOwned::to_owned)))
+            .collect()
+    }
+
     async fn apply(&self, key: &ObjectKey, step: Step) -> Result<(), kube::Error> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
         match step {
@@ -251,67 +354,4 @@ impl EndpointSliceController {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn service(selector: &str) -> Service {
-        let spec = json!({"selector": {"app": selector}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}]});
-        serde_json::from_value(
-            json!({"metadata": {"name": "s", "namespace": "ns", "uid": "s"}, "spec": spec}),
-        )
-        .unwrap()
-    }
-
-    fn pods(count: usize) -> Vec<Arc<Pod>> {
-        let pod = |index: usize| {
-            json!({
-                "metadata": {"name": format!("p{index}"), "uid": format!("{index:04}"), "labels": {"app": "a"}},
-                "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
-                "status": {"podIP": format!("10.0.0.{index}"), "conditions": [{"type": "Ready", "status": "True"}]},
-            })
-        };
-        (0..count).map(|index| Arc::new(serde_json::from_value(pod(index)).unwrap())).collect()
-    }
-
-    fn planned(count: usize, existing: &[Arc<EndpointSlice>]) -> Vec<Step> {
-        plan(&service("a"), wanted(&service("a"), &pods(count)), existing)
-    }
-
-    fn made(steps: Vec<Step>) -> Vec<Arc<EndpointSlice>> {
-        let slice = |step| match step {
-            Step::Create(slice) => Arc::new(*slice),
-            other => panic!("not a creation: {other:?}"),
-        };
-        steps.into_iter().map(slice).collect()
-    }
-
-    #[test]
-    fn a_named_port_is_resolved_in_the_pod() {
-        let slices = made(planned(1, &[]));
-        assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(8080));
-        assert_eq!(slices[0].endpoints.as_ref().unwrap()[0].addresses, ["10.0.0.0"]);
-    }
-
-    #[test]
-    fn a_slice_holds_a_hundred_endpoints() {
-        let sizes: Vec<_> =
-            made(planned(250, &[])).iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
-        assert_eq!(sizes, [100, 100, 50]);
-    }
-
-    #[test]
-    fn one_pod_less_changes_one_slice() {
-        let slices = made(planned(150, &[]));
-        assert!(matches!(planned(149, &slices).as_slice(), [Step::Update(_)]));
-        assert!(planned(150, &slices).is_empty());
-    }
-
-    #[test]
-    fn a_service_without_pods_has_one_empty_slice() {
-        let slices = made(planned(0, &[]));
-        assert!(slices[0].endpoints.as_ref().unwrap().is_empty());
-        assert!(planned(0, &slices).is_empty());
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod garbage_collector;
 mod job;
 mod namespace;
@@ -58,6 +59,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<validatingadmissionpolicy_status::ValidatingAdmissionPolicyStatus>(),
     def::<endpointslice::EndpointSliceController>(),
     def::<endpoints::EndpointsController>(),
+    def::<endpointslice_mirroring::EndpointSliceMirroring>(),
     def::<disruption::DisruptionController>(),
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),

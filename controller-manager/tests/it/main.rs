@@ -9,5 +9,6 @@ mod leadership;
 mod quotas;
 mod replicas;
 mod rollouts;
+mod services;
 mod trust;
 mod workloads;
