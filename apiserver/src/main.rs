@@ -16,6 +16,7 @@ use tracing::error;
 /// the first start. Without a data directory everything is lost at the end.
 #[derive(Parser)]
 #[command(name = "apiserver", version, after_help = EXAMPLES)]
+#[group(skip)]
 struct Flags {
     #[command(flatten)]
     log: LogFlags,
