@@ -28,6 +28,8 @@ pub struct Config {
     pub bootstrap_tokens: bool,
     /// An outside issuer whose ID tokens are accepted.
     pub oidc: Option<OidcConfig>,
+    /// Several such issuers, and who may ask without credentials, as kube-apiserver's `--authentication-config`.
+    pub authentication_config: Option<PathBuf>,
     /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
     pub encryption_config: Option<PathBuf>,
     /// What is kept of requests, and where.
@@ -49,6 +51,7 @@ impl Default for Config {
             token_auth_file: None,
             bootstrap_tokens: true,
             oidc: None,
+            authentication_config: None,
             encryption_config: None,
             audit: None,
             anonymous: true,

@@ -38,6 +38,9 @@ pub struct Flags {
     /// Accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     enable_bootstrap_token_auth: bool,
+    /// An AuthenticationConfiguration file: outside issuers of tokens, and where anonymous requests are served.
+    #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
+    authentication_config: Option<PathBuf>,
     #[command(flatten)]
     oidc: OidcFlags,
     #[command(flatten)]
@@ -78,6 +81,7 @@ impl Flags {
             audit: self.audit.config(),
             bootstrap_tokens: self.enable_bootstrap_token_auth,
             oidc: self.oidc.config(),
+            authentication_config: self.authentication_config,
             anonymous: self.anonymous_auth,
             clock,
         }

@@ -26,6 +26,7 @@ mod node_proxy;
 mod openapi;
 mod pki;
 mod policy;
+mod reload;
 mod request_info;
 mod rest;
 mod server;
@@ -42,6 +43,7 @@ mod websocket;
 use std::collections::BTreeMap;
 
 pub use audit::{AuditConfig, AuditError, LogFile, OpenLogError, PolicyError};
+pub use authn::configuration::AuthenticationConfigError;
 pub use authn::oidc::{OidcConfig, OidcError};
 pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;

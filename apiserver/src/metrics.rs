@@ -57,6 +57,21 @@ struct Watched {
     kind: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    status: &'static str,
+}
+
+/// How often a configuration file was read again.
+pub(crate) struct Reloads(Counts<Reload>);
+
+impl Reloads {
+    pub(crate) fn note(&self, succeeded: bool) {
+        let status = if succeeded { "success" } else { "failure" };
+        self.0.get_or_create(&Reload { status }).inc();
+    }
+}
+
 type Counts<L> = Family<L, Counter<u64, AtomicU64>>;
 type Levels<L> = Family<L, Gauge<i64, AtomicI64>>;
 
@@ -123,6 +138,15 @@ impl RequestMetrics {
     /// Lets another part add what it counts.
     pub(crate) fn extend(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock());
+    }
+
+    /// What counts how often a configuration file, as `authentication`, was read again.
+    pub(crate) fn reloads(&self, of: &str) -> Reloads {
+        let counts = Counts::<Reload>::default();
+        let name = format!("apiserver_{of}_config_controller_automatic_reloads");
+        let text = "Times the changed configuration was read, by what came of it";
+        self.extend(|registry| registry.register(name, text, counts.clone()));
+        Reloads(counts)
     }
 
     /// Counts a request as being answered until what is given is dropped.

@@ -28,7 +28,7 @@ pub use loopback::Loopback;
 pub use start::{Running, StartError, run, start};
 
 use crate::audit::{Audit, Trail};
-use crate::authn::oidc::Oidc;
+use crate::authn::configuration::Configured;
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::{self, Authenticators, PeerAddress, PeerCertificates, Presented, impersonation};
 use crate::authz::{self, Attributes, Authorizers, Decision, review};
@@ -63,7 +63,7 @@ pub(crate) struct Server {
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
     audit: Option<Arc<Audit>>,
-    oidc: Option<Arc<Oidc>>,
+    configured: Arc<Configured>,
     pub(crate) shutdown: Shutdown,
     /// `host:port` that discovery tells clients.
     pub(crate) address: String,
@@ -80,10 +80,8 @@ impl Server {
         namespace: &str,
         object: Value,
     ) -> Result<Value, Status> {
-        if let (Some(oidc), Some(token)) = (&self.oidc, object["spec"]["token"].as_str())
-            && oidc.wants_keys_of(token)
-        {
-            oidc.fetch_keys(&self.backends).await;
+        if let Some(token) = object["spec"]["token"].as_str() {
+            self.configured.prepare_token(token, &self.backends).await;
         }
         let reviewers = review::Reviewers {
             authorizers: &self.authorizers,
@@ -191,10 +189,9 @@ fn lasts(request: &Request, info: &RequestInfo) -> bool {
 async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     if request.extensions().get::<UserInfo>().is_none() {
         let certificates = request.extensions().get::<PeerCertificates>().cloned();
-        let presented = Presented::to_server(request.headers(), certificates.as_ref());
-        if let Some(oidc) = server.oidc.as_ref().filter(|oidc| oidc.wants_keys(&presented)) {
-            oidc.fetch_keys(&server.backends).await;
-        }
+        let presented =
+            Presented::to_server(request.headers(), certificates.as_ref()).at(request.uri().path());
+        server.configured.prepare(&presented, &server.backends).await;
         match server.authenticators.authenticate(&presented) {
             Ok(user) => {
                 request.extensions_mut().insert(user);

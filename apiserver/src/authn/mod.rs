@@ -7,6 +7,7 @@
 pub(crate) mod anonymous;
 pub(crate) mod bootstrap_token;
 pub(crate) mod client_certificate;
+pub(crate) mod configuration;
 pub(crate) mod discovery;
 pub(crate) mod impersonation;
 pub(crate) mod oidc;
@@ -53,6 +54,8 @@ pub(crate) struct Presented<'a> {
     pub(crate) certificates: Option<&'a PeerCertificates>,
     /// For whom the credentials have to be meant.
     pub(crate) audiences: &'a [String],
+    /// The path that is asked for.
+    pub(crate) path: &'a str,
 }
 
 /// For whom the credentials of ordinary requests are meant: this server.
@@ -62,7 +65,12 @@ pub(crate) static SERVER_AUDIENCES: std::sync::LazyLock<Vec<String>> =
 impl<'a> Presented<'a> {
     /// The credentials of a request to this server.
     pub(crate) fn to_server(headers: &'a HeaderMap, certificates: Option<&'a PeerCertificates>) -> Self {
-        Self { headers, certificates, audiences: &SERVER_AUDIENCES }
+        Self { headers, certificates, audiences: &SERVER_AUDIENCES, path: "" }
+    }
+
+    /// The same of a request for this path.
+    pub(crate) fn at(self, path: &'a str) -> Self {
+        Self { path, ..self }
     }
 
     /// Whether credentials that say nothing of an audience will do.
@@ -139,7 +147,7 @@ impl Authenticators {
         let mut headers = HeaderMap::new();
         let value = http::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad())?;
         headers.insert(http::header::AUTHORIZATION, value);
-        let presented = Presented { headers: &headers, certificates: None, audiences };
+        let presented = Presented { headers: &headers, certificates: None, audiences, path: "" };
         let user = self.authenticate(&presented).map_err(|_| bad())?;
         let good = audiences.iter().filter(|a| SERVER_AUDIENCES.contains(a)).cloned().collect();
         Ok((user, good))
@@ -148,6 +156,9 @@ impl Authenticators {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::anonymous::Allowed;
     use super::*;
 
     fn bearer(value: &str) -> HeaderMap {
@@ -156,10 +167,22 @@ mod tests {
         headers
     }
 
+    fn anonymous(usual: Allowed) -> anonymous::Anonymous {
+        anonymous::Anonymous { configured: Arc::default(), usual }
+    }
+
+    #[test]
+    fn anonymous_requests_are_served_where_they_may() {
+        let row = anonymous(Allowed::At(vec!["/livez".to_owned()]));
+        let ask = |path| row.authenticate(&Presented::to_server(&HeaderMap::new(), None).at(path));
+        assert!(matches!(ask("/livez"), Outcome::User(_)));
+        assert_eq!(ask("/livez/ping"), Outcome::Unknown);
+    }
+
     fn chain() -> Authenticators {
         Authenticators::new(vec![
             Box::new(token_file::TokenFile::parse("secret,alice,u1,\"dev,ops\"").unwrap()),
-            Box::new(anonymous::Anonymous),
+            Box::new(anonymous(Allowed::Everywhere)),
         ])
     }
 

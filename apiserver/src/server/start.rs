@@ -19,8 +19,10 @@ use tracing::{info, warn};
 use super::listener::Listener;
 use super::{Loopback, Server, layers};
 use crate::audit::{Audit, AuditError};
+use crate::authn::anonymous::Allowed;
 use crate::authn::bootstrap_token::BootstrapToken;
-use crate::authn::oidc::{Oidc, OidcError};
+use crate::authn::configuration::{self, AuthenticationConfigError, Configured, Settings};
+use crate::authn::oidc::{Issuers, OidcError};
 use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::token_file::{TokenFile, TokenFileError};
 use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
@@ -38,7 +40,7 @@ use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
 use crate::tls::{self, TlsError};
 use crate::view::View;
-use crate::{UserInfo, admission, aggregation, bootstrap, negotiate, rest};
+use crate::{UserInfo, admission, aggregation, bootstrap, negotiate, reload, rest};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,8 @@ pub enum StartError {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Oidc(#[from] OidcError),
+    #[error("--authentication-config: {0}")]
+    Authentication(#[source] AuthenticationConfigError),
     #[error("--service-cidr: {0}")]
     ServiceCidr(String),
     #[error("cannot make or read the certificates")]
@@ -108,10 +112,10 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let services = Arc::new(ServiceAddresses::new(cidr));
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
-    let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, config.clock)).transpose()?;
+    let configured = configured(&config, &metrics, &tasks)?;
     metrics.extend(|registry| flow.register(registry));
     let server = Arc::new(Server {
-        authenticators: authenticators(&config, &pki, &view, oidc.as_ref())?,
+        authenticators: authenticators(&config, &pki, &view, &configured)?,
         authorizers: Authorizers::new(view.clone()),
         admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
@@ -132,7 +136,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         limits: config.limits.clone(),
         metrics,
         audit: audit.map(Arc::new),
-        oidc,
+        configured,
         shutdown: shutdown.clone(),
         address: address.map(|a| reachable(a).to_string()).unwrap_or_default(),
         ready: AtomicBool::new(false),
@@ -175,7 +179,7 @@ fn authenticators(
     config: &Config,
     pki: &Pki,
     view: &Arc<dyn View>,
-    oidc: Option<&Arc<Oidc>>,
+    configured: &Arc<Configured>,
 ) -> Result<Authenticators, StartError> {
     let mut rows: Vec<Box<dyn Authenticator>> = vec![Box::new(client_certificate::ClientCertificate)];
     if let Some(path) = &config.token_auth_file {
@@ -185,13 +189,40 @@ fn authenticators(
     if config.bootstrap_tokens {
         rows.push(Box::new(BootstrapToken::new(view.clone(), config.clock)));
     }
-    if let Some(oidc) = oidc {
-        rows.push(Box::new(oidc.clone()));
-    }
-    if config.anonymous {
-        rows.push(Box::new(anonymous::Anonymous));
-    }
+    rows.push(Box::new(Issuers(configured.clone())));
+    let usual = if config.anonymous { Allowed::Everywhere } else { Allowed::Nowhere };
+    rows.push(Box::new(anonymous::Anonymous { configured: configured.clone(), usual }));
     Ok(Authenticators::new(rows))
+}
+
+/// Outside issuers and anonymous requests, by the flags or by a file that may change.
+fn configured(
+    config: &Config,
+    metrics: &RequestMetrics,
+    tasks: &Tasks,
+) -> Result<Arc<Configured>, StartError> {
+    let Some(path) = &config.authentication_config else {
+        let issuer = config.oidc.as_ref().map(|oidc| oidc.issuer(config.clock)).transpose()?;
+        let settings = Settings { issuers: issuer.into_iter().collect(), anonymous: None };
+        return Ok(Arc::new(Configured::new(settings)));
+    };
+    let (text, clock) = (configuration::read(path).map_err(StartError::Authentication)?, config.clock);
+    let settings = configuration::parse(&text, clock).map_err(StartError::Authentication)?;
+    let configured = Arc::new(Configured::new(settings));
+    let (held, reloads) = (configured.clone(), metrics.reloads("authentication"));
+    let following = reload::follow(path.clone(), text, move |text| {
+        let parsed = configuration::parse(text, clock);
+        reloads.note(parsed.is_ok());
+        match parsed {
+            Ok(settings) => {
+                info!("the changed authentication configuration is in force");
+                held.replace(settings);
+            }
+            Err(problem) => warn!(%problem, "the changed authentication configuration cannot be used"),
+        }
+    });
+    tasks.spawn_until_shutdown("authentication configuration", following);
+    Ok(configured)
 }
 
 /// An address that a client on this machine can use: an unspecified one is reached over the loopback.

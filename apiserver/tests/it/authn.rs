@@ -163,3 +163,39 @@ async fn tokens_of_an_outside_issuer_are_verified_with_the_keys_it_publishes() {
     client.stop().await;
     issuer.serving.abort();
 }
+
+fn authentication(issuer: &Issuer, prefix: &str) -> String {
+    let ca: String = issuer.ca.lines().map(|line| format!("      {line}\n")).collect();
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {}\n    \
+         audiences: [cluster]\n    certificateAuthority: |\n{ca}  claimMappings:\n    username:\n      \
+         expression: \"'{prefix}' + claims.sub\"\n  userValidationRules:\n  - expression: \"user.username != 'x:mallory'\"\n\
+         anonymous:\n  enabled: true\n  conditions:\n  - path: /livez\n",
+        issuer.url
+    )
+}
+
+#[tokio::test]
+async fn a_file_configures_issuers_and_anonymous_requests_and_is_read_again_when_it_changes() {
+    let issuer = Issuer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("authentication.yaml");
+    std::fs::write(&path, authentication(&issuer, "x:")).unwrap();
+    let config = Config { authentication_config: Some(path.clone()), ..Config::default() };
+    let client = Client::start_with(config).await;
+    let token = issuer.token("jane");
+    let status = review(&client, &token, &[]).await;
+    assert_eq!(status["user"]["username"], "x:jane", "{status}");
+    assert_eq!(review(&client, &issuer.token("mallory"), &[]).await["error"], "invalid bearer token");
+    std::fs::write(&path, "kind: nonsense").unwrap();
+    std::fs::write(&path, authentication(&issuer, "y:")).unwrap();
+    let changed = async {
+        while review(&client, &token, &[]).await["user"]["username"] != "y:jane" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    tokio::time::timeout(limit, changed).await.expect("the changed file is read");
+    client.stop().await;
+    issuer.serving.abort();
+}
