@@ -139,7 +139,6 @@ fn status<K: Replicated>(
             Availability::NotReady => {}
         }
     }
-    let counted = |count: i32| (count > 0).then_some(count);
     let status = ReplicaSetStatus {
         replicas,
         fully_labeled_replicas: counted(labeled),
@@ -150,6 +149,11 @@ fn status<K: Replicated>(
         conditions: failure_condition(set.conditions(), failure, now),
     };
     (status, next)
+}
+
+/// A count as a status shows it: not at all when there is nothing.
+pub(crate) fn counted(count: i32) -> Option<i32> {
+    (count > 0).then_some(count)
 }
 
 /// The condition appears with the first failure and goes when all went well; in between it stays as it was.

@@ -172,7 +172,7 @@ impl Cluster {
         }
     }
 
-    async fn finish_deletion(&self, name: &str) {
+    pub(crate) async fn finish_deletion(&self, name: &str) {
         let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
         ignore_absent(self.api::<Pod>("default").delete(name, &now).await.map(drop));
     }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod collection;
+mod deployments;
 mod jobs;
 mod leadership;
 mod quotas;
