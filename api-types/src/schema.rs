@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 pub use build::SchemaError;
-pub use check::{Findings, TypeError};
+pub use check::{Findings, Strict, TypeError};
 pub use defaults::set_defaults;
 pub use openapi::{openapi_definitions, openapi_discovery, openapi_v3};
 
@@ -163,7 +163,12 @@ impl Schema {
 
     /// Finds values of the wrong type and fields that the schema does not have.
     pub fn check(&self, object: &Value) -> Findings {
-        check::check(self, object)
+        check::check(self, object, &[])
+    }
+
+    /// As `check`, of a document in which fields stood twice: these are found where they stand.
+    pub fn check_repeated(&self, object: &Value, repeated: &[String]) -> Findings {
+        check::check(self, object, repeated)
     }
 
     /// Drops the fields that the schema does not have.

@@ -78,7 +78,9 @@ fn parse_range(text: &str) -> MediaRange<'_> {
 }
 
 /// Chooses the first form that the client names and the server has.
-pub(crate) fn accept(headers: &HeaderMap) -> Result<Accept, Status> {
+///
+/// Of what is only answered and never kept (reviews) there are no tables.
+pub(crate) fn accept(headers: &HeaderMap, tables: bool) -> Result<Accept, Status> {
     let gzip = headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()
@@ -88,7 +90,7 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<Accept, Status> {
     if ranges.is_empty() {
         return Ok(Accept { gzip, ..Accept::default() });
     }
-    let chosen = ranges.iter().find_map(choose);
+    let chosen = ranges.iter().filter_map(choose).find(|accept| tables || accept.form != Form::Table);
     chosen.map(|a| Accept { gzip, ..a }).ok_or_else(|| not_acceptable(&ranges))
 }
 
@@ -226,7 +228,7 @@ mod tests {
     fn accepting(text: &str) -> Result<Accept, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, text.parse().unwrap());
-        accept(&headers)
+        accept(&headers, true)
     }
 
     #[test]
@@ -242,6 +244,15 @@ mod tests {
     fn only_unknown_forms_are_not_acceptable() {
         assert_eq!(accepting("application/vnd.kubernetes.protobuf").unwrap_err().code(), 406);
         assert_eq!(accepting("application/json;as=Table;v=v9;g=meta.k8s.io").unwrap_err().code(), 406);
+    }
+
+    #[test]
+    fn what_is_only_answered_has_no_table() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io".parse().unwrap());
+        assert_eq!(accept(&headers, false).unwrap_err().code(), 406);
+        headers.append(header::ACCEPT, "application/json".parse().unwrap());
+        assert_eq!(accept(&headers, false).unwrap().form, Form::Whole);
     }
 
     #[test]

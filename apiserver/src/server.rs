@@ -361,7 +361,8 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
     let Some(kind) = kind else { return no_such_path(&info.group) };
     let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
     // A log, a proxied answer or a stream is what the node sends; only the API's own answers negotiate.
-    let accept = match negotiate::accept(request.headers()) {
+    let tables = kind.verbs.iter().any(|verb| verb == "list");
+    let accept = match negotiate::accept(request.headers(), tables) {
         Ok(accept) => accept,
         Err(_) if !info.subresource.is_empty() => Accept::default(),
         Err(status) => return Err(status),

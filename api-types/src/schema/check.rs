@@ -6,14 +6,41 @@ use crate::status::FieldError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fmt;
 
 /// What a check found, in the order of the document.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
     pub type_errors: Vec<TypeError>,
+    /// What a strict reader refuses.
+    pub strict: Vec<Strict>,
+}
+
+impl Findings {
     /// Paths of fields that the schema does not have (`spec.containers[0].imagee`).
-    pub unknown: Vec<String>,
+    pub fn unknown(&self) -> impl Iterator<Item = &str> {
+        self.strict.iter().filter_map(|found| match found {
+            Strict::Unknown(path) => Some(path.as_str()),
+            Strict::Repeated(_) => None,
+        })
+    }
+}
+
+/// A field that can be read, but not as it was meant; by its path.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Strict {
+    Unknown(String),
+    Repeated(String),
+}
+
+impl fmt::Display for Strict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(path) => write!(f, "unknown field {path:?}"),
+            Self::Repeated(path) => write!(f, "duplicate field {path:?}"),
+        }
+    }
 }
 
 /// A value of the wrong type.
@@ -42,20 +69,23 @@ impl TypeError {
     }
 }
 
-struct Walk {
+struct Walk<'a> {
     path: String,
+    /// Paths of fields that stood twice in the document.
+    repeated: HashSet<&'a str>,
     /// How much of the path Go's decoder names: it stops at the first key of a map.
     named: Option<usize>,
     findings: Findings,
 }
 
-pub(super) fn check(schema: &Schema, object: &Value) -> Findings {
-    let mut walk = Walk { path: String::new(), named: None, findings: Findings::default() };
+pub(super) fn check(schema: &Schema, object: &Value, repeated: &[String]) -> Findings {
+    let repeated = repeated.iter().map(String::as_str).collect();
+    let mut walk = Walk { path: String::new(), repeated, named: None, findings: Findings::default() };
     walk.value(schema, object, "");
     walk.findings
 }
 
-impl Walk {
+impl Walk<'_> {
     fn value(&mut self, schema: &Schema, value: &Value, owner: &str) {
         match (schema.ty, value) {
             (_, Value::Null) if schema.builtin || schema.nullable => {}
@@ -68,7 +98,10 @@ impl Walk {
                 let outer = self.named;
                 self.named.get_or_insert(self.path.len());
                 for (key, value) in entries {
-                    self.below(key, |walk| schema.items.iter().for_each(|s| walk.value(s, value, owner)));
+                    self.below(key, |walk| {
+                        walk.note_repeated();
+                        schema.items.iter().for_each(|s| walk.value(s, value, owner));
+                    });
                 }
                 self.named = outer;
             }
@@ -91,10 +124,20 @@ impl Walk {
     fn field(&mut self, schema: &Schema, key: &str, value: &Value) {
         let owner = schema.definition.rsplit('.').next().unwrap_or("");
         self.below(key, |walk| match schema.properties.get(key) {
-            Some(child) => walk.value(child, value, owner),
+            Some(child) => {
+                walk.note_repeated();
+                walk.value(child, value, owner);
+            }
             None if schema.preserve_unknown => {}
-            None => walk.findings.unknown.push(walk.path.clone()),
+            // Nobody reads what it holds, nor how often it stands there.
+            None => walk.findings.strict.push(Strict::Unknown(walk.path.clone())),
         });
+    }
+
+    fn note_repeated(&mut self) {
+        if self.repeated.contains(self.path.as_str()) {
+            self.findings.strict.push(Strict::Repeated(self.path.clone()));
+        }
     }
 
     fn below(&mut self, key: &str, check: impl FnOnce(&mut Self)) {

@@ -13,7 +13,7 @@ fn schema(api_version: &str, kind: &str) -> Schema {
 fn check(kind: &str, object: Value, expect: Expect) {
     let (api_version, kind) = kind.rsplit_once('/').unwrap();
     let found = schema(api_version, kind).check(&object);
-    let unknown = found.unknown.iter().map(|u| format!("unknown field {u:?}"));
+    let unknown = found.unknown().map(|u| format!("unknown field {u:?}"));
     let lines: Vec<_> = found.type_errors.iter().map(ToString::to_string).chain(unknown).collect();
     expect.assert_eq(&lines.join("\n"));
 }
@@ -139,7 +139,7 @@ fn custom_schemas_use_the_same_engine() {
     let schema = Schema::from_openapi(&widget).unwrap();
     let mut object =
         json!({"metadata": {"name": "a"}, "spec": {"ports": [{"name": "x", "no": 1}], "free": {"y": 1}}});
-    assert_eq!(schema.check(&object).unknown, ["spec.ports[0].no"]);
+    assert_eq!(schema.check(&object).unknown().collect::<Vec<_>>(), ["spec.ports[0].no"]);
     schema.prune(&mut object);
     schema.default_fields(&mut object);
     expect![[r#"{"metadata":{"name":"a"},"spec":{"ports":[{"name":"x"}],"free":{"y":1},"size":3}}"#]]
@@ -147,4 +147,22 @@ fn custom_schemas_use_the_same_engine() {
     let found = schema.check(&json!({"spec": {"size": "big"}}));
     expect![[r#"spec.size: Invalid value: "string": spec.size in body must be of type integer: "string""#]]
         .assert_eq(&found.type_errors[0].to_field_error().to_string());
+}
+
+#[test]
+fn what_a_strict_reader_refuses_is_told_in_the_order_of_the_document() {
+    let object = json!({"spec": {"replicsa": 1, "replicas": 2, "template": {"spec": {"containers": [
+        {"name": "a", "imagee": "x", "image": "y"}]}}}});
+    let repeated = ["spec.replicas", "spec.replicsa", "spec.template.spec.containers[0].image"];
+    let found = schema("apps/v1", "Deployment").check_repeated(&object, &repeated.map(str::to_owned));
+    let told: Vec<String> = found.strict.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "unknown field \"spec.replicsa\"",
+            "duplicate field \"spec.replicas\"",
+            "unknown field \"spec.template.spec.containers[0].imagee\"",
+            "duplicate field \"spec.template.spec.containers[0].image\"",
+        ]
+    );
 }

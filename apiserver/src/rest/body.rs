@@ -16,19 +16,37 @@ pub(crate) struct Decoded {
     pub(crate) duplicates: Duplicates,
 }
 
-/// A sentence for each field that a body names twice.
-#[derive(Clone, Default)]
-pub(crate) struct Duplicates {
-    pub(crate) notes: Vec<String>,
-    is_yaml: bool,
+/// Fields that a body names twice, as readers of its form tell of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Duplicates {
+    /// JSON: their paths.
+    Paths(Vec<String>),
+    /// YAML: a sentence each, with its line.
+    Lines(Vec<String>),
+}
+
+impl Default for Duplicates {
+    fn default() -> Self {
+        Self::Paths(Vec::new())
+    }
 }
 
 impl Duplicates {
+    /// A sentence for each.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match self {
+            Self::Paths(paths) => paths.iter().map(|path| format!("duplicate field {path:?}")).collect(),
+            Self::Lines(lines) => lines.clone(),
+        }
+    }
+
     /// The notes as the parts of one error.
     pub(crate) fn errors(&self) -> Vec<String> {
-        match self.is_yaml && !self.notes.is_empty() {
-            true => vec![format!("yaml: unmarshal errors:\n  {}", self.notes.join("\n  "))],
-            false => self.notes.clone(),
+        match self {
+            Self::Lines(lines) if !lines.is_empty() => {
+                vec![format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))]
+            }
+            _ => self.notes(),
         }
     }
 }
@@ -70,7 +88,7 @@ pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
             "the object provided is unrecognized: cannot parse the body as JSON: {e}"
         ))
     })?;
-    Ok(Decoded { value, duplicates: Duplicates { notes: notes.into_inner(), is_yaml: false } })
+    Ok(Decoded { value, duplicates: Duplicates::Paths(notes.into_inner()) })
 }
 
 /// Reads YAML, of which JSON is a part.
@@ -86,7 +104,7 @@ pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
             "the object provided is unrecognized: cannot parse the body as YAML: {e}"
         ))
     })?;
-    Ok(Decoded { value, duplicates: Duplicates { notes: notes.into_inner(), is_yaml: true } })
+    Ok(Decoded { value, duplicates: Duplicates::Lines(notes.into_inner()) })
 }
 
 /// Where a value stands; text is made only for a duplicate.
@@ -127,7 +145,7 @@ impl<'a> At<'a> {
     fn note(&self, duplicate: &str, key: &Key) {
         self.notes.borrow_mut().push(match key.line {
             Some(line) => format!("line {line}: key {:?} already set in map", key.name),
-            None => format!("duplicate field {duplicate:?}"),
+            None => duplicate.to_owned(),
         });
     }
 }
@@ -366,7 +384,7 @@ mod tests {
     #[test]
     fn a_field_that_stands_twice_in_yaml_is_noted_with_its_line() {
         let decoded = decode_yaml(b"a: 1\nb:\n  x: 1\n  x: 2\n").unwrap();
-        assert_eq!(decoded.duplicates.notes, ["line 4: key \"x\" already set in map"]);
+        assert_eq!(decoded.duplicates.notes(), ["line 4: key \"x\" already set in map"]);
         assert_eq!(
             decoded.duplicates.errors(),
             ["yaml: unmarshal errors:\n  line 4: key \"x\" already set in map"]

@@ -49,14 +49,19 @@ pub(super) fn read_config(
 
 /// What is to be said about a body, or why it is refused.
 fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Result<Vec<String>, String> {
-    let findings = of(kind).check(&decoded.value);
+    // What is read into types is judged as it is read; of all else, what stands twice is found before.
+    let (inside, before) = match &decoded.duplicates {
+        Duplicates::Paths(paths) if kind.custom.is_none() => (paths.as_slice(), &Duplicates::default()),
+        duplicates => (&[][..], duplicates),
+    };
+    let findings = of(kind).check_repeated(&decoded.value, inside);
     // Of a custom object only the metadata is read into types; the rest is for validation.
     let is_typed = |path: &str| kind.custom.is_none() || path.starts_with("metadata");
     if let Some(error) = findings.type_errors.iter().find(|e| is_typed(&e.path)) {
         return Err(error.to_string());
     }
-    let unknown = findings.unknown.iter().map(|p| format!("unknown field {p:?}")).collect();
-    say(&decoded.duplicates, unknown, validation).map_err(|why| format!("strict decoding error: {why}"))
+    let found = findings.strict.iter().map(ToString::to_string).collect();
+    say(before, found, validation).map_err(|why| format!("strict decoding error: {why}"))
 }
 
 fn normalized(kind: &Kind, mut value: Value) -> Value {
@@ -69,15 +74,15 @@ fn normalized(kind: &Kind, mut value: Value) -> Value {
 
 fn say(
     duplicates: &Duplicates,
-    unknown: Vec<String>,
+    found: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, String> {
     match validation {
-        FieldValidation::Strict => match [duplicates.errors(), unknown].concat() {
+        FieldValidation::Strict => match [duplicates.errors(), found].concat() {
             problems if problems.is_empty() => Ok(problems),
             problems => Err(problems.join(", ")),
         },
-        FieldValidation::Warn => Ok([duplicates.notes.clone(), unknown].concat()),
+        FieldValidation::Warn => Ok([duplicates.notes(), found].concat()),
         FieldValidation::Ignore => Ok(Vec::new()),
     }
 }

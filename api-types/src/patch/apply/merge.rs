@@ -9,7 +9,7 @@ use std::collections::HashSet;
 /// Says what is wrong with an applied configuration: types, unknown fields, items without identity or twice.
 pub(super) fn check(schema: &Schema, value: &Value) -> Result<(), String> {
     let found = schema.check(value);
-    if let Some(unknown) = found.unknown.first() {
+    if let Some(unknown) = found.unknown().next() {
         return Err(format!(".{unknown}: field not declared in schema"));
     }
     if let Some(wrong) = found.type_errors.first() {
