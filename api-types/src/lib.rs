@@ -2,6 +2,7 @@
 
 pub mod cel;
 pub mod conditions;
+pub mod cron;
 pub mod int_or_percent;
 pub mod json_path;
 pub mod kinds;

@@ -7,7 +7,6 @@
 mod certificates;
 pub(crate) mod computed;
 pub(crate) mod conversion;
-mod cron_schedule;
 pub(crate) mod isolate;
 mod jobs;
 pub(crate) mod metadata;

@@ -30,12 +30,23 @@ pub(crate) struct Cluster {
 /// A controller manager that runs.
 pub(crate) struct Manager {
     shutdown: Shutdown,
+    crash: Shutdown,
     ended: std::thread::JoinHandle<()>,
 }
 
 impl Manager {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
+        self.join().await;
+    }
+
+    /// Ends it where it stands: everything it does is dropped at the next point where it waits.
+    pub(crate) async fn kill(self) {
+        self.crash.cancel();
+        self.join().await;
+    }
+
+    async fn join(self) {
         // The server runs on this thread and must go on answering meanwhile.
         tokio::task::spawn_blocking(|| self.ended.join().unwrap()).await.unwrap();
     }
@@ -77,13 +88,15 @@ impl Cluster {
 
     /// Starts a controller manager as a process would: on a runtime of its own.
     pub(crate) fn run_manager(&self, config: Config) -> Manager {
-        let shutdown = Shutdown::new();
-        let stop = shutdown.clone();
+        let (shutdown, crash) = (Shutdown::new(), Shutdown::new());
+        let (stop, killed) = (shutdown.clone(), crash.clone());
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(controller_manager::run(config, stop)).unwrap();
+            let run = killed.run_until_cancelled(controller_manager::run(config, stop));
+            runtime.block_on(run).transpose().unwrap();
+            runtime.shutdown_background();
         });
-        Manager { shutdown, ended }
+        Manager { shutdown, crash, ended }
     }
 
     /// Takes `manager` as this cluster's own.

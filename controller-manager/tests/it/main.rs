@@ -5,6 +5,7 @@
 mod cluster;
 mod collection;
 mod deployments;
+mod crashes;
 mod jobs;
 mod leadership;
 mod quotas;

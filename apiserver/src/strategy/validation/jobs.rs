@@ -1,5 +1,6 @@
 //! Jobs and cron jobs: templates that end, policies about failures and success, schedules that can be read.
 
+use api_types::cron::Schedule;
 use api_types::names;
 use api_types::selectors::LabelSelector;
 use api_types::status::FieldError;
@@ -8,7 +9,6 @@ use serde_json::Value;
 use super::fields::is_same;
 use super::job_policies::{validate_failure_policy, validate_success_policy};
 use super::{Check, pod_spec};
-use crate::strategy::cron_schedule;
 use crate::strategy::rules::{Errors, immutable, invalid_all, join, not_negative, one_of, selector, text};
 
 /// As in Kubernetes, a changed job is checked as a new one and then once more as a change.
@@ -294,7 +294,7 @@ fn validate_schedule(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
         errors.push(FieldError::required("spec.schedule", ""));
         return;
     };
-    if let Err(why) = cron_schedule::check(schedule) {
+    if let Err(why) = Schedule::parse(schedule) {
         errors.push(FieldError::invalid("spec.schedule", schedule, why));
     }
     let had_zone = old.is_some_and(|old| old["schedule"].as_str().is_some_and(|s| s.contains("TZ")));

@@ -1,0 +1,140 @@
+//! Jobs are counted exactly while the controller manager is killed again and again, wherever it stands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use controller_manager::Config;
+use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+
+/// Pods that have to succeed.
+const COMPLETIONS: i32 = 200;
+/// A manager lives this long at most before it is killed.
+const LIFE_MAX_MS: u64 = 600;
+/// A job that has not ended after so many lives never will.
+const LIVES_MAX: usize = 400;
+
+/// The kubelet of the test: it ends pods, and knows how each ended.
+struct Kubelet<'a> {
+    cluster: &'a Cluster,
+    /// Whether the pod fails, by its place in the order of their coming.
+    fails: fn(&Pod, usize) -> bool,
+    ended: BTreeMap<String, bool>,
+}
+
+impl Kubelet<'_> {
+    async fn end_some(&mut self) {
+        let pods: Vec<Pod> = self.cluster.list("").await;
+        for pod in pods.iter().filter(|pod| !api_types::pods::is_terminal(pod)).take(20) {
+            let succeeded = !(self.fails)(pod, self.ended.len());
+            let phase = if succeeded { "Succeeded" } else { "Failed" };
+            // It ended long ago, so that nothing waits for a back-off.
+            let state = json!({"terminated": {"exitCode": i32::from(!succeeded), "finishedAt": "2024-01-01T00:00:00Z"}});
+            let container = json!({"name": "c", "ready": false, "restartCount": 0, "image": "i", "imageID": "", "state": state});
+            let status = Patch::Merge(json!({"status": {"phase": phase, "containerStatuses": [container]}}));
+            let name = pod.metadata.name.as_deref().unwrap();
+            let api = self.cluster.api::<Pod>("default");
+            let ended = api.patch_status(name, &PatchParams::default(), &status).await.unwrap();
+            self.ended.insert(ended.metadata.uid.unwrap(), succeeded);
+        }
+    }
+
+    fn count(&self, succeeded: bool) -> i32 {
+        i32::try_from(self.ended.values().filter(|one| **one == succeeded).count()).unwrap()
+    }
+}
+
+/// Runs a job under managers that are killed, and looks at every status on the way.
+async fn run_through_crashes(seed: u64, spec: Value, fails: fn(&Pod, usize) -> bool, check: fn(&JobStatus)) {
+    let cluster = Cluster::without_manager().await;
+    cluster.create::<Job>(json!({"metadata": {"name": "sum"}, "spec": spec})).await;
+    let mut kubelet = Kubelet { cluster: &cluster, fails, ended: BTreeMap::new() };
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut seen = (0, 0);
+    let mut done = None;
+    for _ in 0..LIVES_MAX {
+        let alone = Config { controllers: "job-controller".parse().unwrap(), ..cluster.config() };
+        let manager = cluster.run_manager(alone);
+        let life = Duration::from_millis(random.random_range(0..LIFE_MAX_MS));
+        let living = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                kubelet.end_some().await;
+                let status = look(&cluster).await;
+                let now = (status.succeeded.unwrap_or(0), status.failed.unwrap_or(0));
+                assert!(now.0 >= seen.0 && now.1 >= seen.1, "counted back from {seen:?} to {now:?}");
+                assert!(
+                    now.0 <= kubelet.count(true) && now.1 <= kubelet.count(false),
+                    "{now:?} counted, seed {seed}"
+                );
+                seen = now;
+                if api_types::conditions::is_true(
+                    status.conditions.as_deref().unwrap_or_default(),
+                    "Complete",
+                ) {
+                    return status;
+                }
+                pace.tick().await;
+            }
+        };
+        done = tokio::time::timeout(life, living).await.ok();
+        manager.kill().await;
+        if done.is_some() {
+            break;
+        }
+    }
+    let status = done.unwrap_or_else(|| panic!("the job never ended, seed {seed}; {seen:?} counted"));
+    let counted = (status.succeeded.unwrap_or(0), status.failed.unwrap_or(0));
+    assert_eq!(counted, (kubelet.count(true), kubelet.count(false)), "seed {seed}");
+    let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
+    assert_eq!((uncounted.succeeded, uncounted.failed), (None, None));
+    let pods: Vec<Pod> = cluster.list("").await;
+    let uids: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+    assert_eq!(uids, kubelet.ended.keys().cloned().collect(), "every pod ended and none was too many");
+    assert!(pods.iter().all(|pod| pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty)));
+    check(&status);
+    cluster.stop().await;
+}
+
+async fn look(cluster: &Cluster) -> JobStatus {
+    cluster.api::<Job>("default").get("sum").await.unwrap().status.unwrap_or_default()
+}
+
+fn spec(completions: i32, parallelism: i32, more: Value) -> Value {
+    let mut spec = json!({
+        "completions": completions, "parallelism": parallelism,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
+    });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+#[tokio::test]
+async fn every_pod_is_counted_once_however_often_the_manager_is_killed() {
+    let fifth = |_: &Pod, order: usize| order % 5 == 4;
+    let spec = spec(COMPLETIONS, COMPLETIONS / 4, json!({"backoffLimit": 10_000}));
+    run_through_crashes(1, spec, fifth, |status| assert_eq!(status.succeeded, Some(COMPLETIONS))).await;
+}
+
+#[tokio::test]
+async fn every_index_is_done_once_and_its_failures_are_carried_on_through_crashes() {
+    // The first pod of each odd index fails; a second failure would fail the index.
+    let first_of_odd = |pod: &Pod, _: usize| {
+        let annotations = pod.metadata.annotations.as_ref().unwrap();
+        let read =
+            |name: &str| -> i32 { annotations[&format!("batch.kubernetes.io/{name}")].parse().unwrap() };
+        read("job-completion-index") % 2 == 1 && read("job-index-failure-count") == 0
+    };
+    let spec = spec(60, 15, json!({"completionMode": "Indexed", "backoffLimitPerIndex": 1}));
+    run_through_crashes(2, spec, first_of_odd, |status| {
+        assert_eq!(status.completed_indexes.as_deref(), Some("0-59"));
+        assert_eq!((status.succeeded, status.failed), (Some(60), Some(30)));
+    })
+    .await;
+}
