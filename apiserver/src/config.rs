@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use component_base::clock::Clock;
+use component_base::random::Random;
 
 use crate::audit::AuditConfig;
 use crate::authn::oidc::OidcConfig;
@@ -37,6 +38,8 @@ pub struct Config {
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous: bool,
     pub clock: Clock,
+    /// Where generated names and uids come from.
+    pub random: Random,
     pub limits: Limits,
 }
 
@@ -56,6 +59,7 @@ impl Default for Config {
             audit: None,
             anonymous: true,
             clock: Clock::system(),
+            random: Random::system(),
             limits: Limits::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use component_base::clock::Clock;
+use component_base::random::Random;
 
 use crate::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig};
 
@@ -84,6 +85,7 @@ impl Flags {
             authentication_config: self.authentication_config,
             anonymous: self.anonymous_auth,
             clock,
+            random: Random::system(),
         }
     }
 

@@ -10,7 +10,7 @@ mod level;
 mod queues;
 mod rules;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) struct FlowControl {
     total: u32,
     compiled: ArcSwapOption<Compiled>,
     compiling: Mutex<()>,
-    levels: Mutex<HashMap<String, Arc<Level>>>,
+    levels: Mutex<BTreeMap<String, Arc<Level>>>,
     pool: Arc<Pool>,
     figures: Figures,
     /// Told when schemas or levels have changed.

@@ -18,6 +18,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use component_base::Shutdown;
 use component_base::clock::Clock;
+use component_base::random::Random;
 use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -60,6 +61,7 @@ pub(crate) struct Server {
     pub(crate) backends: Backends,
     pub(crate) aggregator: aggregation::Aggregator,
     pub(crate) clock: Clock,
+    pub(crate) random: Random,
     pub(crate) limits: Limits,
     pub(crate) metrics: RequestMetrics,
     audit: Option<Arc<Audit>>,

@@ -5,6 +5,7 @@
 //! Recording never waits: when the queue is full or the server refuses, the event is dropped and counted.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -187,7 +188,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        let event = self.new_event(note, namespace);
+        let event = self.new_event(note, namespace, &key);
         let name = event.metadata.name.clone().unwrap_or_default();
         match api.create(&PostParams::default(), &event).await {
             Ok(_) => drop(self.series.insert(key, Written { name, count: 1, last: now })),
@@ -210,13 +211,19 @@ impl Writer {
         self.series.retain(|_, written| now.duration_since(written.last) < SERIES_AGE_MAX);
     }
 
-    fn new_event(&self, note: &Note, namespace: &str) -> Event {
+    /// What tells the beginning of a series from that of any other: its moment and what it is about.
+    fn begun(&self, series: &Series) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.clock.now(), series).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn new_event(&self, note: &Note, namespace: &str, series: &Series) -> Event {
         let now = self.clock.time();
-        let unique = uuid::Uuid::new_v4().simple().to_string();
         let object = note.about.name.clone().unwrap_or_default();
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{object}.{}", &unique[..16])),
+                name: Some(format!("{object}.{:016x}", self.begun(series))),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },

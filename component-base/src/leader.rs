@@ -83,6 +83,7 @@ where
     let work = work(inner.clone());
     tokio::pin!(work);
     tokio::select! {
+        biased;
         () = &mut work => {}
         () = lease.renew_until_lost() => {
             inner.cancel();
@@ -135,6 +136,7 @@ impl Holder {
             tokio::pin!(pause);
             loop {
                 tokio::select! {
+                    biased;
                     () = &mut pause => break,
                     free = changes.next() => if free.unwrap_or(false) { break },
                 }

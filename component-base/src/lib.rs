@@ -14,6 +14,7 @@ pub mod health;
 pub mod leader;
 pub mod logs;
 pub mod metrics;
+pub mod random;
 pub mod signals;
 pub mod supervise;
 

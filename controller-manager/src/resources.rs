@@ -46,7 +46,10 @@ pub(crate) async fn served(client: &Client) -> Result<Vec<ServedResource>, kube:
         can_watch: can.supports_operation(verbs::WATCH),
         can_delete_collection: can.supports_operation(verbs::DELETE_COLLECTION),
     });
-    Ok(served.collect())
+    // Discovery keeps groups in no order, and what comes of this must not be left to chance.
+    let mut served: Vec<_> = served.collect();
+    served.sort_by_cached_key(ServedResource::id);
+    Ok(served)
 }
 
 /// The versions whose kinds are not known, because the server that has them does not answer.

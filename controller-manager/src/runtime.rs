@@ -105,9 +105,10 @@ impl Loop {
         let mut running = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
-                key = self.queue.next(), if running.len() < self.concurrency => running.push(self.reconcile(key)),
                 Some(()) = running.next() => {}
+                key = self.queue.next(), if running.len() < self.concurrency => running.push(self.reconcile(key)),
             }
             let labels = vec![("name".to_owned(), self.name.to_owned())];
             let depth = i64::try_from(self.queue.depth()).unwrap_or(i64::MAX);

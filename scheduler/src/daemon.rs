@@ -219,8 +219,9 @@ impl Turns {
     async fn wait(&mut self, sweep: Instant) {
         let due = self.brain.next_due().map_or(sweep, |due| due.min(sweep));
         tokio::select! {
-            Some(change) = self.inbox.recv() => self.brain.apply(change, Instant::now()),
+            biased;
             Some(done) = self.results.recv() => self.note(done, Instant::now()),
+            Some(change) = self.inbox.recv() => self.brain.apply(change, Instant::now()),
             () = tokio::time::sleep_until(due) => {}
         }
     }

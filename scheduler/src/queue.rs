@@ -5,7 +5,7 @@
 //! these. Time is a parameter.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,12 +93,12 @@ pub(crate) struct Lengths {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     waits: Waits,
-    entries: HashMap<Uid, Entry>,
+    entries: BTreeMap<Uid, Entry>,
     active: BTreeMap<Turn, Uid>,
     backing_off: BTreeMap<(Instant, u64), Uid>,
     helped: BTreeMap<(Instant, u64), Uid>,
-    unschedulable: HashSet<Uid>,
-    gated: HashSet<Uid>,
+    unschedulable: BTreeSet<Uid>,
+    gated: BTreeSet<Uid>,
     arrivals: u64,
 }
 

@@ -3,7 +3,7 @@
 //! One task owns the snapshot and applies each watch event to it in place; a decision borrows it unchanged.
 //! Nothing is listed again, and nothing is copied per decision.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::node::{NodeFacts, NodeInfo};
@@ -15,9 +15,9 @@ use crate::terms::{Namespaces, Step, TermIndex};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     nodes: Vec<NodeInfo>,
-    by_name: HashMap<Arc<str>, usize>,
+    by_name: BTreeMap<Arc<str>, usize>,
     /// Where each pod is, by its uid, also on nodes that are not (yet, or no longer) known.
-    placed: HashMap<Arc<str>, Arc<PodInfo>>,
+    placed: BTreeMap<Arc<str>, Arc<PodInfo>>,
     /// Pods bound to nodes that are not known, by node.
     homeless: HashMap<String, Vec<Arc<PodInfo>>>,
     namespaces: Namespaces,

@@ -5,7 +5,7 @@
 //! that a decision costs the terms it has and not the pods there are: 2,000 replicas with the same
 //! anti-affinity are one term.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 pub(crate) type Counts = HashMap<String, i64>;
 
 /// Labels of every namespace.
-pub(crate) type Namespaces = HashMap<String, Labels>;
+pub(crate) type Namespaces = BTreeMap<String, Labels>;
 
 /// Which pods are meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

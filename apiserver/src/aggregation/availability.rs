@@ -42,6 +42,7 @@ pub(crate) async fn keep(server: Arc<Server>, loopback: Loopback) {
         };
         settled = true;
         tokio::select! {
+            biased;
             change = changes.next() => {
                 if change.is_none() {
                     // A watch that fell behind: the rounds go on by the clock, and a new one begins.

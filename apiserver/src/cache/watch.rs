@@ -4,7 +4,7 @@
 //! Filters run here, before the watcher's buffer, so that the buffer holds only what is wanted; when it is
 //! full all the same, the watch ends with [`WatchEvent::Overflow`] and the client lists again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,7 +98,7 @@ pub(crate) enum WatchEvent {
     Overflow,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Bucket {
     All,
     Namespace(Arc<str>),
@@ -133,7 +133,7 @@ impl Watcher {
 /// The watchers of one resource.
 #[derive(Default)]
 struct Audience {
-    buckets: HashMap<Bucket, HashMap<WatcherId, Watcher>>,
+    buckets: BTreeMap<Bucket, BTreeMap<WatcherId, Watcher>>,
     /// Buckets of a node; while there are none, no event has to be asked for its node.
     by_node: usize,
 }
@@ -142,7 +142,7 @@ struct Audience {
 #[derive(Default)]
 pub(super) struct Watchers {
     next: WatcherId,
-    audiences: HashMap<String, Audience>,
+    audiences: BTreeMap<String, Audience>,
 }
 
 impl Watchers {
@@ -159,7 +159,7 @@ impl Watchers {
     /// Tells everyone that nothing is missing up to `revision`.
     pub(super) fn bookmark(&mut self, revision: Revision) {
         for watcher in
-            self.audiences.values_mut().flat_map(|a| a.buckets.values_mut()).flat_map(HashMap::values_mut)
+            self.audiences.values_mut().flat_map(|a| a.buckets.values_mut()).flat_map(BTreeMap::values_mut)
         {
             // One that has no room has events to read, which tell it as much.
             if watcher.told < revision && watcher.events.try_send(WatchEvent::Bookmark(revision)).is_ok() {
@@ -171,7 +171,7 @@ impl Watchers {
     /// Ends every watch with `Overflow`: the state was replaced and what lies between is not known.
     pub(super) fn overflow(&mut self) {
         for audience in self.audiences.values_mut() {
-            for watcher in audience.buckets.values().flat_map(HashMap::values) {
+            for watcher in audience.buckets.values().flat_map(BTreeMap::values) {
                 watcher.overflowed.store(true, Ordering::Release);
             }
             *audience = Audience::default();

@@ -4,6 +4,7 @@ use api_types::kinds::Kind;
 use api_types::names;
 use api_types::status::{FieldError, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
+use component_base::random::Random;
 use serde_json::{Value, json};
 
 /// A time as `metav1.Time` writes it.
@@ -82,7 +83,12 @@ fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
 }
 
 /// Stamps a new object: uid, time, and a name where only a prefix was given.
-pub(super) fn stamp(kind: &Kind, object: &mut Value, now: DateTime<Utc>) -> Result<(), Status> {
+pub(super) fn stamp(
+    kind: &Kind,
+    object: &mut Value,
+    now: DateTime<Utc>,
+    random: &Random,
+) -> Result<(), Status> {
     let metadata = &mut object["metadata"];
     if metadata["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && v != "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -93,7 +99,7 @@ pub(super) fn stamp(kind: &Kind, object: &mut Value, now: DateTime<Utc>) -> Resu
             let missing = FieldError::required("metadata.name", "name or generateName is required");
             return Err(Status::invalid(kind, "", vec![missing]));
         }
-        metadata["name"] = json!(names::generate(prefix, rand::random()));
+        metadata["name"] = json!(names::generate(prefix, std::array::from_fn(|_| random.letter())));
     }
     let fields = metadata.as_object_mut().expect("check_identity made it an object");
     for field in
@@ -101,7 +107,7 @@ pub(super) fn stamp(kind: &Kind, object: &mut Value, now: DateTime<Utc>) -> Resu
     {
         fields.shift_remove(field);
     }
-    fields.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
+    fields.insert("uid".into(), json!(random.uuid().to_string()));
     fields.insert("creationTimestamp".into(), json!(timestamp(now)));
     Ok(())
 }

@@ -37,6 +37,7 @@ impl Verb for Watch {
         // The in-flight guard of the server is for short requests; a watch only holds the server itself.
         let until = async move {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(limit) => {}
                 () = shutdown.cancelled() => {}
             }
@@ -124,7 +125,7 @@ fn timeout(call: &Call) -> Result<Duration, Status> {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
         _ => {
             let base = call.server.limits.watch_timeout;
-            Ok(base + base.mul_f64(rand::random::<f64>()))
+            Ok(base + base.mul_f64(call.server.random.fraction()))
         }
     }
 }

@@ -136,7 +136,7 @@ pub(super) async fn create_object(
     let generated = proposal.object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
     for _ in 0..call.server.limits.write_attempts_max {
         let mut object = proposal.object.clone();
-        metadata::stamp(&call.kind, &mut object, call.server.clock.now())
+        metadata::stamp(&call.kind, &mut object, call.server.clock.now(), &call.server.random)
             .map_err(|status| refuse(call, &proposal.warnings, status))?;
         let attempt = Attempt {
             call,

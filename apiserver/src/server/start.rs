@@ -133,6 +133,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         services,
         pki: pki.clone(),
         clock: config.clock,
+        random: config.random.clone(),
         limits: config.limits.clone(),
         metrics,
         audit: audit.map(Arc::new),

@@ -17,7 +17,7 @@
 //! # Differs from Kubernetes
 //! Kinds are discovered again when a CustomResourceDefinition changes, not at an interval.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -55,7 +55,7 @@ pub(crate) struct GarbageCollector {
 /// What the watches write and the reconciles read.
 struct Shared {
     graph: Mutex<Graph>,
-    resources: Mutex<HashMap<String, ServedResource>>,
+    resources: Mutex<BTreeMap<String, ServedResource>>,
     queue: Queue,
     definitions_changed: Notify,
     seen: Seen,
@@ -144,7 +144,7 @@ impl Controller for GarbageCollector {
 
 /// Keeps one watch per kind, and asks for the kinds again when a definition changes.
 async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watch::Sender<bool>) {
-    let mut watched: HashMap<String, Shutdown> = HashMap::new();
+    let mut watched: BTreeMap<String, Shutdown> = BTreeMap::new();
     let mut failures = 0;
     loop {
         match served(&client).await {
@@ -175,11 +175,11 @@ fn start_watches(
     client: &Client,
     shared: &Arc<Shared>,
     tasks: &Tasks,
-    watched: &mut HashMap<String, Shutdown>,
+    watched: &mut BTreeMap<String, Shutdown>,
     resources: Vec<ServedResource>,
 ) -> Vec<watch::Receiver<bool>> {
     let watchable = resources.into_iter().filter(|resource| resource.can_watch && !resource.is_events());
-    let now: HashMap<String, ServedResource> = watchable.map(|resource| (resource.id(), resource)).collect();
+    let now: BTreeMap<String, ServedResource> = watchable.map(|resource| (resource.id(), resource)).collect();
     watched.retain(|id, stop| {
         let stays = now.contains_key(id);
         if !stays {

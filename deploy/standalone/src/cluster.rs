@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use apiserver::{Running, UserInfo};
 use component_base::Shutdown;
 use component_base::client::ClientSource;
+use component_base::clock::Clock;
+use component_base::leader::Election;
 use component_base::supervise::Tasks;
 use tokio_util::sync::DropGuard;
 use tracing::error;
@@ -131,29 +133,43 @@ impl Cluster {
 
     fn start_control(&self, options: &Options) -> anyhow::Result<()> {
         if options.controllers {
-            let pki = self.api.credentials();
-            let (authority, year) = (pki.authority(), std::time::Duration::from_secs(365 * 86_400));
-            let authority =
-                controller_manager::Authority::new(&authority.certificate_pem, &authority.key_pem, year)?;
-            let config = controller_manager::Config {
-                root_ca: Some(pki.ca_pem().to_owned()),
-                signing: Some(Arc::new(authority)),
-                token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
-                ..controller_manager::Config::new(
-                    self.source(UserInfo::new("system:kube-controller-manager", &["system:authenticated"])),
-                    options.server.clock,
-                )
-            };
-            let run = controller_manager::run(config, self.control.shutdown().clone());
+            let client = self.client_as(controller_manager_user());
+            let run =
+                self.controller_manager(client, options.server.clock, None, self.control.shutdown().clone())?;
             self.supervise(&self.control, "controller-manager", run);
         }
         if options.scheduler {
-            let client = self.source(UserInfo::new("system:kube-scheduler", &["system:authenticated"]));
-            let config = scheduler::Config::new(client, options.server.clock);
-            let run = scheduler::run(config, self.control.shutdown().clone());
+            let client = self.client_as(scheduler_user());
+            let run = scheduler(client, options.server.clock, 0, self.control.shutdown().clone());
             self.supervise(&self.control, "scheduler", run);
         }
         Ok(())
+    }
+
+    /// A controller manager for this cluster over a client of the caller's, who runs it and may put faults
+    /// between it and the server.
+    ///
+    /// # Errors
+    /// The cluster's keys cannot be used.
+    pub fn controller_manager(
+        &self,
+        client: kube::Client,
+        clock: Clock,
+        election: Option<Election>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
+        let pki = self.api.credentials();
+        let (authority, year) = (pki.authority(), std::time::Duration::from_secs(365 * 86_400));
+        let authority =
+            controller_manager::Authority::new(&authority.certificate_pem, &authority.key_pem, year)?;
+        let config = controller_manager::Config {
+            root_ca: Some(pki.ca_pem().to_owned()),
+            signing: Some(Arc::new(authority)),
+            token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
+            election,
+            ..controller_manager::Config::new(ClientSource::Ready(client), clock)
+        };
+        Ok(controller_manager::run(config, shutdown))
     }
 
     fn start_nodes(&self, options: &Options) -> anyhow::Result<()> {
@@ -166,8 +182,8 @@ impl Cluster {
     }
 
     fn node_config(&self, options: &Options, index: usize, name: &str) -> anyhow::Result<nodeagent::Config> {
-        let user = UserInfo::new(format!("system:node:{name}"), &["system:nodes", "system:authenticated"]);
-        let mut config = nodeagent::Config::new(name, self.source(user), options.server.clock);
+        let client = ClientSource::Ready(self.client_as(node_user(name)));
+        let mut config = nodeagent::Config::new(name, client, options.server.clock);
         let third = u8::try_from(index).context("at most 256 nodes run in one process")?;
         config.pod_cidr = Some(format!("10.244.{third}.0/24"));
         config.stop_pods_on_exit = true;
@@ -191,10 +207,6 @@ impl Cluster {
         Ok(config)
     }
 
-    fn source(&self, user: UserInfo) -> ClientSource {
-        ClientSource::Ready(loopback(&self.api, user))
-    }
-
     fn supervise<F>(&self, tasks: &Tasks, name: &'static str, run: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -205,6 +217,32 @@ impl Cluster {
             }
         });
     }
+}
+
+/// As whom the controller manager works.
+pub fn controller_manager_user() -> UserInfo {
+    UserInfo::new("system:kube-controller-manager", &["system:authenticated"])
+}
+
+/// As whom the scheduler works.
+pub fn scheduler_user() -> UserInfo {
+    UserInfo::new("system:kube-scheduler", &["system:authenticated"])
+}
+
+/// As whom the agent of the node `name` works.
+pub fn node_user(name: &str) -> UserInfo {
+    UserInfo::new(format!("system:node:{name}"), &["system:nodes", "system:authenticated"])
+}
+
+/// A scheduler over a client of the caller's; `seed` decides between nodes that are equally good.
+pub fn scheduler(
+    client: kube::Client,
+    clock: Clock,
+    seed: u64,
+    shutdown: Shutdown,
+) -> impl Future<Output = anyhow::Result<()>> + Send {
+    let config = scheduler::Config { seed, ..scheduler::Config::new(ClientSource::Ready(client), clock) };
+    scheduler::run(config, shutdown)
 }
 
 fn loopback(api: &Running, user: UserInfo) -> kube::Client {

@@ -1,0 +1,55 @@
+//! A DaemonSet has at most one pod on a node, one more while an update surges, and in the end one on each.
+
+use serde_json::Value;
+
+use super::{Invariant, Surroundings};
+use crate::model::{Change, Model, controller, count, has_ended, is_active, is_going, name, namespace, uid};
+
+pub(super) struct DaemonSets;
+
+impl Invariant for DaemonSets {
+    fn name(&self) -> &'static str {
+        "daemonsets"
+    }
+
+    fn check(&mut self, model: &Model, around: &Surroundings, change: &Change) -> Vec<String> {
+        if change.resource != "pods" || !change.is_creation() {
+            return Vec::new();
+        }
+        check_creation(model, around, change).into_iter().collect()
+    }
+
+    fn unfinished(&self, model: &Model) -> Vec<String> {
+        let nodes = model.all("nodes").count() as i64;
+        let lacks = |set: &&Value| {
+            let pods = model.controlled_by("pods", uid(set)).filter(|pod| is_active(pod)).count() as i64;
+            let status = |field: &str| count(set, &format!("/status/{field}"));
+            [pods, status("desiredNumberScheduled"), status("numberReady"), status("updatedNumberScheduled")]
+                .iter()
+                .any(|one| *one != nodes)
+        };
+        let say = |set: &Value| format!("daemonset {} on {nodes} nodes: {}", name(set), set["status"]);
+        model.all("daemonsets").filter(lacks).map(say).collect()
+    }
+}
+
+fn check_creation(model: &Model, around: &Surroundings, change: &Change) -> Option<String> {
+    let pod = change.object();
+    let ("DaemonSet", owner, owner_uid) = controller(pod)? else { return None };
+    let node = node_of(pod)?;
+    let set = model.get("daemonsets", namespace(pod), owner)?;
+    let surges = set.pointer("/spec/updateStrategy/rollingUpdate/maxSurge").is_some_and(|surge| *surge != 0);
+    let there = |one: &&Value| {
+        node_of(one) == Some(node) && !has_ended(one) && (!surges || !is_going(one))
+    };
+    let pods = model.controlled_by("pods", owner_uid).filter(there).count();
+    let most = if surges { 2 } else { 1 } + around.excess_max(change.at);
+    (pods > most).then(|| format!("{} is pod {pods} of {owner} on {node}", name(pod)))
+}
+
+/// Where the pod is, or where alone it may go.
+fn node_of(pod: &Value) -> Option<&str> {
+    let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+    let field = format!("{required}/nodeSelectorTerms/0/matchFields/0/values/0");
+    pod["spec"]["nodeName"].as_str().or_else(|| pod.pointer(&field)?.as_str())
+}

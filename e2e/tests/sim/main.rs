@@ -1,0 +1,97 @@
+//! A whole cluster in one thread, from one seed, under a paused clock, with faults; and what must hold all the while.
+//!
+//! `docs/simulation.md` says how to run it, how to replay a seed, and how to add to it.
+
+mod chance;
+mod faults;
+mod invariants;
+mod kubelet;
+mod model;
+mod observer;
+mod trace;
+mod workload;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use trace::Trace;
+use world::Plan;
+
+/// Seeds of an ordinary test run; CI asks for more.
+const SEEDS: u64 = 16;
+/// The last lines of a failed run that are shown; a replay shows all.
+const LINES_SHOWN: usize = 60;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Runs one seed on a runtime of its own.
+fn run(seed: u64, plan: Option<Plan>) -> Trace {
+    // The back-off of watches draws from here.
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(world::run(seed, plan))
+}
+
+fn failure(seed: u64, trace: &Trace) -> String {
+    let lines = trace.lines();
+    let shown = lines.len().saturating_sub(LINES_SHOWN);
+    format!(
+        "seed {seed} failed:\n  {}\nthe end of what happened:\n{}\nreplay with all that happened:\n  \
+         SIM_SEED={seed} cargo test -p e2e --test sim seeds -- --nocapture\n",
+        trace.problems().join("\n  "),
+        lines[shown..].join("\n"),
+    )
+}
+
+#[test]
+fn a_cluster_without_faults_does_what_it_is_asked() {
+    let trace = run(1, Some(Plan::without_faults()));
+    assert!(!trace.has_failed(), "{}", failure(1, &trace));
+}
+
+#[test]
+fn one_seed_replays_exactly() {
+    let (first, second) = (run(3, None), run(3, None));
+    let differs = first.lines().into_iter().zip(second.lines()).find(|(a, b)| a != b);
+    assert_eq!(differs, None, "the first line that differs");
+    assert_eq!(first.hash(), second.hash());
+}
+
+#[test]
+fn seeds_hold_the_invariants() {
+    if let Some(seed) = number("SIM_SEED") {
+        if std::env::var_os("SIM_LOG").is_some() {
+            component_base::logs::init(&component_base::logs::Level::default(), component_base::logs::Format::Text);
+        }
+        let trace = run(seed, None);
+        println!("{}\nhash {:016x}", trace.lines().join("\n"), trace.hash());
+        assert!(!trace.has_failed(), "{}", failure(seed, &trace));
+        return;
+    }
+    let first = number("SIM_FIRST").unwrap_or(1);
+    let end = first + number("SIM_SEEDS").unwrap_or(SEEDS);
+    let (next, failures) = (AtomicU64::new(first), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let trace = run(seed, None);
+                    if trace.has_failed() {
+                        println!("{}", failure(seed, &trace));
+                        failures.lock().unwrap().push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "of the seeds {first} to {} these failed: {failures:?}", end - 1);
+}
