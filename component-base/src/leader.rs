@@ -104,6 +104,15 @@ fn master_status(metrics: &Metrics, name: &str) -> Gauge {
     family.get_or_create_owned(&vec![("name", name.to_owned())])
 }
 
+/// What came of a try to take or renew the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Ours,
+    Theirs,
+    /// Somebody wrote it meanwhile, which need not have been another candidate.
+    Raced,
+}
+
 struct Holder {
     api: Api<Lease>,
     clock: Clock,
@@ -122,8 +131,8 @@ impl Holder {
         let mut changes = self.changes();
         loop {
             match self.try_hold().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Hold::Ours) => return,
+                Ok(Hold::Theirs | Hold::Raced) => {}
                 Err(error) => {
                     warn!(
                         error = said(&error),
@@ -161,8 +170,9 @@ impl Holder {
             tokio::time::sleep(self.election.retry_period).await;
             let deadline = renewed + self.election.renew_deadline;
             match tokio::time::timeout_at(deadline, self.try_hold()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) | Err(_) => return,
+                Ok(Ok(Hold::Ours)) => renewed = Instant::now(),
+                Ok(Ok(Hold::Theirs)) | Err(_) => return,
+                Ok(Ok(Hold::Raced)) => {}
                 Ok(Err(error)) if Instant::now() >= deadline => {
                     warn!(
                         error = said(&error),
@@ -182,14 +192,14 @@ impl Holder {
         }
     }
 
-    /// Takes or renews the lease if that is allowed. A conflict means that somebody else was quicker.
-    async fn try_hold(&mut self) -> Result<bool, kube::Error> {
+    /// Takes or renews the lease if that is allowed.
+    async fn try_hold(&mut self) -> Result<Hold, kube::Error> {
         let Some(current) = self.api.get_opt(&self.election.name).await? else {
             let created = self.api.create(&PostParams::default(), &self.fresh()).await;
             return won(created);
         };
         if !self.may_take(&current) {
-            return Ok(false);
+            return Ok(Hold::Theirs);
         }
         let wanted = renewed(&current, &self.election, self.clock);
         won(self.api.replace(&self.election.name, &PostParams::default(), &wanted).await)
@@ -245,10 +255,10 @@ impl Holder {
     }
 }
 
-fn won(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+fn won(result: Result<Lease, kube::Error>) -> Result<Hold, kube::Error> {
     match result {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(_) => Ok(Hold::Ours),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Hold::Raced),
         Err(error) => Err(error),
     }
 }

@@ -1,6 +1,6 @@
 //! Who owns whom, over all kinds: the graph that garbage collection decides by. Pure.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -57,7 +57,7 @@ impl Node {
 /// All objects by uid, and their dependents.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    nodes: HashMap<String, Node>,
+    nodes: BTreeMap<String, Node>,
     dependents: HashMap<String, BTreeSet<String>>,
     by_resource: HashMap<String, BTreeSet<String>>,
     gone: Gone,

@@ -35,8 +35,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, watch};
-use tracing::warn;
+use tokio::sync::{Notify, SetOnce, watch};
+use tracing::{debug, warn};
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::informers::is_from_the_future;
@@ -49,7 +49,9 @@ use crate::resources::{ServedResource, served};
 pub(crate) struct GarbageCollector {
     client: Client,
     shared: Arc<Shared>,
-    synced: watch::Receiver<bool>,
+    /// Set when every kind was listed once. Wakes those who wait in the order in which they came.
+    synced: Arc<SetOnce<()>>,
+    stop: Shutdown,
 }
 
 /// What the watches write and the reconciles read.
@@ -126,15 +128,16 @@ impl Controller for GarbageCollector {
             seen: setup.informers.seen().clone(),
             events: setup.events(),
         });
-        let (done, synced) = watch::channel(false);
-        let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), done);
+        let synced = Arc::new(SetOnce::new());
+        let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), synced.clone());
         setup.tasks.spawn_until_shutdown("garbage-collector-discovery", watching);
-        Self { client: setup.client.clone(), shared, synced }
+        let stop = setup.tasks.shutdown().clone();
+        Self { client: setup.client.clone(), shared, synced, stop }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         // Before every kind is listed, what has no dependents may only seem so.
-        if self.synced.clone().wait_for(|synced| *synced).await.is_err() {
+        if self.stop.run_until_cancelled(self.synced.wait()).await.is_none() {
             return Ok(Action::Done);
         }
         self.visit(&key.name).await?;
@@ -143,7 +146,7 @@ impl Controller for GarbageCollector {
 }
 
 /// Keeps one watch per kind, and asks for the kinds again when a definition changes.
-async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watch::Sender<bool>) {
+async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, synced: Arc<SetOnce<()>>) {
     let mut watched: BTreeMap<String, Shutdown> = BTreeMap::new();
     let mut failures = 0;
     loop {
@@ -155,7 +158,9 @@ async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, done: watc
                     // A watch that ended never listed anything.
                     drop(synced.wait_for(|synced| *synced).await);
                 }
-                done.send_replace(true);
+                if !synced.initialized() && synced.set(()).is_err() {
+                    debug!("the kinds were listed already");
+                }
                 // What an unknown owner kept may now be decided.
                 let undecided = shared.graph.lock().with_unknown_owners();
                 shared.visit_later(undecided);

@@ -244,7 +244,8 @@ impl Watch {
             1 => Some(Err(broken(io::ErrorKind::ConnectionReset))),
             _ => {
                 net.trace.note(&self.link.actor, "a watch is too old");
-                let event = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
+                let event =
+                    json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
                 Some(Ok(Bytes::from(format!("{event}\n"))))
             }
         }

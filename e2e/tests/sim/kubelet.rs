@@ -98,7 +98,8 @@ impl Kubelet {
         let name = &self.name;
         let leases = resource("coordination.k8s.io/v1", "Lease", "leases");
         let leases = Api::<DynamicObject>::namespaced_with(self.client.clone(), "kube-node-lease", &leases);
-        let spec = json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": self.clock.micro_time()});
+        let spec =
+            json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": self.clock.micro_time()});
         let renewal = Patch::Merge(json!({"spec": spec}));
         if let Err(kube::Error::Api(status)) = leases.patch(name, &PatchParams::default(), &renewal).await
             && status.code == 404
@@ -119,9 +120,7 @@ impl Kubelet {
 
     fn node(&self) -> Value {
         let now = self.clock.time();
-        let condition = |type_: &str, status: &str, reason: &str| {
-            json!({"type": type_, "status": status, "reason": reason, "message": "", "lastHeartbeatTime": now, "lastTransitionTime": now})
-        };
+        let condition = |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason, "message": "", "lastHeartbeatTime": now, "lastTransitionTime": now});
         let room = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
         let name = &self.name;
         json!({"apiVersion": "v1", "kind": "Node",
@@ -229,7 +228,8 @@ impl Kubelet {
         }
         let preconditions =
             Preconditions { uid: pod["metadata"]["uid"].as_str().map(str::to_owned), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default().grace_period(0) };
+        let params =
+            DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default().grace_period(0) };
         self.api(pod).delete(name_of(pod), &params).await.map(drop)
     }
 

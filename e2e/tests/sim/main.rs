@@ -6,6 +6,7 @@ mod chance;
 mod faults;
 mod invariants;
 mod kubelet;
+mod leadership;
 mod model;
 mod observer;
 mod trace;
@@ -64,7 +65,10 @@ fn one_seed_replays_exactly() {
 fn seeds_hold_the_invariants() {
     if let Some(seed) = number("SIM_SEED") {
         if std::env::var_os("SIM_LOG").is_some() {
-            component_base::logs::init(&component_base::logs::Level::default(), component_base::logs::Format::Text);
+            component_base::logs::init(
+                &component_base::logs::Level::default(),
+                component_base::logs::Format::Text,
+            );
         }
         let trace = run(seed, None);
         println!("{}\nhash {:016x}", trace.lines().join("\n"), trace.hash());

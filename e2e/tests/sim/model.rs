@@ -8,7 +8,6 @@ use serde_json::Value;
 /// A committed change of one object.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
-    pub(crate) revision: u64,
     /// Plural of the resource.
     pub(crate) resource: String,
     pub(crate) old: Option<Value>,
@@ -68,7 +67,11 @@ impl Model {
     }
 
     /// The objects of `resource` that `owner` controls.
-    pub(crate) fn controlled_by<'a>(&'a self, resource: &str, owner: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn controlled_by<'a>(
+        &'a self,
+        resource: &str,
+        owner: &'a str,
+    ) -> impl Iterator<Item = &'a Value> {
         self.all(resource).filter(move |object| controller(object).is_some_and(|(_, _, uid)| uid == owner))
     }
 }

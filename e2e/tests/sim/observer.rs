@@ -71,7 +71,8 @@ impl Observer {
         let watchable = served.filter(|(_, can)| can.supports_operation(verbs::WATCH));
         let mut resources: Vec<_> = watchable.map(|(resource, _)| resource).collect();
         resources.sort_by(|a, b| (&a.plural, &a.group).cmp(&(&b.plural, &b.group)));
-        let first = Api::<DynamicObject>::all_with(client.clone(), &crate::kubelet::resource("v1", "Pod", "pods"));
+        let first =
+            Api::<DynamicObject>::all_with(client.clone(), &crate::kubelet::resource("v1", "Pod", "pods"));
         let revision = first.list_metadata(&ListParams::default()).await?.metadata.resource_version;
         let revision: u64 = revision.and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut observer = Self {
@@ -112,10 +113,13 @@ impl Observer {
     async fn look(&mut self) {
         while let Some(Some((index, event))) = self.watches.next().now_or_never() {
             match event {
-                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => self.take(index, object, true),
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.take(index, object, true)
+                }
                 Ok(WatchEvent::Deleted(object)) => self.take(index, object, false),
                 Ok(WatchEvent::Bookmark(mark)) => {
-                    self.come_to[index] = mark.metadata.resource_version.parse().unwrap_or(self.come_to[index]);
+                    self.come_to[index] =
+                        mark.metadata.resource_version.parse().unwrap_or(self.come_to[index]);
                 }
                 Ok(WatchEvent::Error(status)) if status.reason == "ended" => {
                     if let Err(error) = self.watch(index).await {
@@ -140,7 +144,11 @@ impl Observer {
         }
         self.come_to[index] = revision;
         let value = serde_json::to_value(&object).unwrap_or_default();
-        self.waiting.entry(revision).or_default().push((self.resources[index].plural.clone(), value, is_there));
+        self.waiting.entry(revision).or_default().push((
+            self.resources[index].plural.clone(),
+            value,
+            is_there,
+        ));
     }
 
     /// Applies the changes in their order; one that is missing is a gap in a watch.
@@ -150,7 +158,8 @@ impl Observer {
         let at = self.started.elapsed();
         for (revision, changes) in std::mem::take(&mut self.waiting) {
             if revision != self.revision + 1 {
-                self.trace.problem(format!("after revision {} the watches brought {revision}", self.revision));
+                self.trace
+                    .problem(format!("after revision {} the watches brought {revision}", self.revision));
             }
             self.revision = revision;
             for (resource, object, is_there) in changes {
@@ -159,7 +168,15 @@ impl Observer {
         }
     }
 
-    fn hold(&self, view: &mut View, revision: u64, at: Duration, resource: String, object: Value, is_there: bool) {
+    fn hold(
+        &self,
+        view: &mut View,
+        revision: u64,
+        at: Duration,
+        resource: String,
+        object: Value,
+        is_there: bool,
+    ) {
         let old = view.model.apply(&resource, &object, is_there);
         let dull = DULL.contains(&&*resource);
         if !dull {
@@ -174,7 +191,7 @@ impl Observer {
             self.trace.note("  =", &line);
         }
         let old = if is_there { old } else { Some(object.clone()) };
-        let change = Change { revision, resource, old, new: is_there.then_some(object), at };
+        let change = Change { resource, old, new: is_there.then_some(object), at };
         let View { model, surroundings, invariants } = view;
         for invariant in invariants {
             for problem in invariant.check(model, surroundings, &change) {

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, PropagationPolicy,
+};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -38,8 +40,10 @@ pub(crate) struct Users {
 impl Users {
     /// Makes the namespace that all of it happens in.
     pub(crate) async fn begin(&self) {
-        let namespaces = Api::<DynamicObject>::all_with(self.client.clone(), &resource("v1", "Namespace", "namespaces"));
-        let namespace = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
+        let namespaces =
+            Api::<DynamicObject>::all_with(self.client.clone(), &resource("v1", "Namespace", "namespaces"));
+        let namespace =
+            object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
         let made = namespaces.create(&PostParams::default(), &namespace).await;
         self.note("create namespace", made.map(drop));
     }
@@ -77,7 +81,9 @@ impl Users {
             for target in self.existing(plural) {
                 let patch = match *plural {
                     "deployments" => json!({"spec": {"paused": false, "template": good()}}),
-                    "statefulsets" => json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}, "template": good()}}),
+                    "statefulsets" => {
+                        json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}, "template": good()}})
+                    }
                     "daemonsets" => json!({"spec": {"template": good()}}),
                     "jobs" => json!({"spec": {"suspend": false}}),
                     "cronjobs" => json!({"spec": {"suspend": true}}),
@@ -92,7 +98,8 @@ impl Users {
     fn existing(&self, plural: &str) -> Vec<Value> {
         let view = self.view.lock().unwrap();
         let free = |object: &&Value| {
-            let owned = object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
+            let owned =
+                object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
             !is_going(object) && !owned
         };
         view.model.all(plural).filter(free).cloned().collect()
@@ -104,14 +111,19 @@ impl Users {
         let title = format!("{}{}", kind_name.to_lowercase(), self.made);
         let labels = json!({"app": title});
         let chance = &self.chance;
-        let mut template = json!({"metadata": {"labels": labels, "annotations": {"v": "1"}}, "spec": pod_spec()});
+        let mut template =
+            json!({"metadata": {"labels": labels, "annotations": {"v": "1"}}, "spec": pod_spec()});
         let selector = json!({"matchLabels": labels});
         let spec = match kind_name {
-            "Deployment" => json!({"replicas": chance.number(1..7), "selector": selector, "template": template,
-                "strategy": self.strategy(), "revisionHistoryLimit": chance.number(0..3)}),
-            "StatefulSet" => json!({"replicas": chance.number(1..5), "selector": selector, "template": template,
+            "Deployment" => {
+                json!({"replicas": chance.number(1..7), "selector": selector, "template": template,
+                "strategy": self.strategy(), "revisionHistoryLimit": chance.number(0..3)})
+            }
+            "StatefulSet" => {
+                json!({"replicas": chance.number(1..5), "selector": selector, "template": template,
                 "serviceName": title,
-                "podManagementPolicy": if chance.happens(0.25) { "Parallel" } else { "OrderedReady" }}),
+                "podManagementPolicy": if chance.happens(0.25) { "Parallel" } else { "OrderedReady" }})
+            }
             "DaemonSet" => {
                 let rolling = match chance.happens(0.5) {
                     true => json!({"maxSurge": 1, "maxUnavailable": 0}),
@@ -120,7 +132,9 @@ impl Users {
                 json!({"selector": selector, "template": template,
                     "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}})
             }
-            "ReplicaSet" => json!({"replicas": chance.number(1..5), "selector": selector, "template": template}),
+            "ReplicaSet" => {
+                json!({"replicas": chance.number(1..5), "selector": selector, "template": template})
+            }
             "Job" => {
                 template["metadata"]["annotations"] = self.short_life();
                 template["spec"]["restartPolicy"] = json!("Never");
@@ -134,7 +148,8 @@ impl Users {
                     "jobTemplate": {"spec": {"template": template}}})
             }
         };
-        let body = json!({"apiVersion": api_version, "kind": kind_name, "metadata": {"name": title}, "spec": spec});
+        let body =
+            json!({"apiVersion": api_version, "kind": kind_name, "metadata": {"name": title}, "spec": spec});
         let made = self.api(kind).create(&PostParams::default(), &object(body)).await;
         self.note(&format!("create {kind_name} {title} {}", replicas_of(&spec)), made.map(drop));
         if kind_name == "Deployment" && self.chance.happens(0.4) {
@@ -147,7 +162,10 @@ impl Users {
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &budgets);
         let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": title}}});
         let body = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": title}, "spec": spec});
-        self.note(&format!("create budget {title}"), api.create(&PostParams::default(), &object(body)).await.map(drop));
+        self.note(
+            &format!("create budget {title}"),
+            api.create(&PostParams::default(), &object(body)).await.map(drop),
+        );
     }
 
     fn strategy(&self) -> Value {
@@ -183,8 +201,12 @@ impl Users {
         // A StatefulSet waits for a pod that never becomes ready until somebody deletes it.
         let may_break = KINDS[kind].2 != "statefulsets";
         let template = match may_break && chance.happens(0.15) {
-            true => json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": "yes"}}}),
-            false => json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": null}}}),
+            true => {
+                json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": "yes"}}})
+            }
+            false => {
+                json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": null}}})
+            }
         };
         let paused = target["spec"]["paused"] == true;
         let suspended = target["spec"]["suspend"] == true;
@@ -198,7 +220,9 @@ impl Users {
             "statefulsets" => match chance.weighted(&[4, 4, 1]) {
                 0 => json!({"replicas": chance.number(0..6)}),
                 1 => json!({"template": template}),
-                _ => json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": chance.number(0..3)}}}),
+                _ => {
+                    json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": chance.number(0..3)}}})
+                }
             },
             "daemonsets" => json!({"template": template}),
             "replicasets" => json!({"replicas": chance.number(0..6)}),
@@ -217,7 +241,8 @@ impl Users {
     }
 
     async fn delete(&self, kind: usize, target: &Value) {
-        let policies = [PropagationPolicy::Background, PropagationPolicy::Foreground, PropagationPolicy::Orphan];
+        let policies =
+            [PropagationPolicy::Background, PropagationPolicy::Foreground, PropagationPolicy::Orphan];
         let policy = self.chance.of(&policies).cloned().unwrap_or(PropagationPolicy::Background);
         let said = format!("delete {} {} {policy:?}", KINDS[kind].1, name(target));
         let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };

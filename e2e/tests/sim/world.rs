@@ -144,8 +144,7 @@ impl World {
     async fn start(plan: Plan, chance: Chance, trace: Trace) -> anyhow::Result<Self> {
         let clock = Clock::starting_at("2026-01-05T10:00:30Z".parse()?);
         let random = chance.random();
-        let mut options =
-            Options { nodes: 0, controllers: false, scheduler: false, ..Options::default() };
+        let mut options = Options { nodes: 0, controllers: false, scheduler: false, ..Options::default() };
         (options.server.clock, options.server.random) = (clock, random);
         let cluster = Arc::new(Cluster::start(options).await?);
         let view = View::new();
@@ -153,7 +152,8 @@ impl World {
         let tasks = Tasks::new(Shutdown::new());
         let started = Instant::now();
         let (control, nodes) = (Vec::new(), Vec::new());
-        let mut world = Self { plan, cluster, clock, net, chance, trace, view, tasks, started, control, nodes };
+        let mut world =
+            Self { plan, cluster, clock, net, chance, trace, view, tasks, started, control, nodes };
         let watching = world.client("observer", UserInfo::admin());
         let observer = Observer::start(watching, world.trace.clone(), world.view.clone()).await?;
         world.tasks.spawn("observer", observer.run(world.tasks.shutdown().clone()));
@@ -173,7 +173,8 @@ impl World {
             let (cluster, clocks, trace) = (self.cluster.clone(), self.clocks(), self.trace.clone());
             let start: Start = Box::new(move |life| {
                 let identity = format!("manager-{number}-{}", life.number);
-                let election = elects.then(|| Election { identity, ..Election::new("kube-controller-manager") });
+                let election =
+                    elects.then(|| Election { identity, ..Election::new("kube-controller-manager") });
                 let client = life.link.client(cluster.client_as(coxswain::controller_manager_user()));
                 let run = cluster.controller_manager(client, clocks(), election, life.shutdown);
                 let trace = trace.clone();
@@ -235,7 +236,8 @@ impl World {
                 (true, false) => 500,
                 (true, true) => 20_000,
             };
-            let skew = i64::try_from(chance.number(0..2 * wrong)).unwrap_or(0) - i64::try_from(wrong).unwrap_or(0);
+            let skew =
+                i64::try_from(chance.number(0..2 * wrong)).unwrap_or(0) - i64::try_from(wrong).unwrap_or(0);
             Clock::starting_at(clock.now() + chrono::Duration::milliseconds(skew))
         }
     }

@@ -39,9 +39,7 @@ fn check_creation(model: &Model, around: &Surroundings, change: &Change) -> Opti
     let node = node_of(pod)?;
     let set = model.get("daemonsets", namespace(pod), owner)?;
     let surges = set.pointer("/spec/updateStrategy/rollingUpdate/maxSurge").is_some_and(|surge| *surge != 0);
-    let there = |one: &&Value| {
-        node_of(one) == Some(node) && !has_ended(one) && (!surges || !is_going(one))
-    };
+    let there = |one: &&Value| node_of(one) == Some(node) && !has_ended(one) && (!surges || !is_going(one));
     let pods = model.controlled_by("pods", owner_uid).filter(there).count();
     let most = if surges { 2 } else { 1 } + around.excess_max(change.at);
     (pods > most).then(|| format!("{} is pod {pods} of {owner} on {node}", name(pod)))

@@ -43,7 +43,8 @@ impl Deployments {
         let ("Deployment", owner, owner_uid) = controller(set)? else { return None };
         let before = change.old.as_ref().map_or(0, |old| count(old, "/spec/replicas"));
         let now = count(set, "/spec/replicas");
-        let sets: Vec<&Value> = model.controlled_by("replicasets", owner_uid).filter(|set| !is_going(set)).collect();
+        let sets: Vec<&Value> =
+            model.controlled_by("replicasets", owner_uid).filter(|set| !is_going(set)).collect();
         let sum: i64 = sets.iter().map(|set| count(set, "/spec/replicas")).sum();
         let most = self.most.highest(owner_uid, change.at)?;
         if now > before && sum > most {
@@ -105,5 +106,11 @@ fn unfinished(model: &Model, deployment: &Value) -> Option<String> {
     let pods: usize =
         sets.map(|set| model.controlled_by("pods", uid(set)).filter(|pod| is_active(pod)).count()).sum();
     let complete = observed && updated && counts.iter().all(|one| *one == wanted) && pods as i64 == wanted;
-    (!complete).then(|| format!("deployment {}: {wanted} wanted, {pods} pods, status {}", name(deployment), deployment["status"]))
+    (!complete).then(|| {
+        format!(
+            "deployment {}: {wanted} wanted, {pods} pods, status {}",
+            name(deployment),
+            deployment["status"]
+        )
+    })
 }

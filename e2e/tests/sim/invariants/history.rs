@@ -21,8 +21,13 @@ impl History {
     /// All values that somebody may still take as the present one.
     fn recent(&self, key: &str, at: Duration) -> impl Iterator<Item = i64> {
         let values = self.0.get(key).map_or(&[][..], Vec::as_slice);
-        let over = move |index: usize| values.get(index + 1).map(|(next, _)| at.saturating_sub(*next) > STALE_MAX);
-        values.iter().enumerate().filter(move |(index, _)| over(*index) != Some(true)).map(|(_, (_, value))| *value)
+        let over =
+            move |index: usize| values.get(index + 1).map(|(next, _)| at.saturating_sub(*next) > STALE_MAX);
+        values
+            .iter()
+            .enumerate()
+            .filter(move |(index, _)| over(*index) != Some(true))
+            .map(|(_, (_, value))| *value)
     }
 
     pub(super) fn highest(&self, key: &str, at: Duration) -> Option<i64> {

@@ -75,7 +75,8 @@ impl Jobs {
         let ends = self.ends.get(uid(job)).unwrap_or(&nothing);
         let indexed = job["spec"]["completionMode"] == "Indexed";
         let figure = |field: &str| count(job, &format!("/status/{field}"));
-        let before = |field: &str| change.old.as_ref().map_or(0, |old| count(old, &format!("/status/{field}")));
+        let before =
+            |field: &str| change.old.as_ref().map_or(0, |old| count(old, &format!("/status/{field}")));
         let (succeeded, failed) = (figure("succeeded"), figure("failed"));
         let really = if indexed { ends.indexes.len() } else { ends.succeeded.len() } as i64;
         let mut problems = Vec::new();
@@ -85,14 +86,20 @@ impl Jobs {
             }
         };
         hold(succeeded <= really, format!("{succeeded} counted as succeeded, {really} did"));
-        hold(failed <= ends.failed.len() as i64, format!("{failed} counted as failed, {} did", ends.failed.len()));
+        hold(
+            failed <= ends.failed.len() as i64,
+            format!("{failed} counted as failed, {} did", ends.failed.len()),
+        );
         hold(succeeded >= before("succeeded"), format!("succeeded went back to {succeeded}"));
         hold(failed >= before("failed"), format!("failed went back to {failed}"));
         if let Some(completions) = job["spec"]["completions"].as_i64() {
             let excess = if indexed { 0 } else { around.excess_max(change.at) as i64 };
             hold(succeeded <= completions + excess, format!("{succeeded} of {completions} succeeded"));
             let complete = condition(job, "Complete") == Some("True");
-            hold(!complete || succeeded >= completions, format!("complete with {succeeded} of {completions}"));
+            hold(
+                !complete || succeeded >= completions,
+                format!("complete with {succeeded} of {completions}"),
+            );
         }
         problems
     }

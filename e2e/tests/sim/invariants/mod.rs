@@ -71,7 +71,8 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
 /// What a reader of a trace wants to know of an object.
 pub(crate) fn summary(resource: &str, object: &Value) -> String {
     let going = if is_going(object) { " going" } else { "" };
-    let replicas = || format!("{}/{}", count(object, "/status/readyReplicas"), count(object, "/spec/replicas"));
+    let replicas =
+        || format!("{}/{}", count(object, "/status/readyReplicas"), count(object, "/spec/replicas"));
     let said = match resource {
         "pods" => {
             let node = object["spec"]["nodeName"].as_str().unwrap_or("-");
@@ -79,10 +80,19 @@ pub(crate) fn summary(resource: &str, object: &Value) -> String {
             format!("{} on {node}{ready}", phase(object))
         }
         "deployments" | "replicasets" | "statefulsets" => replicas(),
-        "daemonsets" => format!("{}/{}", count(object, "/status/numberReady"), count(object, "/status/desiredNumberScheduled")),
+        "daemonsets" => format!(
+            "{}/{}",
+            count(object, "/status/numberReady"),
+            count(object, "/status/desiredNumberScheduled")
+        ),
         "jobs" => {
             let figure = |name: &str| count(object, &format!("/status/{name}"));
-            format!("active {} succeeded {} failed {}", figure("active"), figure("succeeded"), figure("failed"))
+            format!(
+                "active {} succeeded {} failed {}",
+                figure("active"),
+                figure("succeeded"),
+                figure("failed")
+            )
         }
         _ => String::new(),
     };

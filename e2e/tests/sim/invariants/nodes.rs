@@ -13,8 +13,15 @@ impl Invariant for Nodes {
     fn check(&mut self, _: &Model, _: &Surroundings, change: &Change) -> Vec<String> {
         let (Some(old), Some(new)) = (&change.old, &change.new) else { return Vec::new() };
         let node = |pod: &serde_json::Value| pod["spec"]["nodeName"].as_str().map(str::to_owned);
-        let moved = change.resource == "pods" && uid(old) == uid(new) && node(old).is_some() && node(old) != node(new);
-        if moved { vec![format!("{} moved from {:?} to {:?}", name(new), node(old), node(new))] } else { Vec::new() }
+        let moved = change.resource == "pods"
+            && uid(old) == uid(new)
+            && node(old).is_some()
+            && node(old) != node(new);
+        if moved {
+            vec![format!("{} moved from {:?} to {:?}", name(new), node(old), node(new))]
+        } else {
+            Vec::new()
+        }
     }
 
     fn unfinished(&self, model: &Model) -> Vec<String> {

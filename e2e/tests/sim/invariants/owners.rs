@@ -31,7 +31,11 @@ impl Invariant for Owners {
         let mut found = Vec::new();
         for (resource, object) in model.everything() {
             if is_going(object) {
-                found.push(format!("{resource} {} does not go: {}", name(object), object["metadata"]["finalizers"]));
+                found.push(format!(
+                    "{resource} {} does not go: {}",
+                    name(object),
+                    object["metadata"]["finalizers"]
+                ));
             } else if orphaned(object) {
                 found.push(format!("{resource} {} belongs to nobody", name(object)));
             } else if resource == "pods" && !has_ended(object) && !is_ready(object) {

@@ -51,6 +51,7 @@ impl ReplicaSets {
         let asked = self.asked.highest(owner_uid, change.at)?;
         let active = model.controlled_by("pods", owner_uid).filter(|pod| is_active(pod)).count();
         let most = usize::try_from(asked).unwrap_or(0) + around.excess_max(change.at);
-        (active > most).then(|| format!("{} is pod {active} of {owner}, of which {asked} are wanted", name(pod)))
+        (active > most)
+            .then(|| format!("{} is pod {active} of {owner}, of which {asked} are wanted", name(pod)))
     }
 }

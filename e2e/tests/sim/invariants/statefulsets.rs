@@ -34,10 +34,14 @@ impl Invariant for StatefulSets {
             self.ready.insert((owner.to_owned(), name(pod).to_owned()), change.at);
         }
         let set = model.get("statefulsets", namespace(object), set_name).filter(|set| uid(set) == owner);
-        let Some(set) = set.filter(|set| set["spec"]["podManagementPolicy"] != "Parallel") else { return Vec::new() };
+        let Some(set) = set.filter(|set| set["spec"]["podManagementPolicy"] != "Parallel") else {
+            return Vec::new();
+        };
         let problem = match change {
             change if change.is_creation() => self.check_creation(model, change, set, object),
-            change if change.begins_to_go() && around.is_calm(change.at) => self.check_end(model, change, set, object),
+            change if change.begins_to_go() && around.is_calm(change.at) => {
+                self.check_end(model, change, set, object)
+            }
             _ => None,
         };
         problem.into_iter().collect()
@@ -77,7 +81,8 @@ impl StatefulSets {
         if ordinal < end {
             return None;
         }
-        let later = |one: &&Value| is_active(one) && split(name(one)).is_some_and(|(_, other)| other > ordinal);
+        let later =
+            |one: &&Value| is_active(one) && split(name(one)).is_some_and(|(_, other)| other > ordinal);
         let later = model.controlled_by("pods", uid(set)).find(later)?;
         Some(format!("{} goes before {}", name(pod), name(later)))
     }

@@ -1,0 +1,127 @@
+//! Two controller managers side by side, of which one leads.
+
+use std::time::Duration;
+
+use component_base::Shutdown;
+use component_base::clock::Clock;
+use component_base::leader::Election;
+use component_base::supervise::Tasks;
+use coxswain::{Cluster, Options, UserInfo};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use tokio::time::{Instant, sleep};
+
+use crate::chance::Chance;
+use crate::faults::{Link, Net};
+use crate::observer::View;
+use crate::trace::Trace;
+
+const LEASE: &str = "kube-controller-manager";
+/// How far a figure of time may be off: requests take a few milliseconds each.
+const REQUESTS: Duration = Duration::from_secs(1);
+
+struct Two {
+    cluster: Cluster,
+    clock: Clock,
+    net: std::sync::Arc<Net>,
+    tasks: Tasks,
+}
+
+/// A manager that stands for election.
+struct Candidate {
+    link: std::sync::Arc<Link>,
+    shutdown: Shutdown,
+}
+
+impl Two {
+    async fn start() -> Self {
+        let clock = Clock::starting_at("2026-01-05T10:00:00Z".parse().expect("a time"));
+        let mut options = Options { nodes: 0, controllers: false, scheduler: false, ..Options::default() };
+        (options.server.clock, options.server.random) = (clock, Chance::seeded(1).random());
+        let cluster = Cluster::start(options).await.expect("a cluster");
+        let net = Net::new(Chance::seeded(1), Trace::new(), View::new());
+        Self { cluster, clock, net, tasks: Tasks::new(Shutdown::new()) }
+    }
+
+    fn candidate(&self, name: &str) -> Candidate {
+        let (link, shutdown) = (self.net.link(name, true), Shutdown::new());
+        let election = Election { identity: name.to_owned(), ..Election::new(LEASE) };
+        let client = link.client(self.cluster.client_as(coxswain::controller_manager_user()));
+        let run = self.cluster.controller_manager(client, self.clock, Some(election), shutdown.clone());
+        let run = run.expect("a manager");
+        self.tasks.spawn("candidate", async move { drop(run.await) });
+        Candidate { link, shutdown }
+    }
+
+    /// Waits until `name` holds the lease; answers how long that took.
+    async fn until_led_by(&self, name: &str) -> Duration {
+        let since = Instant::now();
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client(), "kube-system");
+        while since.elapsed() < Duration::from_secs(120) {
+            let lease = leases.get_opt(LEASE).await.expect("an answer");
+            if lease.and_then(|lease| lease.spec?.holder_identity).as_deref() == Some(name) {
+                return since.elapsed();
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} does not lead after two minutes");
+    }
+
+    /// Asks for something that a controller does, and waits for it.
+    async fn see_work(&self, namespace: &str) {
+        let metadata = ObjectMeta { name: Some(namespace.to_owned()), ..ObjectMeta::default() };
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client_as(UserInfo::admin()));
+        let made = Namespace { metadata, ..Namespace::default() };
+        namespaces.create(&PostParams::default(), &made).await.expect("created");
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client(), namespace);
+        for _ in 0..100 {
+            if accounts.get_opt("default").await.expect("an answer").is_some() {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nobody made the account of {namespace} in ten seconds");
+    }
+
+    async fn stop(self, candidates: [Candidate; 2]) {
+        candidates.iter().for_each(|one| one.shutdown.cancel());
+        self.tasks.join().await;
+        self.cluster.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_hands_over_at_once() {
+    let two = Two::start().await;
+    let first = two.candidate("first");
+    two.until_led_by("first").await;
+    let second = two.candidate("second");
+    sleep(Duration::from_secs(60)).await;
+    assert!(two.until_led_by("first").await < REQUESTS, "the first leads as long as it lives");
+    two.see_work("one").await;
+    first.shutdown.cancel();
+    let waited = two.until_led_by("second").await;
+    assert!(waited < REQUESTS, "the second waited {waited:?} for a lease that was given up");
+    two.see_work("two").await;
+    two.stop([first, second]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_dies_is_followed_when_its_lease_has_run_out() {
+    let two = Two::start().await;
+    let first = two.candidate("first");
+    two.until_led_by("first").await;
+    let second = two.candidate("second");
+    sleep(Duration::from_secs(60)).await;
+    first.link.dead.cancel();
+    let waited = two.until_led_by("second").await;
+    let election = Election::new(LEASE);
+    // The last renewal is seen at most a retry late, and the lease's end as well.
+    let most = election.lease_duration + 2 * election.retry_period + REQUESTS;
+    let fewest = election.lease_duration - election.retry_period - REQUESTS;
+    assert!(waited > fewest && waited < most, "the second waited {waited:?}");
+    two.see_work("two").await;
+    two.stop([first, second]).await;
+}
