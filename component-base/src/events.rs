@@ -1,36 +1,39 @@
 //! The recorder of Kubernetes Events: what a component did to an object, for `kubectl describe`.
 //!
-//! Events with the same object, reason and message are one Event with a count. A component that repeats
-//! itself about one object is throttled, as Kubernetes does (25 at once, then one in five minutes).
-//! Recording never waits: when the queue is full or the server refuses, the event is dropped and counted.
+//! Recording never waits. An event goes into one of a few lanes, by its object: each lane has a bounded queue,
+//! a correlator and a writer of its own, so that events about one object are written in their order and those
+//! about others meanwhile. What finds its lane full, and what the server refuses, is dropped and counted.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use self::correlator::{Correlator, Telling, Verdict};
 use crate::client::said;
-use crate::clock::Clock;
+use crate::clock::{Clock, time_of};
+use crate::metrics::Counter;
 use crate::supervise::Tasks;
 
-/// Events that may wait to be written; more are dropped.
-const QUEUE_MAX: usize = 1024;
-/// Series and throttles remembered; beyond, the oldest half is forgotten.
-const SERIES_MAX: usize = 4096;
-/// A series ends when nothing was added for this long.
-const SERIES_AGE_MAX: Duration = Duration::from_secs(600);
-const BURST: f64 = 25.0;
-const REFILL_PER_SECOND: f64 = 1.0 / 300.0;
+mod correlator;
+
+/// Events that are written at the same time at most.
+const LANES: usize = 8;
+/// Events that may wait in a lane; more are dropped.
+const LANE_EVENTS_MAX: usize = 1024;
+/// An event that does not reach the server is tried so often, as in Kubernetes.
+const TRIES_MAX: usize = 12;
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+const MESSAGE_CHARS_MAX: usize = 1024;
 
 /// Whether something went as it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
     Normal,
     Warning,
@@ -45,46 +48,44 @@ impl EventType {
     }
 }
 
-/// Records events for one component. Cheap to clone.
+/// Records events for one process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<Note>,
+    lanes: Vec<mpsc::Sender<Note>>,
+    clock: Clock,
+    dropped: Counter,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Series {
-    namespace: String,
-    kind: String,
-    name: String,
-    uid: String,
-    field: String,
-    component: String,
-    reason: String,
-    message: String,
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Note {
     about: ObjectReference,
     component: String,
     type_: EventType,
     reason: String,
     message: String,
+    at: DateTime<Utc>,
 }
 
 impl Recorder {
-    /// A recorder whose writer is a task of `tasks`. `host` is the node's name for a node agent, else empty.
+    /// A recorder whose writers are tasks of `tasks`. `host` is the node's name for a node agent, else empty.
     pub fn new(client: Client, host: &str, clock: Clock, tasks: &Tasks) -> Self {
-        let (queue, notes) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer {
-            client,
-            host: host.to_owned(),
-            clock,
-            series: HashMap::new(),
-            throttles: HashMap::new(),
+        Self::counting(client, host, clock, tasks, Counter::default())
+    }
+
+    /// The same; events that are lost are counted in `dropped`.
+    pub fn counting(client: Client, host: &str, clock: Clock, tasks: &Tasks, dropped: Counter) -> Self {
+        let lane = |_| {
+            let (queue, notes) = mpsc::channel(LANE_EVENTS_MAX);
+            let writer = Writer {
+                client: client.clone(),
+                host: host.to_owned(),
+                correlator: Correlator::default(),
+                dropped: dropped.clone(),
+            };
+            tasks.spawn_until_shutdown("event-writer", writer.run(notes));
+            queue
         };
-        tasks.spawn_until_shutdown("event-writer", writer.run(notes));
-        Self { queue }
+        Self { lanes: (0..LANES).map(lane).collect(), clock, dropped: dropped.clone() }
     }
 
     /// Notes that `component` did something for `reason` about the object that `about` refers to.
@@ -96,144 +97,113 @@ impl Recorder {
         reason: &str,
         message: &str,
     ) {
+        let lane = lane_of(&about);
         let note = Note {
             about,
             component: component.to_owned(),
             type_,
             reason: reason.to_owned(),
-            message: message.chars().take(1024).collect(),
+            message: message.chars().take(MESSAGE_CHARS_MAX).collect(),
+            at: self.clock.now(),
         };
-        if self.queue.try_send(note).is_err() {
-            debug!(reason, message, "event dropped: the queue of events is full or closed");
+        if self.lanes[lane].try_send(note).is_err() {
+            self.dropped.inc();
+            debug!(reason, message, "event dropped: its queue is full or closed");
         }
     }
 }
 
-#[derive(Debug)]
-struct Written {
-    name: String,
-    count: i32,
-    last: Instant,
+fn lane_of(about: &ObjectReference) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (&about.kind, &about.namespace, &about.name).hash(&mut hasher);
+    usize::try_from(hasher.finish() % LANES as u64).unwrap_or(0)
 }
 
-#[derive(Debug)]
-struct Throttle {
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Throttle {
-    fn take(&mut self, now: Instant) -> bool {
-        let gained = now.duration_since(self.filled).as_secs_f64() * REFILL_PER_SECOND;
-        self.tokens = (self.tokens + gained).min(BURST);
-        self.filled = now;
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
-        }
-        allowed
-    }
-}
-
+/// Writes the events of one lane, one after the other.
 struct Writer {
     client: Client,
     host: String,
-    clock: Clock,
-    series: HashMap<Series, Written>,
-    throttles: HashMap<(String, String), Throttle>,
+    correlator: Correlator,
+    dropped: Counter,
 }
 
 impl Writer {
     async fn run(mut self, mut notes: mpsc::Receiver<Note>) {
         while let Some(note) = notes.recv().await {
-            if !self.allows(&note) {
-                continue;
-            }
-            if let Err(error) = self.write(&note).await {
-                warn!(error = said(&error), reason = note.reason, "cannot write an event; dropped");
-            }
-        }
-    }
-
-    fn allows(&mut self, note: &Note) -> bool {
-        let now = Instant::now();
-        if self.throttles.len() >= SERIES_MAX {
-            self.throttles.retain(|_, throttle| now.duration_since(throttle.filled) < SERIES_AGE_MAX / 2);
-        }
-        let object = note
-            .about
-            .uid
-            .clone()
-            .unwrap_or_else(|| format!("{:?}/{:?}", note.about.namespace, note.about.name));
-        let throttle = self.throttles.entry((note.component.clone(), object));
-        throttle.or_insert(Throttle { tokens: BURST, filled: now }).take(now)
-    }
-
-    async fn write(&mut self, note: &Note) -> Result<(), kube::Error> {
-        let key = series_of(note);
-        let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let now = Instant::now();
-        self.forget_old(now);
-        if let Some(written) = self.series.get_mut(&key) {
-            let count = written.count + 1;
-            let patch = json!({"count": count, "lastTimestamp": self.clock.time(), "message": note.message});
-            match api.patch(&written.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => {
-                    written.count = count;
-                    written.last = now;
-                    return Ok(());
+            let verdict = self.correlator.judge(&note, note.at);
+            if let Err(error) = self.write(&note, &verdict).await {
+                self.dropped.inc();
+                let reason = &note.reason;
+                // In a namespace that is going nobody will read it.
+                match error {
+                    kube::Error::Api(status) if matches!(status.code, 403 | 404) => {
+                        debug!(reason, "event refused: {}", status.message);
+                    }
+                    error => warn!(error = said(&error), reason, "cannot write an event; dropped"),
                 }
-                Err(kube::Error::Api(status)) if status.code == 404 => drop(self.series.remove(&key)),
-                Err(error) => return Err(error),
             }
         }
-        let event = self.new_event(note, namespace, &key);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => drop(self.series.insert(key, Written { name, count: 1, last: now })),
-            // The namespace is going or gone: nobody will read the event.
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
-                debug!(reason = note.reason, "event refused: {}", status.message);
+    }
+
+    /// Writes, again and again while the server is not reached; what it refuses stays refused.
+    async fn write(&self, note: &Note, verdict: &Verdict) -> Result<(), kube::Error> {
+        let mut tries = 0;
+        loop {
+            let written = match verdict {
+                Verdict::Silence => return Ok(()),
+                Verdict::Create(new) => self.create(note, new).await,
+                Verdict::CountUp(more) => self.count_up(note, more).await,
+            };
+            tries += 1;
+            match written {
+                Err(kube::Error::Api(status)) => return Err(kube::Error::Api(status)),
+                Err(error) if tries >= TRIES_MAX => return Err(error),
+                Err(error) => {
+                    debug!(error = said(&error), reason = note.reason, "event not written; tried again");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                Ok(()) => return Ok(()),
             }
-            Err(error) => return Err(error),
         }
-        Ok(())
     }
 
-    fn forget_old(&mut self, now: Instant) {
-        if self.series.len() >= SERIES_MAX {
-            self.series.retain(|_, written| now.duration_since(written.last) < SERIES_AGE_MAX / 2);
+    async fn create(&self, note: &Note, new: &Telling) -> Result<(), kube::Error> {
+        let event = self.event(note, new);
+        match self.api(note).create(&PostParams::default(), &event).await {
+            // An earlier try came through after all.
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            written => written.map(drop),
         }
-        if self.series.len() >= SERIES_MAX {
-            self.series.clear();
-        }
-        self.series.retain(|_, written| now.duration_since(written.last) < SERIES_AGE_MAX);
     }
 
-    /// What tells the beginning of a series from that of any other: its moment and what it is about.
-    fn begun(&self, series: &Series) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.clock.now(), series).hash(&mut hasher);
-        hasher.finish()
+    async fn count_up(&self, note: &Note, more: &Telling) -> Result<(), kube::Error> {
+        let last = time_of(note.at);
+        let patch = json!({"count": more.count, "lastTimestamp": last, "message": more.message});
+        match self.api(note).patch(&more.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            // Events expire; this one begins again, with its count.
+            Err(kube::Error::Api(status)) if status.code == 404 => self.create(note, more).await,
+            written => written.map(drop),
+        }
     }
 
-    fn new_event(&self, note: &Note, namespace: &str, series: &Series) -> Event {
-        let now = self.clock.time();
-        let object = note.about.name.clone().unwrap_or_default();
+    fn api(&self, note: &Note) -> Api<Event> {
+        Api::namespaced(self.client.clone(), namespace_of(note))
+    }
+
+    fn event(&self, note: &Note, telling: &Telling) -> Event {
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{object}.{:016x}", self.begun(series))),
-                namespace: Some(namespace.to_owned()),
+                name: Some(telling.name.clone()),
+                namespace: Some(namespace_of(note).to_owned()),
                 ..ObjectMeta::default()
             },
             involved_object: note.about.clone(),
             reason: Some(note.reason.clone()),
-            message: Some(note.message.clone()),
+            message: Some(telling.message.clone()),
             type_: Some(note.type_.as_str().to_owned()),
-            count: Some(1),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
+            count: Some(telling.count),
+            first_timestamp: Some(time_of(telling.first)),
+            last_timestamp: Some(time_of(note.at)),
             source: Some(EventSource {
                 component: Some(note.component.clone()),
                 host: (!self.host.is_empty()).then(|| self.host.clone()),
@@ -245,30 +215,111 @@ impl Writer {
     }
 }
 
-fn series_of(note: &Note) -> Series {
-    let about = &note.about;
-    Series {
-        namespace: about.namespace.clone().unwrap_or_default(),
-        kind: about.kind.clone().unwrap_or_default(),
-        name: about.name.clone().unwrap_or_default(),
-        uid: about.uid.clone().unwrap_or_default(),
-        field: about.field_path.clone().unwrap_or_default(),
-        component: note.component.clone(),
-        reason: note.reason.clone(),
-        message: note.message.clone(),
-    }
+/// Events about what has no namespace are in `default`.
+fn namespace_of(note: &Note) -> &str {
+    note.about.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+    use tokio::sync::Notify;
+
     use super::*;
+    use crate::Shutdown;
+
+    /// A server that notes what is written and answers when it is let to.
+    #[derive(Clone, Default)]
+    struct Server {
+        written: Arc<Mutex<Vec<String>>>,
+        came: Arc<Notify>,
+        answers: Option<Arc<tokio::sync::Semaphore>>,
+        absent: bool,
+    }
+
+    impl Server {
+        fn client(&self) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+            });
+            Client::new(service, "default")
+        }
+
+        async fn answer(&self, request: Request<Body>) -> Response<Body> {
+            let method = request.method().clone();
+            let bytes = request.into_body().collect_bytes().await.unwrap();
+            let body: Value = serde_json::from_slice(&bytes).unwrap();
+            let told = format!("{method} {} {}", body["count"], body["message"].as_str().unwrap());
+            self.written.lock().push(told);
+            self.came.notify_one();
+            if let Some(answers) = &self.answers {
+                answers.acquire().await.unwrap().forget();
+            }
+            if self.absent && method == "PATCH" {
+                let status = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "gone"});
+                let body = Body::from(serde_json::to_vec(&status).unwrap());
+                return Response::builder().status(404).body(body).unwrap();
+            }
+            let event = json!({"metadata": {}, "involvedObject": {}});
+            Response::new(Body::from(serde_json::to_vec(&event).unwrap()))
+        }
+
+        async fn until_written(&self, count: usize) -> Vec<String> {
+            let enough = async {
+                while self.written.lock().len() < count {
+                    self.came.notified().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), enough).await.expect("events are written");
+            self.written.lock().clone()
+        }
+    }
+
+    fn recorder(server: &Server) -> (Recorder, Counter) {
+        let dropped = Counter::default();
+        let tasks = Tasks::new(Shutdown::new());
+        let clock = Clock::starting_at(DateTime::UNIX_EPOCH);
+        (Recorder::counting(server.client(), "", clock, &tasks, dropped.clone()), dropped)
+    }
+
+    fn say(recorder: &Recorder, object: &str, message: &str) {
+        let about = ObjectReference { name: Some(object.to_owned()), ..ObjectReference::default() };
+        recorder.record("c", about, EventType::Normal, "R", message);
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_about_one_object_is_throttled() {
-        let mut throttle = Throttle { tokens: BURST, filled: Instant::now() };
-        let passed = (0..100).filter(|_| throttle.take(Instant::now())).count();
-        assert_eq!(passed, 25);
-        tokio::time::advance(Duration::from_secs(301)).await;
-        assert!(throttle.take(Instant::now()));
+    async fn events_about_an_object_are_written_in_their_order_and_counted() {
+        let server = Server::default();
+        let (recorder, _) = recorder(&server);
+        ["a", "b", "a"].iter().for_each(|message| say(&recorder, "o", message));
+        assert_eq!(server.until_written(3).await, ["POST 1 a", "POST 1 b", "PATCH 2 a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_has_expired_begins_again_with_its_count() {
+        let server = Server { absent: true, ..Server::default() };
+        let (recorder, _) = recorder(&server);
+        ["a", "a"].iter().for_each(|message| say(&recorder, "o", message));
+        assert_eq!(server.until_written(3).await, ["POST 1 a", "PATCH 2 a", "POST 2 a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_are_written_at_once_and_what_has_no_room_is_dropped_and_counted() {
+        let answers = Arc::new(tokio::sync::Semaphore::new(0));
+        let server = Server { answers: Some(answers), ..Server::default() };
+        let (recorder, dropped) = recorder(&server);
+        (0..200).for_each(|n| say(&recorder, &format!("o{n}"), "m"));
+        server.until_written(LANES).await;
+        assert_eq!(server.written.lock().len(), LANES, "one of each lane is under way");
+        (0..20_000).for_each(|n| say(&recorder, &format!("p{n}"), "m"));
+        let kept = 200 + 20_000 - usize::try_from(dropped.get()).unwrap();
+        assert_eq!(kept, LANES * (LANE_EVENTS_MAX + 1));
     }
 }

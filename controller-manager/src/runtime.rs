@@ -31,6 +31,7 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Figures {
     reconciles: Family<Vec<(String, String)>, Counter>,
     depth: Family<Vec<(String, String)>, Gauge>,
+    dropped_events: Counter,
 }
 
 impl Figures {
@@ -39,6 +40,8 @@ impl Figures {
         let (reconciles, depth) = (figures.reconciles.clone(), figures.depth.clone());
         metrics.register("controller_reconciles", "Reconciles by controller and result", reconciles);
         metrics.register("workqueue_depth", "Keys waiting, by controller", depth);
+        let dropped = figures.dropped_events.clone();
+        metrics.register("events_dropped", "Events that were lost: no room, or refused", dropped);
         figures
     }
 }
@@ -55,7 +58,8 @@ pub(crate) async fn run(
     ready.fail("caches are being filled");
     let clock = config.clock;
     let tasks = Tasks::new(shutdown.clone());
-    let recorder = Recorder::new(client.clone(), "", clock, &tasks);
+    let dropped = figures.dropped_events.clone();
+    let recorder = Recorder::counting(client.clone(), "", clock, &tasks, dropped);
     let informers = Informers::new(seen);
     let mut loops = Vec::new();
     for row in controllers::ALL.iter().filter(|row| config.controllers.includes(row.name)) {
