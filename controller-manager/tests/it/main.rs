@@ -4,8 +4,8 @@
 
 mod cluster;
 mod collection;
-mod deployments;
 mod crashes;
+mod deployments;
 mod jobs;
 mod leadership;
 mod quotas;
