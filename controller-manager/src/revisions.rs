@@ -20,12 +20,17 @@ use crate::pod_control::delete_exactly;
 /// The label with a revision's hash, on revisions and on pods.
 pub(crate) const HASH: &str = "controller-revision-hash";
 
+/// Names tried for a new revision in one go.
+const COLLISIONS_MAX: usize = 16;
+
 /// An owner's revisions.
 pub(crate) struct History {
     /// Oldest first, the one of the current template last.
     pub all: Vec<Arc<ControllerRevision>>,
     /// The revision of the current template.
     pub update: Arc<ControllerRevision>,
+    /// How often the name of a new revision was taken.
+    pub collisions: i32,
 }
 
 /// The template as a revision keeps it: a patch that `kubectl rollout undo` applies.
@@ -60,66 +65,88 @@ pub(crate) async fn ensure<K>(
 where
     K: Cached + Resource<Scope = NamespaceResourceScope>,
 {
+    ensure_among(client, cache.owned_by(uid_of(owner.meta())), owner, template, collisions).await
+}
+
+/// The same when the owner's revisions are known.
+pub(crate) async fn ensure_among<K>(
+    client: &Client,
+    mut all: Vec<Arc<ControllerRevision>>,
+    owner: &K,
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+) -> Result<History, ReconcileError>
+where
+    K: Cached + Resource<Scope = NamespaceResourceScope>,
+{
     let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
     let api: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace);
     let data = data_of(template);
-    let mut all = cache.owned_by(uid_of(owner.meta()));
+    let mut collisions = collisions.unwrap_or(0);
     all.sort_by_key(|one| (one.revision, name_of(&one.metadata).to_owned()));
     let newest = all.last().map_or(0, |one| one.revision);
     let equal = all.iter().rposition(|one| one.data.as_ref().is_some_and(|one| one.0 == data));
     let update = match equal {
-        Some(index) if index + 1 == all.len() => return Ok(History { update: all[index].clone(), all }),
+        Some(index) if index + 1 == all.len() => {
+            return Ok(History { update: all[index].clone(), all, collisions });
+        }
         Some(index) => {
             let old = all.remove(index);
             let patch = Patch::Merge(json!({"revision": newest + 1}));
             Arc::new(api.patch(name_of(&old.metadata), &PatchParams::default(), &patch).await?)
         }
-        None => Arc::new(create(&api, owner, template, data, newest + 1, collisions).await?),
+        None => {
+            let mut wanted = revision_for(owner, template, data, newest + 1);
+            Arc::new(create(&api, name_of(owner.meta()), &mut wanted, &mut collisions).await?)
+        }
     };
     all.push(update.clone());
-    Ok(History { all, update })
+    Ok(History { all, update, collisions })
 }
 
-async fn create<K>(
-    api: &Api<ControllerRevision>,
-    owner: &K,
-    template: &PodTemplateSpec,
-    data: Value,
-    number: i64,
-    collisions: Option<i32>,
-) -> Result<ControllerRevision, ReconcileError>
+/// A new revision, as yet without name.
+fn revision_for<K>(owner: &K, template: &PodTemplateSpec, data: Value, number: i64) -> ControllerRevision
 where
-    K: Cached,
+    K: Resource<DynamicType = ()>,
 {
-    let hash = template_hash(&data, collisions.filter(|count| *count > 0));
-    let mut labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-    labels.insert(HASH.to_owned(), hash.clone());
-    let name = format!("{}-{hash}", name_of(owner.meta()));
-    let wanted = ControllerRevision {
+    ControllerRevision {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
             namespace: owner.meta().namespace.clone(),
-            labels: Some(labels),
+            labels: template.metadata.as_ref().and_then(|meta| meta.labels.clone()),
+            annotations: owner.meta().annotations.clone(),
             owner_references: Some(vec![owners::controller_reference(owner)]),
             ..ObjectMeta::default()
         },
         data: Some(RawExtension(data)),
         revision: number,
-    };
-    match api.create(&PostParams::default(), &wanted).await {
-        Ok(created) => Ok(created),
-        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-            let taken = api.get(&name).await?;
-            let ours =
-                owners::controller_of(&taken.metadata).map(|one| &one.uid) == owner.meta().uid.as_ref();
-            let same = taken.data.as_ref().map(|one| &one.0) == wanted.data.as_ref().map(|one| &one.0);
-            if ours && same {
-                return Ok(taken);
-            }
-            Err(ReconcileError::Again(format!("the name {name} is taken by another revision")))
-        }
-        Err(error) => Err(error.into()),
     }
+}
+
+/// Creates the revision under the first name that is free, or finds it under one that is not.
+async fn create(
+    api: &Api<ControllerRevision>,
+    owner: &str,
+    wanted: &mut ControllerRevision,
+    collisions: &mut i32,
+) -> Result<ControllerRevision, ReconcileError> {
+    for _ in 0..COLLISIONS_MAX {
+        let data = wanted.data.as_ref().map(|data| &data.0);
+        let hash = template_hash(data.unwrap_or(&Value::Null), Some(*collisions).filter(|count| *count > 0));
+        let name = format!("{owner}-{hash}");
+        wanted.metadata.name = Some(name.clone());
+        wanted.metadata.labels.get_or_insert_default().insert(HASH.to_owned(), hash);
+        match api.create(&PostParams::default(), wanted).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+                let taken = api.get(&name).await?;
+                if taken.data.as_ref().map(|one| &one.0) == wanted.data.as_ref().map(|one| &one.0) {
+                    return Ok(taken);
+                }
+                *collisions += 1;
+            }
+            result => return Ok(result?),
+        }
+    }
+    Err(ReconcileError::Again(format!("no name was free for a revision of {owner}")))
 }
 
 /// Deletes the oldest revisions that nobody uses, beyond `limit`.

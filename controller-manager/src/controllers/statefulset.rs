@@ -1,239 +1,78 @@
-//! `statefulset-controller`: keeps pods with stable names, started and stopped in order.
+//! `statefulset-controller`: keeps pods with stable names and claims, started and stopped in order.
+//!
+//! `plan` decides and this file does; the parts are in `statefulset/`: the decisions in `plan`, names and the
+//! making of pods in `identity`, the pods' claims in `claims`, what the set says of itself in `status`.
 //!
 //! # Watches
-//! StatefulSets, pods by their controlling owner or labels, ControllerRevisions.
+//! StatefulSets, pods by their controlling owner or names. ControllerRevisions and claims are read.
 //!
 //! # Writes
-//! Pods, ControllerRevisions, the StatefulSet's status.
+//! Pods, claims, ControllerRevisions, the StatefulSet's status.
 //!
 //! # Guarantees
-//! A name is used by one pod at a time. With OrderedReady a pod is made when all before it are ready, and
-//! removed when all after it are gone. A rolling update goes from the highest ordinal down to the
-//! partition, one pod at a time, and waits for each to be ready.
+//! A name is used by one pod at a time. With OrderedReady a pod is made when all before it are available, and
+//! removed when all after it are gone. A rolling update goes from the highest ordinal down to the partition,
+//! with at most `maxUnavailable` pods missing. An ordered set whose next pod never gets ready stays so until
+//! somebody deletes that pod, also when the template was mended meanwhile, as in Kubernetes.
 //!
 //! # Differs from Kubernetes
-//! Volume claims are not made from `volumeClaimTemplates`; `maxUnavailable` of a rolling update counts as one.
+//! Claims get their owners when they are made, not in a second write. Conditions that others set are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::pods;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use component_base::client::said;
 use component_base::clock::Clock;
-use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use kube::api::PostParams;
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 
-use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::{self, label, name_of};
-use crate::pod_control::{PodControl, claim_all, pod_of};
-use crate::pods::{Availability, availability};
-use crate::revisions::{self, HASH, History};
+use crate::owners::{self, name_of, uid_of};
+use crate::pod_control::{claim_all, delete_exactly, is_namespace_going, slow_start};
+use crate::revisions::{self, History};
+use claims::Owned;
+use identity::{ordinal_of, pod_for, pod_name, revision_of};
+use plan::{Observed, Steps, Template, plan};
+use status::status;
 
-const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
-const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+mod claims;
+mod identity;
+mod plan;
+mod status;
+#[cfg(test)]
+mod tests;
+
+/// A pod's name that somebody else uses, or a claim that goes, is looked at again after this long.
+const NAME_TAKEN_WAIT: Duration = Duration::from_secs(1);
+
+/// What is done to a pod, with the reasons of the events about success and failure.
+#[derive(Clone, Copy)]
+struct Verb {
+    name: &'static str,
+    done: &'static str,
+    failed: &'static str,
+}
+
+const CREATE: Verb = Verb { name: "create", done: "SuccessfulCreate", failed: "FailedCreate" };
+const UPDATE: Verb = Verb { name: "update", done: "SuccessfulUpdate", failed: "FailedUpdate" };
+const DELETE: Verb = Verb { name: "delete", done: "SuccessfulDelete", failed: "FailedDelete" };
 
 pub(crate) struct StatefulSetController {
     client: Client,
     clock: Clock,
+    events: Events,
     sets: Arc<Informer<StatefulSet>>,
     pods: Arc<Informer<Pod>>,
+    claims: Arc<Informer<PersistentVolumeClaim>>,
     revisions: Arc<Informer<ControllerRevision>>,
-    control: PodControl,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq)]
-enum Step {
-    Create { ordinal: i32, revision: Template },
-    Delete(Arc<Pod>),
-}
-
-/// Which template a new pod gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Template {
-    Current,
-    Update,
-}
-
-/// What `plan` sees.
-struct Observed<'a> {
-    set: &'a StatefulSet,
-    pods: &'a [Arc<Pod>],
-    /// The name of the revision of the current template.
-    update: &'a str,
-    now: DateTime<Utc>,
-}
-
-fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<i32> {
-    name_of(&pod.metadata).strip_prefix(name_of(&set.metadata))?.strip_prefix('-')?.parse().ok()
-}
-
-struct Rules {
-    first: i32,
-    replicas: i32,
-    ordered: bool,
-    on_delete: bool,
-    partition: i32,
-    min_ready_seconds: Option<i32>,
-}
-
-impl Rules {
-    fn of(spec: &StatefulSetSpec) -> Self {
-        let strategy = spec.update_strategy.clone().unwrap_or_default();
-        Self {
-            first: spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0),
-            replicas: spec.replicas.unwrap_or(1),
-            ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
-            on_delete: strategy.type_.as_deref() == Some("OnDelete"),
-            partition: strategy.rolling_update.and_then(|rolling| rolling.partition).unwrap_or(0),
-            min_ready_seconds: spec.min_ready_seconds,
-        }
-    }
-
-    fn template_for(&self, ordinal: i32) -> Template {
-        let below = !self.on_delete && ordinal < self.first + self.partition;
-        if below { Template::Current } else { Template::Update }
-    }
-}
-
-fn plan(observed: &Observed<'_>) -> Vec<Step> {
-    let Some(spec) = observed.set.spec.as_ref() else { return Vec::new() };
-    if owners::is_deleting(&observed.set.metadata) {
-        return Vec::new();
-    }
-    let rules = Rules::of(spec);
-    let by_ordinal: BTreeMap<i32, &Arc<Pod>> =
-        observed.pods.iter().filter_map(|pod| Some((ordinal_of(observed.set, pod)?, pod))).collect();
-    let range = rules.first..rules.first + rules.replicas;
-    let healthy = |pod: &Pod| {
-        let available = availability(pod, rules.min_ready_seconds, observed.now) == Availability::Available;
-        available && !pods::is_terminating(pod)
-    };
-    let mut steps = Vec::new();
-    for ordinal in range.clone() {
-        let pod = by_ordinal.get(&ordinal).copied();
-        match pod {
-            Some(pod) if healthy(pod) => continue,
-            None => steps.push(Step::Create { ordinal, revision: rules.template_for(ordinal) }),
-            Some(pod) if pods::is_terminal(pod) && !pods::is_terminating(pod) => {
-                steps.push(Step::Delete(pod.clone()))
-            }
-            Some(_) => {}
-        }
-        if rules.ordered {
-            return steps_with_replacement(steps, pod, &rules, observed.update);
-        }
-    }
-    let condemned: Vec<_> = by_ordinal.iter().rev().filter(|(ordinal, _)| !range.contains(ordinal)).collect();
-    for (_, pod) in &condemned {
-        if !pods::is_terminating(pod) {
-            steps.push(Step::Delete((**pod).clone()));
-        }
-        if rules.ordered {
-            return steps;
-        }
-    }
-    if steps.is_empty() && !rules.on_delete {
-        steps.extend(roll(&rules, &by_ordinal, observed.update, healthy));
-    }
-    steps
-}
-
-/// An ordered set whose next pod does not get ready replaces it when the template has changed since, so that
-/// a template that never works can be mended by a better one.
-fn steps_with_replacement(
-    mut steps: Vec<Step>,
-    pod: Option<&Arc<Pod>>,
-    rules: &Rules,
-    update: &str,
-) -> Vec<Step> {
-    let Some(pod) = pod else { return steps };
-    let outdated = label(&pod.metadata, HASH).is_some_and(|revision| revision != update);
-    let stuck = steps.is_empty() && !rules.on_delete && !pods::is_terminating(pod) && !pods::is_ready(pod);
-    let allowed = name_of(&pod.metadata).rsplit('-').next().and_then(|text| text.parse::<i32>().ok());
-    if stuck && outdated && allowed.is_some_and(|ordinal| rules.template_for(ordinal) == Template::Update) {
-        steps.push(Step::Delete(pod.clone()));
-    }
-    steps
-}
-
-fn roll(
-    rules: &Rules,
-    by_ordinal: &BTreeMap<i32, &Arc<Pod>>,
-    update: &str,
-    healthy: impl Fn(&Pod) -> bool,
-) -> Option<Step> {
-    let updatable = rules.first + rules.partition..rules.first + rules.replicas;
-    for ordinal in updatable.rev() {
-        let pod = by_ordinal.get(&ordinal)?;
-        if label(&pod.metadata, HASH) != Some(update) && !pods::is_terminating(pod) {
-            return Some(Step::Delete((*pod).clone()));
-        }
-        if !healthy(pod) {
-            return None;
-        }
-    }
-    None
-}
-
-fn status(observed: &Observed<'_>, current: &str) -> (StatefulSetStatus, Option<Duration>) {
-    let set = observed.set;
-    let spec = set.spec.clone().unwrap_or_default();
-    let replicas = spec.replicas.unwrap_or(1);
-    let mut status = StatefulSetStatus {
-        observed_generation: set.metadata.generation,
-        collision_count: set.status.as_ref().and_then(|status| status.collision_count).or(Some(0)),
-        conditions: set.status.as_ref().and_then(|status| status.conditions.clone()),
-        ..StatefulSetStatus::default()
-    };
-    let (mut ready, mut available, mut at_current, mut at_update) = (0, 0, 0, 0);
-    let mut next: Option<Duration> = None;
-    for pod in observed.pods {
-        status.replicas += 1;
-        match availability(pod, spec.min_ready_seconds, observed.now) {
-            Availability::Available => (ready, available) = (ready + 1, available + 1),
-            Availability::In(wait) => {
-                ready += 1;
-                next = Some(next.map_or(wait, |earlier| earlier.min(wait)));
-            }
-            Availability::NotReady => {}
-        }
-        if !pods::is_terminating(pod) {
-            let revision = label(&pod.metadata, HASH);
-            at_current += i32::from(revision == Some(current));
-            at_update += i32::from(revision == Some(observed.update));
-        }
-    }
-    let rolled_out = at_update == replicas && status.replicas == replicas && ready == replicas;
-    status.current_revision = Some(if rolled_out { observed.update } else { current }.to_owned());
-    status.update_revision = Some(observed.update.to_owned());
-    status.current_replicas = Some(if rolled_out { at_update } else { at_current });
-    status.updated_replicas = Some(at_update);
-    status.ready_replicas = Some(ready);
-    status.available_replicas = Some(available);
-    (status, next)
-}
-
-fn pod_for(set: &StatefulSet, template: &PodTemplateSpec, ordinal: i32, revision: &str) -> Pod {
-    let (own, namespace) = (name_of(&set.metadata), set.metadata.namespace.as_deref().unwrap_or_default());
-    let mut pod = pod_of(template, owners::controller_reference(set), namespace, own);
-    let name = format!("{own}-{ordinal}");
-    pod.metadata.generate_name = None;
-    pod.metadata.name = Some(name.clone());
-    let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert(POD_NAME.to_owned(), name.clone());
-    labels.insert(POD_INDEX.to_owned(), ordinal.to_string());
-    labels.insert(HASH.to_owned(), revision.to_owned());
-    let spec = pod.spec.get_or_insert_default();
-    spec.hostname = Some(name);
-    spec.subdomain = set.spec.as_ref().and_then(|spec| spec.service_name.clone());
-    pod
 }
 
 #[async_trait]
@@ -244,36 +83,37 @@ impl Controller for StatefulSetController {
         let sets = setup.watch_own::<StatefulSet>();
         let selecting = sets.clone();
         let pods = setup.watch::<Pod>(move |pod| keys_of(pod, &selecting));
-        let revisions = setup.read::<ControllerRevision>();
-        let control = PodControl::new(setup.client.clone(), setup.events());
-        Self { client: setup.client.clone(), clock: setup.clock, sets, pods, revisions, control }
+        Self {
+            client: setup.client.clone(),
+            clock: setup.clock,
+            events: setup.events(),
+            sets,
+            pods,
+            claims: setup.read(),
+            revisions: setup.read(),
+        }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         let Some(set) = self.sets.get(key) else { return Ok(Action::Done) };
         let Some(spec) = set.spec.as_ref() else { return Ok(Action::Done) };
-        if owners::is_deleting(&set.metadata) {
-            return Ok(Action::Done);
-        }
-        let mut candidates = self.pods.in_namespace(&key.namespace);
+        let mut candidates = self.pods.claimable(uid_of(&set.metadata), &key.namespace);
         candidates.retain(|pod| ordinal_of(&set, pod).is_some());
         let pods = claim_all(&self.client, &*set, &spec.selector, candidates).await?;
-        let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let history =
-            revisions::ensure(&self.client, &self.revisions, &*set, &spec.template, collisions).await?;
-        let update = name_of(&history.update.metadata);
-        let observed = Observed { set: &set, pods: &pods, update, now: self.clock.now() };
+        let history = self.history(&set).await?;
         let current = current_of(&set, &history);
-        let (status, next) = status(&observed, name_of(&current.metadata));
+        let claims = self.claims_of(&set, &pods);
+        let update = name_of(&history.update.metadata);
+        let observed = Observed { set: &set, pods: &pods, claims: &claims, update, now: self.clock.now() };
+        let done = self.apply(&set, &history, &current, plan(&observed)).await;
+        let (status, next) = status(&observed, name_of(&current.metadata), history.collisions);
         self.write_status(&set, status).await?;
-        for step in plan(&observed) {
-            self.apply(&set, &history, &current, step).await?;
-        }
+        let again = done?;
         let mut in_use: BTreeSet<String> =
-            pods.iter().filter_map(|pod| label(&pod.metadata, HASH)).map(ToOwned::to_owned).collect();
+            pods.iter().filter_map(|pod| revision_of(pod)).map(ToOwned::to_owned).collect();
         in_use.insert(name_of(&current.metadata).to_owned());
         revisions::forget_old(&self.client, &history, &in_use, spec.revision_history_limit).await?;
-        Ok(Action::after(next))
+        Ok(Action::after(next.into_iter().chain(again).min()))
     }
 }
 
@@ -298,116 +138,178 @@ fn keys_of(pod: &Pod, sets: &Informer<StatefulSet>) -> Vec<ObjectKey> {
 }
 
 impl StatefulSetController {
+    /// The set's revisions, that of its template among them, which is made when it is new.
+    async fn history(&self, set: &StatefulSet) -> Result<History, ReconcileError> {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let spec = set.spec.clone().unwrap_or_default();
+        let candidates = self.revisions.claimable(uid_of(&set.metadata), namespace);
+        let known = claim_all(&self.client, set, &spec.selector, candidates).await?;
+        let collisions = set.status.as_ref().and_then(|status| status.collision_count);
+        revisions::ensure_among(&self.client, known, set, &spec.template, collisions).await
+    }
+
+    /// The claims of the set's pods, those that are and those that are to be, by name.
+    fn claims_of(
+        &self,
+        set: &StatefulSet,
+        pods: &[Arc<Pod>],
+    ) -> BTreeMap<String, Arc<PersistentVolumeClaim>> {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let there = pods.iter().filter_map(|pod| ordinal_of(set, pod));
+        let names = plan::ordinals(set).chain(there).flat_map(|ordinal| claims::names(set, ordinal));
+        let found = names.filter_map(|(_, name)| {
+            let claim = self.claims.get(&ObjectKey::new(namespace, name.clone()))?;
+            Some((name, claim))
+        });
+        found.collect()
+    }
+
+    /// Does the steps. Says after what time to look again, if something is in the way.
     async fn apply(
         &self,
         set: &StatefulSet,
         history: &History,
         current: &ControllerRevision,
-        step: Step,
-    ) -> Result<(), ReconcileError> {
-        let (ordinal, template) = match step {
-            Step::Delete(pod) => return Ok(self.control.delete(set, &pod).await?),
-            Step::Create { ordinal, revision } => (ordinal, revision),
-        };
-        let revision = if template == Template::Current { current } else { &*history.update };
-        let Some(template) = revisions::template_of(revision) else {
-            let name = name_of(&revision.metadata);
-            return Err(ReconcileError::Terminal(format!("the revision {name} has no readable template")));
-        };
-        let pod = pod_for(set, &template, ordinal, name_of(&revision.metadata));
-        match self.control.create(set, &pod).await {
-            Ok(_) => Ok(()),
-            // The cache has not seen the last one with this name come or go; its event wakes us.
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-            Err(error) => Err(error.into()),
+        steps: Steps,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        for claim in &steps.make_claims {
+            self.make_claim(set, claim).await?;
         }
+        for owned in &steps.own_claims {
+            self.own_claim(owned).await?;
+        }
+        for (ordinal, pod) in &steps.label {
+            self.label(set, *ordinal, pod).await?;
+        }
+        let create = |index: usize| {
+            let (ordinal, template) = steps.create[index];
+            self.create(set, history, current, ordinal, template)
+        };
+        match slow_start(steps.create.len(), create).await {
+            Err(error) if is_namespace_going(&error) => return Ok(None),
+            result => result?,
+        }
+        let deletions = steps.delete.iter().map(|pod| self.delete(set, pod));
+        join_all(deletions).await.into_iter().collect::<Result<Vec<()>, _>>()?;
+        for (ordinal, why) in &steps.refused {
+            let (pod, own) = (pod_name(set, *ordinal), name_of(&set.metadata));
+            let what = format!("create Pod {pod} in StatefulSet {own} failed error: {why}");
+            self.events.warning(set, CREATE.failed, &what);
+        }
+        let taken = steps.create.iter().any(|(ordinal, _)| self.is_name_taken(set, *ordinal));
+        Ok((taken || steps.waits).then_some(NAME_TAKEN_WAIT))
+    }
+
+    /// Whether a pod that the set does not control has the name of `ordinal`.
+    fn is_name_taken(&self, set: &StatefulSet, ordinal: i32) -> bool {
+        let namespace = set.metadata.namespace.clone().unwrap_or_default();
+        let found = self.pods.get(&ObjectKey::new(namespace, pod_name(set, ordinal)));
+        found.is_some_and(|pod| {
+            owners::controller_of(&pod.metadata).map(|one| &one.uid) != set.metadata.uid.as_ref()
+        })
+    }
+
+    fn api<K>(&self, set: &StatefulSet) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), set.metadata.namespace.as_deref().unwrap_or_default())
+    }
+
+    async fn make_claim(&self, set: &StatefulSet, claim: &PersistentVolumeClaim) -> Result<(), kube::Error> {
+        let (name, own) = (name_of(&claim.metadata), name_of(&set.metadata));
+        let pod = claims::pod_of(set, name);
+        match self.api(set).create(&PostParams::default(), claim).await {
+            Ok(_) => {
+                let what = format!("create Claim {name} Pod {pod} in StatefulSet {own} success");
+                self.events.normal(set, "SuccessfulCreate", &what);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            Err(error) => {
+                let why = said(&error);
+                let what =
+                    format!("create Claim {name} for Pod {pod} in StatefulSet {own} failed error: {why}");
+                self.events.warning(set, "FailedCreate", &what);
+                Err(error)
+            }
+        }
+    }
+
+    async fn own_claim(&self, (claim, owners): &Owned) -> Result<(), kube::Error> {
+        let meta = &claim.metadata;
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+        let patch = json!({"metadata": {
+            "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
+        }});
+        api.patch(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    }
+
+    async fn label(&self, set: &StatefulSet, ordinal: i32, pod: &Pod) -> Result<(), kube::Error> {
+        let labels: BTreeMap<String, String> = identity::labels(set, ordinal).into();
+        let patch = Patch::Merge(json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}}));
+        let name = name_of(&pod.metadata);
+        let result = self.api::<Pod>(set).patch(name, &PatchParams::default(), &patch).await;
+        self.tell(set, UPDATE, name, result.map(drop))
+    }
+
+    async fn create(
+        &self,
+        set: &StatefulSet,
+        history: &History,
+        current: &ControllerRevision,
+        ordinal: i32,
+        template: Template,
+    ) -> Result<(), kube::Error> {
+        let revision = if template == Template::Current { current } else { &*history.update };
+        let made_from = match revisions::template_of(revision) {
+            Some(made_from) => made_from,
+            // A revision that cannot be read is no template; the set's own is the best there is.
+            None => set.spec.clone().unwrap_or_default().template,
+        };
+        let pod = pod_for(set, &made_from, ordinal, name_of(&revision.metadata));
+        match self.api(set).create(&PostParams::default(), &pod).await {
+            // The cache has not seen the last one with this name come or go, or it is somebody else's.
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            result => self.tell(set, CREATE, name_of(&pod.metadata), result.map(drop)),
+        }
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<(), kube::Error> {
+        let result = delete_exactly(&self.client, pod, DeleteParams::default()).await;
+        self.tell(set, DELETE, name_of(&pod.metadata), result)
+    }
+
+    /// Records what came of doing `verb` to the pod.
+    fn tell(
+        &self,
+        set: &StatefulSet,
+        verb: Verb,
+        pod: &str,
+        result: Result<(), kube::Error>,
+    ) -> Result<(), kube::Error> {
+        let own = name_of(&set.metadata);
+        match &result {
+            Ok(()) => {
+                let what = format!("{} Pod {pod} in StatefulSet {own} successful", verb.name);
+                self.events.normal(set, verb.done, &what);
+            }
+            Err(error) => {
+                let why = said(error);
+                let what = format!("{} Pod {pod} in StatefulSet {own} failed error: {why}", verb.name);
+                self.events.warning(set, verb.failed, &what);
+            }
+        }
+        result
     }
 
     async fn write_status(&self, set: &StatefulSet, status: StatefulSetStatus) -> Result<(), kube::Error> {
         if set.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), namespace);
         let wanted = StatefulSet { status: Some(status), ..set.clone() };
+        let api: Api<StatefulSet> = self.api(set);
         api.replace_status(name_of(&set.metadata), &PostParams::default(), &wanted).await.map(drop)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn set(replicas: i32, more: serde_json::Value) -> StatefulSet {
-        let mut spec = json!({"replicas": replicas, "selector": {}, "serviceName": "db", "template": {}});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "ns"}, "spec": spec})).unwrap()
-    }
-
-    fn pod(ordinal: i32, revision: &str, ready: bool) -> Arc<Pod> {
-        let ready = if ready { "True" } else { "False" };
-        let pod = json!({
-            "metadata": {"name": format!("db-{ordinal}"), "labels": {HASH: revision}},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
-        });
-        Arc::new(serde_json::from_value(pod).unwrap())
-    }
-
-    fn check(set: &StatefulSet, pods: &[Arc<Pod>], expected: &[&str]) {
-        let told: Vec<String> = plan(&Observed { set, pods, update: "new", now: DateTime::UNIX_EPOCH })
-            .iter()
-            .map(|step| match step {
-                Step::Create { ordinal, revision } => format!("create {ordinal} {revision:?}"),
-                Step::Delete(pod) => format!("delete {}", name_of(&pod.metadata)),
-            })
-            .collect();
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn pods_are_made_one_after_another() {
-        check(&set(3, json!({})), &[], &["create 0 Update"]);
-        check(&set(3, json!({})), &[pod(0, "new", false)], &[]);
-        check(&set(3, json!({})), &[pod(0, "new", true)], &["create 1 Update"]);
-    }
-
-    #[test]
-    fn parallel_pods_are_made_at_once() {
-        let parallel = set(2, json!({"podManagementPolicy": "Parallel"}));
-        check(&parallel, &[], &["create 0 Update", "create 1 Update"]);
-    }
-
-    #[test]
-    fn the_highest_ordinal_goes_first() {
-        let pods = [pod(0, "new", true), pod(1, "new", true), pod(2, "new", true)];
-        check(&set(1, json!({})), &pods, &["delete db-2"]);
-    }
-
-    #[test]
-    fn an_update_goes_from_the_top_and_waits() {
-        check(&set(2, json!({})), &[pod(0, "old", true), pod(1, "old", true)], &["delete db-1"]);
-        check(&set(2, json!({})), &[pod(0, "old", true), pod(1, "new", false)], &[]);
-        check(&set(2, json!({})), &[pod(0, "old", true), pod(1, "new", true)], &["delete db-0"]);
-    }
-
-    #[test]
-    fn an_update_stops_at_the_partition() {
-        let partitioned =
-            set(2, json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}));
-        check(&partitioned, &[pod(0, "old", true), pod(1, "new", true)], &[]);
-        check(&partitioned, &[], &["create 0 Current"]);
-    }
-
-    #[test]
-    fn on_delete_waits_for_the_user() {
-        let on_delete = set(1, json!({"updateStrategy": {"type": "OnDelete"}}));
-        check(&on_delete, &[pod(0, "old", true)], &[]);
-    }
-
-    #[test]
-    fn a_pod_of_a_broken_template_is_replaced_by_a_better_one() {
-        check(&set(1, json!({})), &[pod(0, "old", false)], &["delete db-0"]);
     }
 }

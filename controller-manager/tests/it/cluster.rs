@@ -170,12 +170,18 @@ impl Cluster {
 
     /// Plays the kubelet for one moment: running pods become ready, going ones go.
     pub(crate) async fn run_pods(&self) {
+        self.run_pods_but(&[]).await;
+    }
+
+    /// The same, but the pods of these names never get ready.
+    pub(crate) async fn run_pods_but(&self, broken: &[&str]) {
         let pods: Vec<Pod> = self.list("").await;
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap();
+            let runs = !api_types::pods::is_terminal(&pod) && !broken.contains(&name.as_str());
             if pod.metadata.deletion_timestamp.is_some() {
                 self.finish_deletion(&name).await;
-            } else if !api_types::pods::is_ready(&pod) && !api_types::pods::is_terminal(&pod) {
+            } else if runs && !api_types::pods::is_ready(&pod) {
                 self.set_status(
                     &name,
                     json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [ready()]}),

@@ -12,5 +12,6 @@ mod quotas;
 mod replicas;
 mod rollouts;
 mod services;
+mod statefulsets;
 mod trust;
 mod workloads;
