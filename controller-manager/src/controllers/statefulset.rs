@@ -100,6 +100,9 @@ impl Controller for StatefulSetController {
         let mut candidates = self.pods.claimable(uid_of(&set.metadata), &key.namespace);
         candidates.retain(|pod| ordinal_of(&set, pod).is_some());
         let pods = claim_all(&self.client, &*set, &spec.selector, candidates).await?;
+        if owners::is_deleting(&set.metadata) {
+            return self.tell_going(&set, &pods).await;
+        }
         let history = self.history(&set).await?;
         let current = current_of(&set, &history);
         let claims = self.claims_of(&set, &pods);
@@ -146,6 +149,18 @@ impl StatefulSetController {
         let known = claim_all(&self.client, set, &spec.selector, candidates).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
         revisions::ensure_among(&self.client, known, set, &spec.template, collisions).await
+    }
+
+    /// Counts what is left of a set that is being deleted; nothing is made for it any more, not even a revision.
+    async fn tell_going(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> Result<Action, ReconcileError> {
+        let Some(before) = set.status.as_ref() else { return Ok(Action::Done) };
+        let update = before.update_revision.as_deref().unwrap_or_default();
+        let current = before.current_revision.as_deref().unwrap_or_default();
+        let claims = BTreeMap::new();
+        let observed = Observed { set, pods, claims: &claims, update, now: self.clock.now() };
+        let (status, _) = status(&observed, current, before.collision_count.unwrap_or(0));
+        self.write_status(set, status).await?;
+        Ok(Action::Done)
     }
 
     /// The claims of the set's pods, those that are and those that are to be, by name.

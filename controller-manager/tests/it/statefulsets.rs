@@ -314,7 +314,9 @@ async fn stateful_sets_are_listed_patched_and_deleted_as_a_collection() {
     updated(&cluster).await;
     let foreign =
         json!({"type": "StatusUpdate", "status": "True", "reason": "E2E", "message": "Set from a test"});
-    let lost = Patch::Merge(json!({"status": {"readyReplicas": 0, "replicas": 0, "conditions": [foreign]}}));
+    let lost = Patch::Merge(
+        json!({"status": {"readyReplicas": 0, "availableReplicas": 0, "conditions": [foreign]}}),
+    );
     let api = cluster.api::<StatefulSet>("default");
     api.patch_status("db", &PatchParams::default(), &lost).await.unwrap();
     assert_eq!(ready(&cluster, 2).await["status"]["conditions"][0]["reason"], "E2E");
