@@ -26,6 +26,19 @@ impl Strategy for Pods {
         set_qos(new);
     }
 
+    fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
+        isolate::for_update(context.kind, context.subresource, new, old);
+        // Whoever writes a status anew need not know the class.
+        let class = &old["status"]["qosClass"];
+        if context.subresource == "status"
+            && new["status"].is_object()
+            && new["status"]["qosClass"].as_str().is_none_or(str::is_empty)
+            && class.is_string()
+        {
+            new["status"]["qosClass"] = class.clone();
+        }
+    }
+
     fn default(&self, new: &mut Value) {
         // Requests may have been filled in from limits since the object was prepared.
         if new["status"]["phase"] == "Pending" && new["spec"]["nodeName"].is_null() {

@@ -32,6 +32,7 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
         }
         admit_body(&call, Operation::Create, Options::Write(&written), &mut body).await?;
         let dry_run = call.info.query.get_all("dryRun").filter(|v| !v.is_empty());
+        check_dry_runs(&call, &body["deleteOptions"])?;
         let options = DeleteOptions::from_value(&body["deleteOptions"], dry_run)?;
         let pod = call.value_of(&*call.stored()?);
         if !is_disposable(&pod) {
@@ -46,6 +47,21 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
         )
     }
     .boxed()
+}
+
+/// The request and its content may both ask for a dry run, but not for different ones.
+fn check_dry_runs(call: &Call, options: &Value) -> Result<(), Status> {
+    let asked: Vec<&str> = call.info.query.get_all("dryRun").filter(|v| !v.is_empty()).collect();
+    let content = options["dryRun"].as_array().into_iter().flatten();
+    let content: Vec<&str> = content.filter_map(Value::as_str).collect();
+    if asked.is_empty() || content.is_empty() || asked == content {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "Non-matching dry-run options in request and content: [{}] and [{}]",
+        asked.join(" "),
+        content.join(" ")
+    )))
 }
 
 /// A pod that has ended, waits for a node, or goes already costs no budget.
@@ -98,28 +114,121 @@ fn budgets_of(call: &Call, pod: &Value) -> Vec<std::sync::Arc<Stored>> {
     snapshot.iter().filter(|b| covers(&b.value())).cloned().collect()
 }
 
+/// So many evictions that nobody has confirmed are too many.
+const DISRUPTED_PODS_MAX: usize = 2000;
+
+/// The budget after one disruption more.
 fn disrupted(call: &Call, budget: &Value) -> Result<Value, Status> {
-    let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or_default();
+    let status = &budget["status"];
+    let number = |value: &Value| value.as_i64().unwrap_or_default();
     let name = budget["metadata"]["name"].as_str().unwrap_or_default();
-    let stale = budget["status"]["observedGeneration"].as_i64().unwrap_or_default()
-        < budget["metadata"]["generation"].as_i64().unwrap_or_default();
-    if stale || allowed <= 0 {
-        let needs = budget["status"]["desiredHealthy"].as_i64().unwrap_or_default();
-        let has = budget["status"]["currentHealthy"].as_i64().unwrap_or_default();
-        let message = match stale {
-            true => format!("The disruption budget {name} is still being processed by the server."),
-            false => {
-                format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently")
-            }
-        };
-        let cause = Cause { reason: "DisruptionBudget".into(), message, field: String::new() };
-        let details = Details { causes: vec![cause], ..Details::default() };
-        let text = "Cannot evict pod as it would violate the pod's disruption budget.";
-        let status = Status::new(Reason::TooManyRequests, text).with_details(details);
-        return Err(if stale { status.retry_after(10) } else { status });
+    if number(&status["observedGeneration"]) < number(&budget["metadata"]["generation"]) {
+        let why = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(refused(why).retry_after(10));
     }
+    let allowed = number(&status["disruptionsAllowed"]);
+    let unconfirmed = status["disruptedPods"].as_object().map_or(0, serde_json::Map::len);
+    if allowed < 0 {
+        return Err(forbidden(name, "pdb disruptions allowed is negative"));
+    }
+    if unconfirmed > DISRUPTED_PODS_MAX {
+        let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        return Err(forbidden(name, why));
+    }
+    if allowed == 0 {
+        return Err(refused(exhausted(name, status)));
+    }
+    let now = timestamp(call.server.clock.now());
     let mut next = budget.clone();
     next["status"]["disruptionsAllowed"] = json!(allowed - 1);
-    next["status"]["disruptedPods"][&call.info.name] = json!(timestamp(call.server.clock.now()));
+    if allowed == 1 {
+        note_exhaustion(&mut next["status"], &now);
+    }
+    next["status"]["disruptedPods"][&call.info.name] = json!(now);
     Ok(next)
+}
+
+fn refused(why: String) -> Status {
+    let cause = Cause { reason: "DisruptionBudget".into(), message: why, field: String::new() };
+    let details = Details { causes: vec![cause], ..Details::default() };
+    let text = "Cannot evict pod as it would violate the pod's disruption budget.";
+    Status::new(Reason::TooManyRequests, text).with_details(details)
+}
+
+fn forbidden(name: &str, why: &str) -> Status {
+    let text = format!("poddisruptionbudget.policy {name:?} is forbidden: {why}");
+    Status::new(Reason::Forbidden, text).with_details(Details {
+        name: name.to_owned(),
+        group: "policy".to_owned(),
+        kind: "poddisruptionbudget".to_owned(),
+        ..Details::default()
+    })
+}
+
+const CONDITION: &str = "DisruptionAllowed";
+
+fn exhausted(name: &str, status: &Value) -> String {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    let condition = conditions.find(|condition| condition["type"] == CONDITION);
+    let failed = condition.filter(|c| c["status"] == "False" && c["reason"] == "SyncFailed");
+    if let Some(failed) = failed {
+        let why = failed["message"].as_str().unwrap_or_default();
+        return format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {why}"
+        );
+    }
+    let (needs, has) = (&status["desiredHealthy"], &status["currentHealthy"]);
+    let number = |value: &Value| value.as_i64().unwrap_or_default();
+    format!(
+        "The disruption budget {name} needs {} healthy pods and has {} currently",
+        number(needs),
+        number(has)
+    )
+}
+
+/// Says that the last disruption is taken.
+fn note_exhaustion(status: &mut Value, now: &str) {
+    let generation = status["observedGeneration"].clone();
+    let Some(fields) = status.as_object_mut() else { return };
+    let list = fields.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = list.as_array_mut() else { return };
+    let found = conditions.iter_mut().find(|condition| condition["type"] == CONDITION);
+    let since = match &found {
+        Some(condition) if condition["status"] == "False" => condition["lastTransitionTime"].clone(),
+        _ => json!(now),
+    };
+    let condition = json!({
+        "type": CONDITION, "status": "False", "observedGeneration": generation,
+        "lastTransitionTime": since, "reason": "InsufficientPods", "message": "",
+    });
+    match found {
+        Some(found) => *found = condition,
+        None => conditions.push(condition),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_disruption_is_noted_once() {
+        let mut status = json!({"observedGeneration": 2});
+        note_exhaustion(&mut status, "t1");
+        note_exhaustion(&mut status, "t2");
+        assert_eq!(status["conditions"].as_array().map(Vec::len), Some(1));
+        assert_eq!(status["conditions"][0]["lastTransitionTime"], "t1");
+        assert_eq!(status["conditions"][0]["reason"], "InsufficientPods");
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_needed_or_why_nobody_knows() {
+        let short = json!({"desiredHealthy": 2, "currentHealthy": 1});
+        assert_eq!(
+            exhausted("b", &short),
+            "The disruption budget b needs 2 healthy pods and has 1 currently"
+        );
+        let failed = json!({"conditions": [{"type": CONDITION, "status": "False", "reason": "SyncFailed", "message": "no scale"}]});
+        assert!(exhausted("b", &failed).ends_with("because it failed sync: no scale"));
+    }
 }

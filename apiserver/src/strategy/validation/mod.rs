@@ -23,8 +23,11 @@ mod mounts;
 mod networks;
 mod nodes;
 mod persistent_volumes;
+mod pod_annotations;
 mod pod_change;
+mod pod_resize;
 mod pod_spec;
+mod pod_status;
 mod policies;
 mod priorities;
 mod quantities;
@@ -86,7 +89,7 @@ static ROWS: &[Row] = &[
     both("nodes", nodes::node, nodes::status),
     both("persistentvolumeclaims", persistent_volumes::claim, persistent_volumes::claim_status),
     def("persistentvolumes", persistent_volumes::volume),
-    both("pods", pod_change::pod, pod_change::status),
+    both("pods", pod_change::pod, pod_status::status),
     def("podtemplates", pod_spec::pod_template),
     both("replicationcontrollers", workloads::replication_controller, workloads::replica_set_status),
     both("resourcequotas", quotas::quota, quotas::quota_status),

@@ -1,31 +1,27 @@
-//! Pods as they change: what an ordinary update, a resize, a debugger and the node agent may write.
+//! Pods as they change: what an ordinary update and a debugger may write.
 
 use api_types::status::FieldError;
 use serde_json::{Value, json};
 
-use super::{Check, pod_spec};
-use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
+use super::affinity::validate_tolerations;
+use super::{Check, pod_annotations, pod_resize, pod_spec};
+use crate::strategy::rules::{Errors, indexed, items};
 
 pub(super) fn pod(check: &Check<'_>, errors: &mut Errors) {
-    let (new, Some(old)) = (&check.new["spec"], check.old) else {
-        pod_spec::validate(&check.new["spec"], "spec", errors);
-        pod_spec::validate_new(&check.new["spec"], errors);
-        return;
-    };
-    let old = &old["spec"];
+    let pod = check.new;
+    pod_annotations::validate(&pod["metadata"], &pod["spec"], "metadata", errors);
+    pod_spec::validate(&pod["spec"], "spec", errors);
+    let Some(old) = check.old else { return pod_spec::validate_new(&pod["spec"], errors) };
+    if check.subresource != "resize" {
+        pod_annotations::validate_change(pod, old, errors);
+    }
     match check.subresource {
-        "" => {
-            pod_spec::validate(new, "spec", errors);
-            validate_change(new, old, errors);
+        "" => validate_change(&pod["spec"], &old["spec"], errors),
+        "ephemeralcontainers" if pod_annotations::is_mirror(old) => {
+            *errors = vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
         }
-        "ephemeralcontainers" => {
-            pod_spec::validate(new, "spec", errors);
-            validate_debuggers(new, old, errors);
-        }
-        "resize" => {
-            pod_spec::validate(new, "spec", errors);
-            validate_resize(new, old, errors);
-        }
+        "ephemeralcontainers" => validate_debuggers(&pod["spec"], &old["spec"], errors),
+        "resize" => pod_resize::validate(pod, old, errors),
         _ => {}
     }
 }
@@ -36,32 +32,132 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.con
 fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     for list in ["containers", "initContainers"] {
         if items(&new[list]).len() != items(&old[list]).len() {
-            errors.push(FieldError::forbidden(
-                format!("spec.{list}"),
-                "pod updates may not add or remove containers",
-            ));
+            let why = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(format!("spec.{list}"), why));
             return;
         }
+        check_images(new, list, errors);
     }
-    let before = errors.len();
-    check_deadline(new, old, errors);
+    if !check_deadline(new, old, errors) {
+        return;
+    }
+    check_tolerations(new, old, errors);
     check_gates(new, old, errors);
-    let is_gated = !items(&old["schedulingGates"]).is_empty();
     let mut masked = new.clone();
     mask(&mut masked, old);
-    if is_gated {
+    if !items(&old["schedulingGates"]).is_empty() {
         check_selector_narrows(new, old, errors);
         keep(&mut masked, old, "nodeSelector");
-        if is_narrower_affinity(new, old) {
-            keep(&mut masked, old, "affinity");
-        }
+        check_affinity_narrows(new, old, errors);
+        mask_node_affinity(&mut masked, old);
     }
-    if masked != *old && errors.len() == before {
+    if masked != *old {
         errors.push(FieldError::forbidden("spec", MAY_CHANGE));
     }
 }
 
-fn keep(masked: &mut Value, old: &Value, field: &str) {
+fn check_images(new: &Value, list: &str, errors: &mut Errors) {
+    for (path, container) in indexed(new, "spec", list) {
+        let image = container["image"].as_str().unwrap_or_default();
+        if image.is_empty() {
+            errors.push(FieldError::required(format!("{path}.image"), ""));
+        }
+        if image.trim() != image {
+            let why = "must not have leading or trailing whitespace";
+            errors.push(FieldError::invalid(format!("{path}.image"), image, why));
+        }
+    }
+}
+
+/// A deadline may be set, and then only come closer. False if nothing else is worth looking at.
+fn check_deadline(new: &Value, old: &Value, errors: &mut Errors) -> bool {
+    let path = "spec.activeDeadlineSeconds";
+    let range = 0..=i64::from(i32::MAX);
+    let why = match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
+        (Some(new), _) if !range.contains(&new) => "must be between 0 and 2147483647, inclusive",
+        (Some(new), Some(old)) if new > old => "must be less than or equal to previous value",
+        (None, Some(_)) => {
+            let why = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid(path, Value::Null, why));
+            return true;
+        }
+        _ => return true,
+    };
+    errors.push(FieldError::invalid(path, new["activeDeadlineSeconds"].clone(), why));
+    false
+}
+
+/// Of a toleration that is there only its seconds may change.
+fn check_tolerations(new: &Value, old: &Value, errors: &mut Errors) {
+    let kept = |old: &Value| items(&new["tolerations"]).iter().any(|new| extends(new, old));
+    if !items(&old["tolerations"]).iter().all(kept) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(FieldError::forbidden("spec.tolerations", why));
+        return;
+    }
+    validate_tolerations(new, "spec", errors);
+}
+
+fn check_gates(new: &Value, old: &Value, errors: &mut Errors) {
+    for (index, gate) in items(&new["schedulingGates"]).iter().enumerate() {
+        if !items(&old["schedulingGates"]).iter().any(|old| old["name"] == gate["name"]) {
+            let name = gate["name"].as_str().unwrap_or_default();
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            errors.push(FieldError::forbidden(format!("spec.schedulingGates[{index}].name"), why));
+        }
+    }
+}
+
+const REQUIRED_TERMS: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+
+/// While a pod waits at its gates the nodes that it may go to may only become fewer.
+fn check_affinity_narrows(new: &Value, old: &Value, errors: &mut Errors) {
+    let terms = |spec: &Value| spec["affinity"]["nodeAffinity"][REQUIRED_TERMS]["nodeSelectorTerms"].clone();
+    let (new, old) = (terms(new), terms(old));
+    let path = format!("spec.affinity.nodeAffinity.{REQUIRED_TERMS}.nodeSelectorTerms");
+    if items(&old).is_empty() || new == old {
+        return;
+    }
+    if items(&new).len() != items(&old).len() {
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        errors.push(FieldError::invalid(path, new, why));
+        return;
+    }
+    let extends = |new: &Value, old: &Value| {
+        let starts = |list: &str| items(&new[list]).starts_with(items(&old[list]));
+        let is_empty =
+            |term: &Value| ["matchExpressions", "matchFields"].iter().all(|l| items(&term[*l]).is_empty());
+        starts("matchExpressions") && starts("matchFields") && (!is_empty(old) || is_empty(new))
+    };
+    for (index, (new, old)) in items(&new).iter().zip(items(&old)).enumerate() {
+        if !extends(new, old) {
+            let why = "only additions are allowed (no mutations or deletions)";
+            errors.push(FieldError::invalid(format!("{path}[{index}]"), new.clone(), why));
+        }
+    }
+}
+
+fn mask_node_affinity(masked: &mut Value, old: &Value) {
+    let Some(spec) = masked.as_object_mut() else { return };
+    let before = old["affinity"].get("nodeAffinity");
+    match (spec.get_mut("affinity").and_then(Value::as_object_mut), before) {
+        (Some(affinity), Some(before)) => {
+            affinity.insert("nodeAffinity".to_owned(), before.clone());
+        }
+        (Some(affinity), None) => {
+            affinity.shift_remove("nodeAffinity");
+            if affinity.is_empty() && old.get("affinity").is_none() {
+                spec.shift_remove("affinity");
+            }
+        }
+        (None, Some(before)) => {
+            spec.insert("affinity".to_owned(), json!({ "nodeAffinity": before }));
+        }
+        (None, None) => {}
+    }
+}
+
+pub(super) fn keep(masked: &mut Value, old: &Value, field: &str) {
     let Some(object) = masked.as_object_mut() else { return };
     match old.get(field) {
         Some(value) => object.insert(field.to_owned(), value.clone()),
@@ -77,14 +173,8 @@ fn mask(masked: &mut Value, old: &Value) {
             keep(container, old, "image");
         }
     }
-    for field in ["activeDeadlineSeconds", "schedulingGates"] {
+    for field in ["activeDeadlineSeconds", "schedulingGates", "tolerations"] {
         keep(masked, old, field);
-    }
-    let kept_all = items(&old["tolerations"])
-        .iter()
-        .all(|t| items(&masked["tolerations"]).iter().any(|n| extends(n, t)));
-    if kept_all {
-        keep(masked, old, "tolerations");
     }
     if old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0)
         && masked["terminationGracePeriodSeconds"] == 1
@@ -105,31 +195,6 @@ fn extends(new: &Value, old: &Value) -> bool {
     strip(new) == strip(old)
 }
 
-fn check_deadline(new: &Value, old: &Value, errors: &mut Errors) {
-    let path = "spec.activeDeadlineSeconds";
-    match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
-        (Some(new), Some(old)) if new > old => {
-            errors.push(FieldError::invalid(path, new, "must be less than or equal to previous value"));
-        }
-        (None, Some(_)) => errors.push(FieldError::invalid(
-            path,
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        )),
-        _ => {}
-    }
-}
-
-fn check_gates(new: &Value, old: &Value, errors: &mut Errors) {
-    for (index, gate) in items(&new["schedulingGates"]).iter().enumerate() {
-        if !items(&old["schedulingGates"]).contains(gate) {
-            let name = gate["name"].as_str().unwrap_or_default();
-            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.push(FieldError::forbidden(format!("spec.schedulingGates[{index}].name"), why));
-        }
-    }
-}
-
 /// While a pod waits at its gates its node selector may only get narrower.
 fn check_selector_narrows(new: &Value, old: &Value, errors: &mut Errors) {
     let empty = json!({});
@@ -142,14 +207,6 @@ fn check_selector_narrows(new: &Value, old: &Value, errors: &mut Errors) {
             errors.push(FieldError::invalid("spec.nodeSelector", shown, why));
             return;
         }
-    }
-}
-
-fn is_narrower_affinity(new: &Value, old: &Value) -> bool {
-    let required = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
-    match (old["affinity"].pointer(required), new["affinity"].pointer(required)) {
-        (None, Some(_)) => true,
-        (old, new) => old == new,
     }
 }
 
@@ -166,102 +223,6 @@ fn validate_debuggers(new: &Value, old: &Value, errors: &mut Errors) {
             Some(_) => continue,
         };
         errors.push(FieldError::forbidden(format!("spec.{list}"), why));
-    }
-}
-
-/// A resize changes amounts of processor time and memory, and takes none of them away.
-fn validate_resize(new: &Value, old: &Value, errors: &mut Errors) {
-    if old["os"]["name"] == "windows" {
-        errors.push(FieldError::forbidden("", "windows pods cannot be resized"));
-    }
-    let mut masked = new.clone();
-    for list in ["containers", "initContainers"] {
-        let containers = masked.get_mut(list).and_then(Value::as_array_mut);
-        for (container, old) in containers.into_iter().flatten().zip(items(&old[list])) {
-            restore_amounts(container, old);
-        }
-        for ((path, container), old) in indexed(new, "spec", list).zip(items(&old[list])) {
-            for part in ["limits", "requests"] {
-                let (was, is) = (&old["resources"][part], &container["resources"][part]);
-                if ["cpu", "memory"].into_iter().any(|name| !was[name].is_null() && is[name].is_null()) {
-                    let why = format!("resource {part} cannot be removed");
-                    errors.push(FieldError::forbidden(format!("{path}.resources.{part}"), why));
-                }
-            }
-        }
-    }
-    keep(&mut masked, old, "resources");
-    if masked != *old {
-        errors.push(FieldError::forbidden("spec", "only cpu and memory resources are mutable"));
-    }
-}
-
-fn restore_amounts(container: &mut Value, old: &Value) {
-    keep(container, old, "resizePolicy");
-    for part in ["limits", "requests"] {
-        let same_rest = |amounts: &Value| {
-            let mut rest = amounts.as_object().cloned().unwrap_or_default();
-            rest.retain(|name, _| !matches!(name.as_str(), "cpu" | "memory"));
-            rest
-        };
-        if same_rest(&container["resources"][part]) != same_rest(&old["resources"][part]) {
-            continue;
-        }
-        let Some(resources) = container.get_mut("resources") else { continue };
-        keep(resources, &old["resources"], part);
-    }
-    // Resources may be given to a container that had none.
-    if old["resources"].is_null() && container["resources"].as_object().is_some_and(serde_json::Map::is_empty)
-    {
-        keep(container, old, "resources");
-    }
-}
-
-/// What the node agent may not say.
-pub(super) fn status(check: &Check<'_>, errors: &mut Errors) {
-    let (new, old) = (&check.new["status"], check.old.map(|old| &old["status"]).unwrap_or(&Value::Null));
-    if let Some(node) = text(new, "nominatedNodeName") {
-        let wrong = api_types::names::check_dns_subdomain(node);
-        invalid_all(wrong, "status.nominatedNodeName", node, errors);
-    }
-    if text(old, "qosClass").is_some() && old["qosClass"] != new["qosClass"] {
-        errors.push(FieldError::immutable("status.qosClass", new["qosClass"].clone()));
-    }
-    for field in ["podIPs", "hostIPs"] {
-        validate_addresses(new, field, errors);
-    }
-    for list in ["containerStatuses", "initContainerStatuses"] {
-        for (path, container) in indexed(new, "status", list) {
-            let before = items(&old[list]).iter().find(|other| other["name"] == container["name"]);
-            let was_ended = before.is_some_and(|before| before["state"]["terminated"].is_object());
-            let runs_again =
-                matches!(check.new["spec"]["restartPolicy"].as_str(), Some("Always" | "OnFailure"));
-            if was_ended
-                && !container["state"]["terminated"].is_object()
-                && !runs_again
-                && list == "containerStatuses"
-            {
-                let why = "may not be transitioned to non-terminated state";
-                errors.push(FieldError::forbidden(format!("{path}.state"), why));
-            }
-        }
-    }
-}
-
-fn validate_addresses(status: &Value, field: &str, errors: &mut Errors) {
-    let mut families = Vec::new();
-    for (path, entry) in indexed(status, "status", field) {
-        let text = entry["ip"].as_str().unwrap_or_default();
-        match text.parse::<std::net::IpAddr>() {
-            Err(_) => errors.push(FieldError::invalid(path, text, super::addresses::NOT_AN_IP)),
-            Ok(ip) => families.push(ip.is_ipv4()),
-        }
-    }
-    if families.len() > 2
-        || families.first().is_some_and(|first| families.iter().skip(1).any(|next| next == first))
-    {
-        let why = "may specify no more than one IP for each IP family";
-        errors.push(FieldError::invalid(format!("status.{field}"), status[field].clone(), why));
     }
 }
 
@@ -285,27 +246,29 @@ mod tests {
         };
         assert!(change(with("/containers/0/image", json!("i:2")), old.clone()).is_empty());
         assert!(change(with("/tolerations", json!([{"key": "k"}, {"key": "l"}])), old.clone()).is_empty());
-        assert_eq!(change(with("/tolerations", json!([])), old.clone()), ["spec"]);
+        assert_eq!(change(with("/tolerations", json!([])), old.clone()), ["spec.tolerations"]);
+        assert_eq!(
+            change(with("/containers/0/image", json!(" i")), old.clone()),
+            ["spec.containers[0].image"]
+        );
         assert_eq!(change(with("/containers/0/name", json!("b")), old.clone()), ["spec"]);
         assert_eq!(change(with("/containers", json!([])), old.clone()), ["spec.containers"]);
     }
 
     #[test]
-    fn a_resize_changes_amounts_only() {
-        let of = |cpu: &str, image: &str| json!({"containers": [{"name": "a", "image": image, "resources": {"requests": {"cpu": cpu}}}]});
-        let resize = |new: Value, old: Value| {
-            let mut errors = Errors::new();
-            validate_resize(&new, &old, &mut errors);
-            errors.into_iter().map(|e| e.path).collect::<Vec<_>>()
-        };
-        assert!(resize(of("2", "i"), of("1", "i")).is_empty());
-        assert_eq!(resize(of("2", "j"), of("1", "i")), ["spec"]);
-        let mut none = of("1", "i");
-        none["containers"][0]["resources"] = json!({"requests": {}});
-        assert_eq!(resize(none, of("1", "i")), ["spec.containers[0].resources.requests"]);
-        let mut disk = of("1", "i");
-        disk["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1Gi");
-        assert_eq!(resize(disk, of("1", "i")), ["spec"]);
+    fn a_pod_at_its_gates_goes_to_fewer_nodes() {
+        let affinity = |terms: Value| json!({"nodeAffinity": {REQUIRED_TERMS: {"nodeSelectorTerms": terms}}});
+        let pod = |affinity: Value| json!({"schedulingGates": [{"name": "g"}], "affinity": affinity});
+        let zone = json!({"matchExpressions": [{"key": "zone"}]});
+        let both = json!({"matchExpressions": [{"key": "zone"}, {"key": "arch"}]});
+        let terms = format!("spec.affinity.nodeAffinity.{REQUIRED_TERMS}.nodeSelectorTerms");
+        assert!(change(pod(affinity(json!([both]))), pod(affinity(json!([zone])))).is_empty());
+        assert!(change(pod(affinity(json!([both]))), json!({"schedulingGates": [{"name": "g"}]})).is_empty());
+        assert_eq!(
+            change(pod(affinity(json!([zone]))), pod(affinity(json!([both])))),
+            [format!("{terms}[0]")]
+        );
+        assert_eq!(change(pod(affinity(json!([zone, both]))), pod(affinity(json!([both])))), [terms]);
     }
 
     #[test]
@@ -316,26 +279,5 @@ mod tests {
         assert!(errors.is_empty());
         validate_debuggers(&of(&["b"]), &of(&["a"]), &mut errors);
         assert_eq!(errors[0].path, "spec.ephemeralContainers");
-    }
-
-    #[test]
-    fn addresses_of_a_status_are_addresses_of_different_families() {
-        let mut errors = Errors::new();
-        validate_addresses(
-            &json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}),
-            "podIPs",
-            &mut errors,
-        );
-        assert!(errors.is_empty());
-        validate_addresses(&json!({"podIPs": [{"ip": "x"}]}), "podIPs", &mut errors);
-        validate_addresses(
-            &json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}),
-            "podIPs",
-            &mut errors,
-        );
-        assert_eq!(
-            errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(),
-            ["status.podIPs[0]", "status.podIPs"]
-        );
     }
 }

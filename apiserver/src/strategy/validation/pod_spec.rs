@@ -7,7 +7,7 @@ use api_types::status::FieldError;
 use serde_json::{Value, json};
 
 use super::addresses::NOT_AN_IP;
-use super::{Check, affinity, containers, security_contexts, volumes};
+use super::{Check, affinity, containers, pod_annotations, security_contexts, volumes};
 use crate::strategy::metadata::check_labels;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, join, one_of, text};
 
@@ -16,6 +16,7 @@ pub(super) fn validate_template(template: &Value, path: &str, errors: &mut Error
     check_labels(&format!("{path}.labels"), &template["metadata"]["labels"], errors);
     let annotations = &template["metadata"]["annotations"];
     crate::strategy::metadata::check_annotations(&format!("{path}.annotations"), annotations, errors);
+    pod_annotations::validate(&template["metadata"], &template["spec"], path, errors);
     validate(&template["spec"], &format!("{path}.spec"), errors);
     if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
         let why = "ephemeral containers not allowed in pod template";
