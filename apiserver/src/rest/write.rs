@@ -356,12 +356,14 @@ impl Attempt<'_> {
             None => errors.extend(strategy.validate_create(context, object)),
             Some((old, _)) => {
                 errors.extend(strategy::metadata::validate_update(kind, object, old));
+                let whole = context.subresource.is_empty() && strategy::checks_all_metadata(kind);
+                for _ in 0..if whole { 3 } else { 2 } {
+                    errors.extend(strategy::metadata::validate_again(object));
+                }
                 errors.extend(metadata::check_finalizers(old, object));
                 errors.extend(strategy.validate_update(context, object, old));
             }
         }
-        let mut seen = std::collections::HashSet::new();
-        errors.retain(|e| seen.insert((e.path.clone(), e.body())));
         // A kind that several groups show is one kind, and its errors name the group in which it is stored.
         let group = kind.storage.rsplit_once('/').map_or("", |(group, _)| group);
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid_kind(group, &kind.kind, name, errors)) }

@@ -103,8 +103,7 @@ pub(super) fn check_annotations(path: &str, annotations: &Value, errors: &mut Ve
 
 fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
     let mut controllers = Vec::new();
-    for (index, owner) in owners.as_array().into_iter().flatten().enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
+    for owner in owners.as_array().into_iter().flatten() {
         for (field, message) in [
             ("apiVersion", "version must not be empty"),
             ("kind", "must not be empty"),
@@ -112,11 +111,16 @@ fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
             ("uid", "must not be empty"),
         ] {
             if owner[field].as_str().unwrap_or_default().is_empty() {
-                errors.push(FieldError::invalid(format!("{path}.{field}"), owner[field].clone(), message));
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), "", message));
             }
         }
+        if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid("metadata.ownerReferences", owner.clone(), why));
+        }
         if owner["controller"] == true {
-            controllers.push(owner["name"].as_str().unwrap_or_default().to_owned());
+            let text = |field: &str| owner[field].as_str().unwrap_or_default();
+            controllers.push(format!("{}/{}", text("kind"), text("name")));
         }
     }
     if let [first, second, ..] = controllers.as_slice() {
@@ -160,6 +164,16 @@ fn check_finalizers(finalizers: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// What of the metadata an update may not change. The server has already put back what it owns.
+/// What a change of an object says again: labels, annotations and owners are looked at when an object is read, when
+/// it is compared with what it was, and by the rules of its kind, and each time what is wrong is a cause.
+pub(crate) fn validate_again(object: &Value) -> Vec<FieldError> {
+    let (mut errors, metadata) = (Vec::new(), &object["metadata"]);
+    check_labels("metadata.labels", &metadata["labels"], &mut errors);
+    check_annotations("metadata.annotations", &metadata["annotations"], &mut errors);
+    check_owners(&metadata["ownerReferences"], &mut errors);
+    errors
+}
+
 pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in ["name", "namespace"] {

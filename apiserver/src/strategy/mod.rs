@@ -214,6 +214,37 @@ const SHOWN_WHEN_DELETED: &[&str] = &[
     "storage.k8s.io/volumeattributesclasses",
 ];
 
+/// Where objects are kept of kinds whose rules look at all of the metadata of a changed object too.
+const ALL_METADATA_ON_UPDATE: &[&str] = &[
+    "configmaps",
+    "namespaces",
+    "nodes",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "replicationcontrollers",
+    "secrets",
+    "serviceaccounts",
+    "services",
+    "apps/controllerrevisions",
+    "apps/daemonsets",
+    "apps/replicasets",
+    "batch/jobs",
+    "networking.k8s.io/ingressclasses",
+    "networking.k8s.io/ingresses",
+    "node.k8s.io/runtimeclasses",
+    "rbac.authorization.k8s.io/clusterrolebindings",
+    "rbac.authorization.k8s.io/clusterroles",
+    "rbac.authorization.k8s.io/rolebindings",
+    "rbac.authorization.k8s.io/roles",
+    "storage.k8s.io/storageclasses",
+];
+
+/// Whether the rules of this kind look at all of the metadata of a changed object.
+pub(crate) fn checks_all_metadata(kind: &Kind) -> bool {
+    ALL_METADATA_ON_UPDATE.contains(&kind.storage.as_str())
+}
+
 /// Whether the answer to a deletion is the deleted object.
 pub(crate) fn shows_deleted(kind: &Kind) -> bool {
     SHOWN_WHEN_DELETED.contains(&kind.storage.as_str())

@@ -19,6 +19,18 @@ impl Strategy for Services {
         new["status"] = json!({"loadBalancer": {}});
     }
 
+    fn default(&self, new: &mut Value) {
+        if new["spec"]["type"] != "LoadBalancer" {
+            return;
+        }
+        let points = new.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+        for point in points.into_iter().flatten() {
+            if point["ip"].as_str().is_some_and(|ip| !ip.is_empty()) && point["ipMode"].is_null() {
+                point["ipMode"] = json!("VIP");
+            }
+        }
+    }
+
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
         isolate::for_update(context.kind, context.subresource, new, old);
         if context.subresource.is_empty() {

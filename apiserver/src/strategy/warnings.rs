@@ -4,6 +4,7 @@
 
 mod pods;
 mod services;
+mod workloads;
 
 use api_types::kinds::Kind;
 use serde_json::Value;
@@ -24,6 +25,9 @@ const TEMPLATES: &[(&str, &str)] = &[
 ];
 
 static ROWS: &[(&str, Warn)] = &[
+    ("apps/statefulsets", workloads::stateful_set),
+    ("batch/cronjobs", workloads::cron_job),
+    ("batch/jobs", workloads::job),
     ("endpoints", services::endpoints),
     ("networking.k8s.io/ingresses", services::ingress),
     ("persistentvolumeclaims", services::claim),
@@ -38,6 +42,9 @@ pub(super) fn of(kind: &Kind, subresource: &str, new: &Value, old: Option<&Value
     let mut warnings = Vec::new();
     if matches!(subresource, "status" | "scale" | "binding") {
         return warnings;
+    }
+    if old.is_none() {
+        workloads::name(kind, new, &mut warnings);
     }
     if let Some((_, path)) = TEMPLATES.iter().find(|(storage, _)| kind.storage == *storage) {
         let template = at(new, path);

@@ -94,9 +94,9 @@ static ROWS: &[Row] = &[
     both("replicationcontrollers", workloads::replication_controller, workloads::replica_set_status),
     both("resourcequotas", quotas::quota, quotas::quota_status),
     def("secrets", configs::secret),
-    def("services", services::service),
+    both("services", services::service, services::status),
     both("apiregistration.k8s.io/apiservices", api_services::service, api_services::status),
-    def("apps/daemonsets", workloads::daemon_set),
+    both("apps/daemonsets", workloads::daemon_set, workloads::daemon_set_status),
     both("apps/deployments", workloads::deployment, workloads::deployment_status),
     both("apps/replicasets", workloads::replica_set, workloads::replica_set_status),
     both("apps/statefulsets", workloads::stateful_set, workloads::stateful_set_status),
@@ -144,9 +144,20 @@ pub(super) fn name_rule(kind: &Kind) -> Option<NameRule> {
     LOOSELY_NAMED.contains(&kind.storage.as_str()).then_some(NameRule::PathSegment)
 }
 
+/// Resources whose changed objects are checked as new ones and then once more as changed ones; what is wrong with
+/// them is a cause each time.
+const CHECKED_TWICE: &[&str] =
+    &["persistentvolumes", "replicationcontrollers", "apps/daemonsets", "apps/replicasets"];
+
 /// Everything that is wrong with an object, its metadata aside.
 pub(super) fn validate(check: &Check<'_>) -> Errors {
     let mut errors = Errors::new();
+    if check.old.is_some()
+        && check.subresource.is_empty()
+        && CHECKED_TWICE.contains(&check.kind.storage.as_str())
+    {
+        errors = validate(&Check { old: None, ..*check });
+    }
     let is_status = check.subresource == "status";
     fields::check(&check.kind.storage, check.new, check.old, is_status, &mut errors);
     if let Some(row) = ROWS.iter().find(|row| row.storage == check.kind.storage) {

@@ -13,9 +13,63 @@ use crate::strategy::metadata::check_labels;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, one_of, port_number, port_or_name, text};
 
 pub(super) fn service(check: &Check<'_>, errors: &mut Errors) {
+    validate_annotations(check.new, errors);
     validate(&check.new["spec"], errors);
     if let Some(old) = check.old {
         validate_change(&check.new["spec"], &old["spec"], errors);
+    }
+}
+
+/// What a load balancer says of itself belongs to a Service that has one.
+pub(super) fn status(check: &Check<'_>, errors: &mut Errors) {
+    let path = "status.loadBalancer.ingress";
+    let points = items(&check.new["status"]["loadBalancer"]["ingress"]);
+    if !points.is_empty() && check.new["spec"]["type"] != "LoadBalancer" {
+        errors.push(FieldError::forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'"));
+    }
+    for (index, point) in points.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        match (text(point, "ip").is_some(), point["ipMode"].is_null()) {
+            (true, true) => {
+                errors.push(FieldError::required(
+                    format!("{path}.ipMode"),
+                    "must be specified when `ip` is set",
+                ));
+            }
+            (false, false) => {
+                let why = "may not be specified when `ip` is not set";
+                errors.push(FieldError::forbidden(format!("{path}.ipMode"), why));
+            }
+            _ => {}
+        }
+        if let Some(name) = text(point, "hostname").filter(|name| name.parse::<IpAddr>().is_ok()) {
+            let why = "must be a DNS name, not an IP address";
+            errors.push(FieldError::invalid(format!("{path}.hostname"), name, why));
+        }
+    }
+}
+
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+/// Annotations from before there were fields for them.
+fn validate_annotations(service: &Value, errors: &mut Errors) {
+    let annotation = |key: &str| service["metadata"]["annotations"][key].as_str();
+    if let (Some(mode), Some(hints)) = (annotation(TOPOLOGY_MODE), annotation(TOPOLOGY_HINTS))
+        && mode != hints
+    {
+        let why = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        errors.push(FieldError::invalid(format!("metadata.annotations[{TOPOLOGY_MODE}]"), mode, why));
+    }
+    let has_field = !items(&service["spec"]["loadBalancerSourceRanges"]).is_empty();
+    let Some(ranges) = annotation(SOURCE_RANGES).filter(|_| !has_field) else { return };
+    let path = format!("metadata.annotations[{SOURCE_RANGES}]");
+    if service["spec"]["type"] != "LoadBalancer" {
+        errors.push(FieldError::forbidden(&path, BALANCER_ONLY));
+    }
+    for range in ranges.trim().split(',').filter(|_| !ranges.trim().is_empty()) {
+        check_cidr(range.trim(), &path, errors);
     }
 }
 
@@ -32,7 +86,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     }
     let checked = |spec: &Value| spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
     if checked(old) && checked(new) && old["healthCheckNodePort"] != new["healthCheckNodePort"] {
-        errors.push(FieldError::immutable("spec.healthCheckNodePort", new["healthCheckNodePort"].clone()));
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
     }
 }
 
@@ -129,18 +183,8 @@ fn validate_balancer(spec: &Value, kind: &str, errors: &mut Errors) {
     for (index, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
         check_cidr(range.trim(), &format!("spec.LoadBalancerSourceRanges[{index}]"), errors);
     }
-    if let Some(class) = text(spec, "loadBalancerClass") {
+    if let Some(class) = text(spec, "loadBalancerClass").filter(|_| kind == "LoadBalancer") {
         invalid_all(names::check_label_key(class), "spec.loadBalancerClass", class, errors);
-    }
-    if kind == "LoadBalancer" {
-        // What the balancer shows to everyone must not be the node agent.
-        const AGENT_PORT: i64 = 10250;
-        for (path, port) in indexed(spec, "spec", "ports") {
-            if port["port"] == AGENT_PORT {
-                let why = format!("may not expose port {AGENT_PORT} externally since it is used by kubelet");
-                errors.push(FieldError::invalid(path, AGENT_PORT, why));
-            }
-        }
     }
 }
 
@@ -254,7 +298,27 @@ fn validate_port(port: &Value, kind: &str, path: &str, errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::paths;
     use super::*;
+
+    #[test]
+    fn a_balancers_status_and_annotations_belong_to_services_with_one() {
+        let service = |kind: &str, ingress: Value| json!({"metadata": {"annotations": {SOURCE_RANGES: "x"}}, "spec": {"type": kind, "clusterIP": "None"}, "status": {"loadBalancer": {"ingress": [ingress]}}});
+        let path = "status.loadBalancer.ingress";
+        for (kind, point, wrong) in [
+            ("LoadBalancer", json!({"ip": "10.0.0.1", "ipMode": "VIP"}), vec![]),
+            ("LoadBalancer", json!({"ip": "10.0.0.1"}), vec![format!("{path}[0].ipMode")]),
+            ("LoadBalancer", json!({"hostname": "10.0.0.1"}), vec![format!("{path}[0].hostname")]),
+            ("ClusterIP", json!({"hostname": "a"}), vec![path.to_owned()]),
+        ] {
+            assert_eq!(paths("", "services", "status", &service(kind, point), None), wrong, "{kind}");
+        }
+        let annotation = format!("metadata.annotations[{SOURCE_RANGES}]");
+        assert_eq!(
+            paths("", "services", "", &service("ClusterIP", json!({})), None),
+            [annotation.clone(), annotation]
+        );
+    }
 
     #[test]
     fn mistakes_are_named_by_their_path() {
@@ -296,7 +360,6 @@ mod tests {
             (with(json!({"clusterIPs": ["10.0.0.1", "10.0.0.2"]})), vec!["spec.clusterIPs"]),
             (with(json!({"ipFamilies": ["IPv4", "IPv4"]})), vec!["spec.ipFamilies[1]"]),
             (with(json!({"ipFamilies": ["IPv6"], "clusterIPs": ["10.0.0.1"]})), vec!["spec.clusterIPs[0]"]),
-            (with(json!({"type": "LoadBalancer", "ports": [{"port": 10250}]})), vec!["spec.ports[0]"]),
         ];
         for (spec, expected) in cases {
             let mut errors = Errors::new();

@@ -26,7 +26,11 @@ pub(super) fn deployment(check: &Check<'_>, errors: &mut Errors) {
         Some("RollingUpdate") => {
             validate_rolling(&strategy["rollingUpdate"], "spec.strategy.rollingUpdate", errors)
         }
-        _ => {}
+        Some("Recreate") => {}
+        _ => {
+            let known = ["Recreate", "RollingUpdate"];
+            errors.push(FieldError::not_supported("spec.strategy", strategy.clone(), &known));
+        }
     }
 }
 
@@ -57,14 +61,18 @@ pub(super) fn deployment_status(check: &Check<'_>, errors: &mut Errors) {
         ("availableReplicas", "readyReplicas"),
     ];
     compare_counts(&check.new["status"], &limits, errors);
+    check_collisions(check, errors);
+}
+
+pub(super) fn daemon_set_status(check: &Check<'_>, errors: &mut Errors) {
+    check_collisions(check, errors);
+}
+
+/// Names that were taken stay counted.
+fn check_collisions(check: &Check<'_>, errors: &mut Errors) {
     let (new, old) = (collisions(check.new), check.old.map_or(0, collisions));
     if new < old {
-        let why = "cannot be decremented";
-        errors.push(FieldError::invalid(
-            "status.collisionCount",
-            check.new["status"]["collisionCount"].clone(),
-            why,
-        ));
+        errors.push(FieldError::invalid("status.collisionCount", new, "cannot be decremented"));
     }
 }
 
@@ -91,6 +99,7 @@ pub(super) fn stateful_set_status(check: &Check<'_>, errors: &mut Errors) {
         ("availableReplicas", "readyReplicas"),
     ];
     compare_counts(&check.new["status"], &limits, errors);
+    check_collisions(check, errors);
 }
 
 /// Each first count is at most the second.
@@ -115,9 +124,16 @@ pub(super) fn replica_set(check: &Check<'_>, errors: &mut Errors) {
 pub(super) fn daemon_set(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
     validate_selected(spec, "daemonset", errors);
-    let (rolling, path) = (&spec["updateStrategy"]["rollingUpdate"], "spec.updateStrategy.rollingUpdate");
-    if spec["updateStrategy"]["type"] != "RollingUpdate" || !rolling.is_object() {
-        return;
+    let (strategy, path) = (&spec["updateStrategy"], "spec.updateStrategy.rollingUpdate");
+    let rolling = &strategy["rollingUpdate"];
+    match strategy["type"].as_str() {
+        Some("OnDelete") => return,
+        Some("RollingUpdate") if rolling.is_object() => {}
+        Some("RollingUpdate") => return errors.push(FieldError::required(path, "")),
+        _ => {
+            let known = ["RollingUpdate", "OnDelete"];
+            return errors.push(FieldError::not_supported("spec.updateStrategy", strategy.clone(), &known));
+        }
     }
     for field in ["maxUnavailable", "maxSurge"] {
         check_positive(&rolling[field], &format!("{path}.{field}"), errors);
@@ -222,10 +238,12 @@ fn mismatch(labels: &Value) -> FieldError {
 /// A selector that says something and finds the pods of the template.
 fn validate_selected(spec: &Value, what: &str, errors: &mut Errors) {
     let wanted = &spec["selector"];
-    let before = errors.len();
     let labels = &spec["template"]["metadata"]["labels"];
+    let mut is_unreadable = false;
     if wanted.is_object() {
+        let before = errors.len();
         selector(wanted, "spec.selector", errors);
+        is_unreadable = errors.len() > before;
         let is_empty = wanted["matchLabels"].as_object().is_none_or(serde_json::Map::is_empty)
             && items(&wanted["matchExpressions"]).is_empty();
         if is_empty {
@@ -233,12 +251,17 @@ fn validate_selected(spec: &Value, what: &str, errors: &mut Errors) {
             errors.push(FieldError::invalid("spec.selector", wanted.clone(), why));
         }
     }
-    if errors.len() == before || !wanted.is_object() {
-        let found =
-            LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str()));
-        if !found || !wanted.is_object() {
-            errors.push(mismatch(labels));
+    if is_unreadable {
+        let why = "invalid label selector";
+        if what != "daemonset" {
+            errors.push(FieldError::invalid("spec.selector", wanted.clone(), why));
         }
+        // What a selector that cannot be read would find in the template is not asked.
+        if what == "deployment" {
+            return;
+        }
+    } else if !LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str())) {
+        errors.push(mismatch(labels));
     }
     validate_template(&spec["template"], errors);
 }
@@ -247,7 +270,7 @@ fn validate_selected(spec: &Value, what: &str, errors: &mut Errors) {
 fn validate_template(template: &Value, errors: &mut Errors) {
     pod_spec::validate_template(template, "spec.template", errors);
     let (spec, path) = (&template["spec"], "spec.template.spec");
-    if let Some(policy) = spec["restartPolicy"].as_str().filter(|p| matches!(*p, "Never" | "OnFailure")) {
+    if let Some(policy) = spec["restartPolicy"].as_str().filter(|p| *p != "Always") {
         errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), policy, &["Always"]));
     }
     if !spec["activeDeadlineSeconds"].is_null() {
@@ -266,7 +289,8 @@ mod tests {
     fn workload(selector: Value, labels: Value) -> Value {
         json!({"metadata": {"name": "a"}, "spec": {"selector": selector, "template": {
             "metadata": {"labels": labels}, "spec": {"restartPolicy": "Always", "containers": [
-                {"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}}})
+                {"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}},
+            "strategy": {"type": "Recreate"}, "updateStrategy": {"type": "OnDelete"}}})
     }
 
     const KINDS: &[&str] = &["deployments", "replicasets", "statefulsets", "daemonsets"];
@@ -279,6 +303,32 @@ mod tests {
             assert_eq!(paths("apps", kind, "", &good, None), Vec::<String>::new(), "{kind}");
             assert_eq!(paths("apps", kind, "", &bad, None), ["spec.template.metadata.labels"], "{kind}");
         }
+    }
+
+    #[test]
+    fn a_selector_that_cannot_be_read_is_an_error_of_its_own() {
+        let odd = workload(json!({"matchExpressions": [{"key": "a", "operator": "Odd"}]}), json!({"a": "c"}));
+        let operator = "spec.selector.matchExpressions[0].operator";
+        assert_eq!(paths("apps", "deployments", "", &odd, None), [operator, "spec.selector"]);
+        assert_eq!(paths("apps", "daemonsets", "", &odd, None), [operator]);
+    }
+
+    #[test]
+    fn a_strategy_is_a_known_one() {
+        let mut object = workload(json!({"matchLabels": {"a": "b"}}), json!({"a": "b"}));
+        object["spec"]["strategy"] = json!({"type": "Odd"});
+        assert_eq!(paths("apps", "deployments", "", &object, None), ["spec.strategy"]);
+        object["spec"]["updateStrategy"] = json!({"type": "Odd"});
+        assert_eq!(paths("apps", "daemonsets", "", &object, None), ["spec.updateStrategy"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_changed_replica_set_is_found_twice() {
+        let mut object = workload(json!({"matchLabels": {"a": "b"}}), json!({"a": "b"}));
+        object["spec"]["replicas"] = json!(-1);
+        let old = object.clone();
+        assert_eq!(paths("apps", "replicasets", "", &object, Some(&old)), ["spec.replicas", "spec.replicas"]);
+        assert_eq!(paths("apps", "deployments", "", &object, Some(&old)), ["spec.replicas"]);
     }
 
     #[test]
