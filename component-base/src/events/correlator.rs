@@ -285,7 +285,8 @@ mod tests {
     #[test]
     fn two_events_of_one_instant_have_two_names() {
         let mut correlator = Correlator::default();
-        let mut name = |object: &str, reason: &str| match correlator.judge(&note(object, reason, "m"), at(1)) {
+        let mut name = |object: &str, reason: &str| match correlator.judge(&note(object, reason, "m"), at(1))
+        {
             Verdict::Create(new) => new.name,
             other => panic!("{other:?}"),
         };

@@ -294,7 +294,7 @@ fn validate_schedule(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
         errors.push(FieldError::required("spec.schedule", ""));
         return;
     };
-    if let Err(why) = Schedule::parse(schedule) {
+    if let Err(why) = without_zone(schedule).and_then(Schedule::parse) {
         errors.push(FieldError::invalid("spec.schedule", schedule, why));
     }
     let had_zone = old.is_some_and(|old| old["schedule"].as_str().is_some_and(|s| s.contains("TZ")));
@@ -306,6 +306,17 @@ fn validate_schedule(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
         _ => return,
     };
     errors.push(FieldError::invalid("spec.schedule", schedule, why));
+}
+
+/// What follows the time zone, which may come first.
+fn without_zone(schedule: &str) -> Result<&str, String> {
+    let zoned = schedule.trim().strip_prefix("TZ=").or_else(|| schedule.trim().strip_prefix("CRON_TZ="));
+    let Some(zoned) = zoned else { return Ok(schedule) };
+    let (zone, rest) = zoned.split_once(' ').unwrap_or((zoned, ""));
+    match zone.parse::<chrono_tz::Tz>() {
+        Ok(_) => Ok(rest),
+        Err(_) => Err(format!("provided bad location {zone}: unknown time zone {zone}")),
+    }
 }
 
 fn validate_zone(spec: &Value, errors: &mut Errors) {
@@ -419,6 +430,8 @@ mod tests {
         };
         assert!(paths("batch", "cronjobs", "", &of("@daily", "Europe/Oslo"), None).is_empty());
         assert_eq!(paths("batch", "cronjobs", "", &of("x", "Europe/Oslo"), None), ["spec.schedule"]);
+        let zoned = of("TZ=Europe/Oslo 0 0 * * *", "Europe/Oslo");
+        assert_eq!(paths("batch", "cronjobs", "", &zoned, None), ["spec.schedule"]);
         assert_eq!(
             paths("batch", "cronjobs", "", &of("@daily", "local"), None),
             ["spec.timeZone", "spec.timeZone"]
