@@ -112,6 +112,21 @@ impl LabelSelector {
         Self::from_object(&object)
     }
 
+    /// Key, operator and values of each requirement, as questions about access write them; the operators of
+    /// numbers, which those do not know, are left out.
+    pub fn requirements(&self) -> impl Iterator<Item = (&str, &'static str, Vec<String>)> {
+        self.requirements.iter().filter_map(|requirement| {
+            let (operator, values) = match &requirement.test {
+                Test::In(values) => ("In", values.iter().cloned().collect()),
+                Test::NotIn(values) => ("NotIn", values.iter().cloned().collect()),
+                Test::Exists => ("Exists", Vec::new()),
+                Test::Absent => ("DoesNotExist", Vec::new()),
+                Test::GreaterThan(_) | Test::LessThan(_) => return None,
+            };
+            Some((requirement.key.as_str(), operator, values))
+        })
+    }
+
     pub fn is_everything(&self) -> bool {
         self.requirements.is_empty() && !self.nothing
     }

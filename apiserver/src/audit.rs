@@ -1,12 +1,15 @@
 //! The audit log: who asked for what, when, and what came of it, as `audit.k8s.io/v1` events.
 //!
-//! [`policy`] says how much of which request is kept, [`event`] is what is kept, [`log`] writes it. A request
+//! [`policy`] says how much of which request is kept, [`event`] is what is kept, [`log`] writes it to a file and
+//! [`webhook`] sends it to a service. A request
 //! leaves its [`Trail`] in its extensions, where later layers add what they find out. Writing never holds a
 //! request up: events wait in a bounded buffer, and what does not fit is dropped, counted and told.
 
+mod buffer;
 mod event;
 mod log;
 mod policy;
+mod webhook;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,19 +31,23 @@ use crate::UserInfo;
 use crate::admission::AuditAnnotations;
 use crate::authn::impersonation::Impersonated;
 use crate::authz::Attributes;
+use crate::backend::Backends;
+use crate::remote::RemoteConfigError;
 use crate::request_info::RequestInfo;
 
+use buffer::Buffer;
 use event::Event;
-use log::Log;
 pub use log::{LogFile, OpenLogError};
 pub use policy::PolicyError;
 use policy::{Level, Policy, Stage, Verdict};
+pub use webhook::AuditWebhook;
 
-/// How a server keeps its audit log: `--audit-policy-file` and the flags `--audit-log-*`.
+/// How a server keeps its audit log: `--audit-policy-file` and the flags `--audit-log-*` and `--audit-webhook-*`.
 #[derive(Clone, Debug)]
 pub struct AuditConfig {
     pub policy: PathBuf,
-    pub log: LogFile,
+    pub log: Option<LogFile>,
+    pub webhook: Option<AuditWebhook>,
 }
 
 /// An audit log that cannot be kept.
@@ -50,6 +57,8 @@ pub enum AuditError {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Log(#[from] OpenLogError),
+    #[error("--audit-webhook-config-file: {0}")]
+    Webhook(#[from] RemoteConfigError),
 }
 
 /// A response body longer than this is not kept.
@@ -58,15 +67,27 @@ const RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// The audit log of a server.
 pub(crate) struct Audit {
     policy: Policy,
-    log: Log,
+    sinks: Vec<Buffer>,
     clock: Clock,
 }
 
 impl Audit {
-    /// Opens the log; its writer is one of `tasks` and writes what waits before it ends with them.
-    pub(crate) fn open(config: &AuditConfig, clock: Clock, tasks: &Tasks) -> Result<Self, AuditError> {
+    /// Opens the log; its writers are some of `tasks` and write what waits before they end with them.
+    pub(crate) fn open(
+        config: &AuditConfig,
+        clock: Clock,
+        backends: &Backends,
+        tasks: &Tasks,
+    ) -> Result<Self, AuditError> {
         let policy = Policy::read(&config.policy)?;
-        Ok(Self { policy, log: Log::open(config.log.clone(), clock, tasks)?, clock })
+        let mut sinks = Vec::new();
+        if let Some(file) = &config.log {
+            sinks.push(log::open(file.clone(), clock, tasks)?);
+        }
+        if let Some(webhook) = &config.webhook {
+            sinks.push(webhook::open(webhook, backends, tasks)?);
+        }
+        Ok(Self { policy, sinks, clock })
     }
 
     /// Begins the trail of a request, and logs that it came; none if the policy keeps nothing of it.
@@ -116,7 +137,9 @@ impl Trail {
         }
         let now = self.0.audit.clock.now();
         let line = self.0.event.lock().line(stage, now);
-        self.0.audit.log.write(line);
+        let Some((last, others)) = self.0.audit.sinks.split_last() else { return };
+        others.iter().for_each(|sink| sink.write(line.clone()));
+        last.write(line);
     }
 
     /// Notes a fact under a key of its own.

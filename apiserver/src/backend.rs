@@ -91,6 +91,17 @@ impl Backends {
         }
     }
 
+    /// The same, whose connections are served by other tasks.
+    pub(crate) fn with_tasks(&self, tasks: Tasks) -> Self {
+        Self {
+            nodes: self.nodes.clone(),
+            unverified: self.unverified.clone(),
+            dial_timeout: self.dial_timeout,
+            tasks,
+            via: self.via.clone(),
+        }
+    }
+
     /// Connects within the limit.
     pub(crate) async fn dial(
         &self,

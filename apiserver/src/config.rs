@@ -31,6 +31,10 @@ pub struct Config {
     pub oidc: Option<OidcConfig>,
     /// Several such issuers, and who may ask without credentials, as kube-apiserver's `--authentication-config`.
     pub authentication_config: Option<PathBuf>,
+    /// Which authorizers decide, as kube-apiserver's `--authorization-mode`; webhooks only by the file.
+    pub authorization_modes: Vec<String>,
+    /// The same and more, as kube-apiserver's `--authorization-config`.
+    pub authorization_config: Option<PathBuf>,
     /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
     pub encryption_config: Option<PathBuf>,
     /// What is kept of requests, and where.
@@ -55,6 +59,8 @@ impl Default for Config {
             bootstrap_tokens: true,
             oidc: None,
             authentication_config: None,
+            authorization_modes: vec!["Node".into(), "RBAC".into()],
+            authorization_config: None,
             encryption_config: None,
             audit: None,
             anonymous: true,

@@ -6,14 +6,21 @@
 //! encrypted; the cache and its readers see objects as they are.
 
 mod cipher;
+mod kms;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use cipher::Cipher;
+use kms::{Kms, KmsConfig};
+
+const KMS_TIMEOUT_SECONDS: u64 = 3;
+/// How often a key management service is asked whether its key is still the same.
+const KMS_LOOK: Duration = Duration::from_secs(60);
 
 /// What every encrypted value begins with.
 const MARK: &[u8] = b"k8s:enc:";
@@ -40,6 +47,8 @@ pub(crate) enum DecryptError {
     UnknownKey(String),
     #[error("the key of {0} does not fit; it is another key of the same name")]
     WrongKey(String),
+    #[error("{0} does not open it: {1}")]
+    Service(String, String),
     #[error("it is not encrypted, and the configuration has no provider `identity: {{}}` for it")]
     NotEncrypted,
 }
@@ -67,6 +76,8 @@ enum Provider {
     Identity,
     /// What its values begin with, and how they go on.
     Cipher(String, Cipher),
+    /// The same with a key management service.
+    Service(String, Kms),
 }
 
 #[derive(Deserialize)]
@@ -91,7 +102,18 @@ struct FileProvider {
     aesgcm: Option<Keys>,
     secretbox: Option<Keys>,
     identity: Option<serde_json::Value>,
-    kms: Option<serde_json::Value>,
+    kms: Option<FileKms>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FileKms {
+    api_version: Option<String>,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    endpoint: String,
+    timeout: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +168,11 @@ impl Encryption {
                 out.extend_from_slice(&cipher.seal(plain, path.as_bytes()));
                 Some(out)
             }
+            Provider::Service(mark, kms) => {
+                let mut out = mark.clone().into_bytes();
+                out.extend_from_slice(&kms.seal(plain, path.as_bytes()));
+                Some(out)
+            }
         }
     }
 
@@ -163,11 +190,12 @@ impl Encryption {
         }
         let mut wrong = None;
         for (index, provider) in providers.iter().enumerate() {
-            let Provider::Cipher(mark, cipher) = provider else { continue };
+            let (Provider::Cipher(mark, _) | Provider::Service(mark, _)) = provider else { continue };
             let Some(sealed) = stored.strip_prefix(mark.as_bytes()) else { continue };
-            match cipher.open(sealed, path.as_bytes()) {
-                Some(plain) => return Ok(Some(Opened { plain, is_stale: index > 0 })),
-                None => wrong = Some(DecryptError::WrongKey(name_of(mark.as_bytes()))),
+            let name = || name_of(mark.as_bytes());
+            match provider.open(sealed, path.as_bytes(), name) {
+                Ok((plain, is_old)) => return Ok(Some(Opened { plain, is_stale: is_old || index > 0 })),
+                Err(why) => wrong = Some(why),
             }
         }
         Err(wrong.unwrap_or_else(|| DecryptError::UnknownKey(name_of(stored))))
@@ -186,7 +214,26 @@ impl Encryption {
     /// Whether what is stored as it is would be encrypted now.
     pub(crate) fn is_stale_in_clear(&self, resource: &str) -> bool {
         let first = self.rule(resource).and_then(|rule| rule.providers.first());
-        matches!(first, Some(Provider::Cipher(..)))
+        matches!(first, Some(Provider::Cipher(..) | Provider::Service(..)))
+    }
+}
+
+impl Provider {
+    /// What was sealed, and whether the provider would seal it differently now.
+    fn open(
+        &self,
+        sealed: &[u8],
+        path: &[u8],
+        name: impl Fn() -> String,
+    ) -> Result<(Vec<u8>, bool), DecryptError> {
+        match self {
+            Self::Identity => Err(DecryptError::UnknownKey(name())),
+            Self::Cipher(_, cipher) => {
+                let plain = cipher.open(sealed, path).ok_or_else(|| DecryptError::WrongKey(name()))?;
+                Ok((plain, false))
+            }
+            Self::Service(_, kms) => kms.open(sealed, path).map_err(|why| DecryptError::Service(name(), why)),
+        }
     }
 }
 
@@ -230,21 +277,44 @@ fn read_rule(index: usize, rule: FileRule) -> Result<Rule, (String, String)> {
 }
 
 fn read_provider(at: &str, provider: FileProvider) -> Result<Vec<Provider>, (String, String)> {
-    if provider.kms.is_some() {
-        return Err((
-            format!("{at}.kms"),
-            "plug-ins of key management services are not supported".to_owned(),
-        ));
-    }
     let kinds = [("aescbc", provider.aescbc), ("aesgcm", provider.aesgcm), ("secretbox", provider.secretbox)];
     let mut found: Vec<_> = kinds.into_iter().filter_map(|(kind, keys)| Some((kind, keys?))).collect();
-    match (found.pop(), provider.identity, found.is_empty()) {
-        (None, Some(_), _) => Ok(vec![Provider::Identity]),
-        (Some((kind, keys)), None, true) => read_keys(&format!("{at}.{kind}"), kind, keys),
+    match (found.pop(), provider.identity, provider.kms, found.is_empty()) {
+        (None, Some(_), None, _) => Ok(vec![Provider::Identity]),
+        (None, None, Some(kms), _) => Ok(vec![read_service(&format!("{at}.kms"), kms)?]),
+        (Some((kind, keys)), None, None, true) => read_keys(&format!("{at}.{kind}"), kind, keys),
         _ => {
-            Err((at.to_owned(), "exactly one of aescbc, aesgcm, secretbox and identity is needed".to_owned()))
+            let why = "exactly one of aescbc, aesgcm, secretbox, kms and identity is needed";
+            Err((at.to_owned(), why.to_owned()))
         }
     }
+}
+
+/// Asks the service for the first time.
+fn read_service(at: &str, kms: FileKms) -> Result<Provider, (String, String)> {
+    let wrong = |field: &str, why: &str| Err((format!("{at}.{field}"), why.to_owned()));
+    if kms.api_version.as_deref() != Some("v2") {
+        return wrong("apiVersion", "it must be v2");
+    }
+    if kms.name.is_empty() || kms.name.contains(':') {
+        return wrong("name", "a name without colons is needed");
+    }
+    let Some(socket) = kms.endpoint.strip_prefix("unix://") else {
+        return wrong("endpoint", "unix:// and the path of a socket is needed");
+    };
+    let seconds = |text: &str| text.strip_suffix('s').and_then(|digits| digits.parse().ok());
+    let Some(timeout) = kms.timeout.as_deref().map_or(Some(KMS_TIMEOUT_SECONDS), seconds).filter(|s| *s > 0)
+    else {
+        return wrong("timeout", "whole seconds are needed, as 3s");
+    };
+    let config = KmsConfig {
+        name: kms.name.clone(),
+        socket: PathBuf::from(socket),
+        timeout: Duration::from_secs(timeout),
+        look: KMS_LOOK,
+    };
+    let service = Kms::start(config).map_err(|why| (at.to_owned(), why))?;
+    Ok(Provider::Service(format!("k8s:enc:kms:v2:{}:", kms.name), service))
 }
 
 fn read_keys(at: &str, kind: &str, keys: Keys) -> Result<Vec<Provider>, (String, String)> {
@@ -320,6 +390,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_key_management_service_seals_and_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("kms.sock");
+        kms::tests::serve(socket.clone(), std::sync::Arc::new(parking_lot::Mutex::new("one".to_owned())));
+        let text = format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  \
+             providers: [{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}', timeout: 3s}}}}, {{identity: {{}}}}]\n",
+            socket.display()
+        );
+        let encryption = Encryption::parse(&text, Path::new("test.yaml")).unwrap();
+        let sealed = encryption.seal("secrets", "secrets/ns/a", b"plain text").unwrap();
+        assert!(sealed.starts_with(b"k8s:enc:kms:v2:vault:"));
+        let opened = encryption.open("secrets", "secrets/ns/a", &sealed).unwrap().unwrap();
+        assert_eq!(opened, Opened { plain: b"plain text".to_vec(), is_stale: false });
+        assert!(encryption.open("secrets", "secrets/ns/b", &sealed).is_err());
+        assert!(encryption.is_stale_in_clear("secrets"));
+    }
+
+    #[test]
     fn a_value_moved_to_another_object_does_not_open() {
         let encryption = encryption(&["aesgcm/a/1"]);
         let sealed = encryption.seal("secrets", "secrets/ns/a", b"x").unwrap();
@@ -354,7 +443,9 @@ pub(crate) mod tests {
             with("{aescbc: {keys: [{name: a, secret: AAAA}]}}")
                 .contains("resources[0].providers[0].aescbc.keys[0].secret")
         );
-        assert!(with("{kms: {name: x}}").contains("providers[0].kms"));
+        assert!(with("{kms: {name: x}}").contains("providers[0].kms.apiVersion"));
+        assert!(with("{kms: {apiVersion: v2, name: x, endpoint: /x}}").contains("kms.endpoint"));
+        assert!(with("{kms: {apiVersion: v2, name: x, endpoint: 'unix:///none'}}").contains("[0].kms: "));
         assert!(with("{}").contains("exactly one"));
         assert!(with("{other: {}}").contains("unknown field"));
     }

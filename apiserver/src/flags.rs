@@ -7,7 +7,9 @@ use std::time::Duration;
 use component_base::clock::Clock;
 use component_base::random::Random;
 
-use crate::{AuditConfig, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig};
+use crate::{
+    AuditConfig, AuditWebhook, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig,
+};
 
 /// What an API server is told on the command line, besides how it logs.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,6 +44,12 @@ pub struct Flags {
     /// An AuthenticationConfiguration file: outside issuers of tokens, and where anonymous requests are served.
     #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
     authentication_config: Option<PathBuf>,
+    /// Which authorizers decide, in this order: AlwaysAllow, AlwaysDeny, Node, RBAC.
+    #[arg(long, value_name = "MODE,…", default_value = "Node,RBAC", value_delimiter = ',')]
+    authorization_mode: Vec<String>,
+    /// An AuthorizationConfiguration file: which authorizers decide, webhooks among them.
+    #[arg(long, value_name = "FILE", conflicts_with = "authorization_mode")]
+    authorization_config: Option<PathBuf>,
     #[command(flatten)]
     oidc: OidcFlags,
     #[command(flatten)]
@@ -83,6 +91,8 @@ impl Flags {
             bootstrap_tokens: self.enable_bootstrap_token_auth,
             oidc: self.oidc.config(),
             authentication_config: self.authentication_config,
+            authorization_modes: self.authorization_mode,
+            authorization_config: self.authorization_config,
             anonymous: self.anonymous_auth,
             clock,
             random: Random::system(),
@@ -181,10 +191,10 @@ impl OidcFlags {
 #[derive(Clone, Debug, clap::Args)]
 struct AuditFlags {
     /// A Policy file (audit.k8s.io/v1): how much of which requests is kept in the audit log.
-    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    #[arg(long, value_name = "FILE", requires = "audit_sink")]
     audit_policy_file: Option<PathBuf>,
     /// The audit log, one JSON event a line; `-` is standard output.
-    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file", group = "audit_sink")]
     audit_log_path: Option<PathBuf>,
     /// The audit log is set aside when it has this many megabytes.
     #[arg(long, value_name = "MB", default_value = "100")]
@@ -195,17 +205,39 @@ struct AuditFlags {
     /// Logs that were set aside this many days ago are removed; 0 keeps them.
     #[arg(long, value_name = "DAYS", default_value = "0")]
     audit_log_maxage: i64,
+    /// A kubeconfig that names the service to which audit events are sent, in batches.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file", group = "audit_sink")]
+    audit_webhook_config_file: Option<PathBuf>,
+    /// A batch of events is sent when it has this many.
+    #[arg(long, value_name = "N", default_value = "400")]
+    audit_webhook_batch_max_size: usize,
+    /// A batch is sent when its first event has waited this long.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    audit_webhook_batch_max_wait: Duration,
+    /// Events that wait to be sent; more are dropped.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    audit_webhook_batch_buffer_size: usize,
+    /// How long after the first failure a batch is sent again.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    audit_webhook_initial_backoff: Duration,
 }
 
 impl AuditFlags {
     fn config(self) -> Option<AuditConfig> {
-        let log = LogFile {
-            path: self.audit_log_path?,
+        let log = self.audit_log_path.map(|path| LogFile {
+            path,
             megabytes_max: self.audit_log_maxsize,
             backups_max: self.audit_log_maxbackup,
             age_days_max: self.audit_log_maxage,
-        };
-        Some(AuditConfig { policy: self.audit_policy_file?, log })
+        });
+        let webhook = self.audit_webhook_config_file.map(|kubeconfig| AuditWebhook {
+            kubeconfig,
+            batch_events_max: self.audit_webhook_batch_max_size,
+            batch_wait_max: self.audit_webhook_batch_max_wait,
+            waiting_max: self.audit_webhook_batch_buffer_size,
+            backoff_first: self.audit_webhook_initial_backoff,
+        });
+        Some(AuditConfig { policy: self.audit_policy_file?, log, webhook })
     }
 }
 

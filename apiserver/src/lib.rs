@@ -27,6 +27,7 @@ mod openapi;
 mod pki;
 mod policy;
 mod reload;
+mod remote;
 mod request_info;
 mod rest;
 mod server;
@@ -42,13 +43,15 @@ mod websocket;
 
 use std::collections::BTreeMap;
 
-pub use audit::{AuditConfig, AuditError, LogFile, OpenLogError, PolicyError};
+pub use audit::{AuditConfig, AuditError, AuditWebhook, LogFile, OpenLogError, PolicyError};
 pub use authn::configuration::AuthenticationConfigError;
 pub use authn::oidc::{OidcConfig, OidcError};
+pub use authz::configuration::AuthorizationConfigError;
 pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use flags::Flags;
 pub use pki::{Credential, Pki, PkiError};
+pub use remote::RemoteConfigError;
 pub use server::{Loopback, Running, StartError, run, start};
 pub use store::{Backend, DiskLimits, ForkError, Forked, HistoryLimits, OpenError, fork};
 

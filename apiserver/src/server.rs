@@ -53,12 +53,12 @@ pub(crate) struct Server {
     pub(crate) registry: Registry,
     pub(crate) services: Arc<ServiceAddresses>,
     pub(crate) authenticators: Authenticators,
-    pub(crate) authorizers: Authorizers,
+    pub(crate) authorizers: Arc<Authorizers>,
     pub(crate) admission: admission::State,
     pub(crate) service_accounts: ServiceAccount,
     pub(crate) tokens: Tokens,
     pub(crate) pki: Arc<crate::Pki>,
-    pub(crate) backends: Backends,
+    pub(crate) backends: Arc<Backends>,
     pub(crate) aggregator: aggregation::Aggregator,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
@@ -91,7 +91,7 @@ impl Server {
             service_accounts: &self.service_accounts,
             now: self.clock.now(),
         };
-        review::answer(&reviewers, &kind.kind, user, namespace, object)
+        review::answer(&reviewers, &kind.kind, user, namespace, object).await
     }
 }
 
@@ -239,7 +239,7 @@ async fn impersonate(State(server): State<Arc<Server>>, mut request: Request, ne
     }
     let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_default();
     let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
-    match impersonation::apply(&Attributes::of(&user, &info), request.headers(), &server.authorizers) {
+    match impersonation::apply(&Attributes::of(&user, &info), request.headers(), &server.authorizers).await {
         Ok(impersonated) => {
             if let Some(trail) = request.extensions().get::<Trail>() {
                 trail.impersonates(&impersonated);
@@ -308,13 +308,15 @@ async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Ne
         return next.run(request).await;
     }
     let attributes = Attributes::of(user, info);
-    let decision = server.authorizers.decide(&attributes);
+    let decision = server.authorizers.ask(&attributes).await;
     if let Some(trail) = request.extensions().get::<Trail>() {
         trail.decided(matches!(decision, Decision::Allow(_)), decision.reason());
     }
     match decision {
         Decision::Allow(_) => next.run(request).await,
-        Decision::NoOpinion(reason) => negotiate::answer_status(&authz::forbidden(&attributes, &reason)),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            negotiate::answer_status(&authz::forbidden(&attributes, &reason))
+        }
     }
 }
 

@@ -120,6 +120,32 @@ pub(crate) fn extension_client_config(
     Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(TlsError::Rustls)?))
 }
 
+/// To a service outside: its certificate must be of the authorities in `bundle` (PEM; without any, of those that
+/// this machine trusts), or may be `any`; the certificate and key (PEM) say who asks.
+pub(crate) fn outside_client_config(
+    bundle: &[u8],
+    identity: Option<&(Vec<u8>, Vec<u8>)>,
+    any: bool,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?;
+    let builder = match (any, bundle.is_empty()) {
+        (true, _) => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(schemes))),
+        (false, true) => {
+            builder.with_root_certificates(parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?)
+        }
+        (false, false) => builder.with_root_certificates(parse_roots(bundle)?),
+    };
+    let Some((certificate, key)) = identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let chain =
+        CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(TlsError::Pem)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(TlsError::Pem)?;
+    Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(TlsError::Rustls)?))
+}
+
 /// Accepts any certificate, if the server has its key.
 #[derive(Debug)]
 struct AnyServer(rustls::crypto::WebPkiSupportedAlgorithms);

@@ -87,7 +87,7 @@ pub(crate) async fn answer(server: &Arc<Server>, request: Request) -> Result<Val
         Some(other) => return Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}"))),
     };
     for _ in 0..server.limits.write_attempts_max {
-        let preconditions = check_conditions(server, &request, &asked.preconditions)?;
+        let preconditions = check_conditions(server, &request, &asked.preconditions).await?;
         let staging = Arc::new(Staging::new(server.objects.clone()));
         let results = run_all(server, &request, &asked.operations, &staging).await?;
         let differences = staging.differences();
@@ -166,7 +166,7 @@ async fn run(
     operation: &Operation,
     staging: &Arc<Staging>,
 ) -> Result<Outcome, Status> {
-    let call = call(server, request, operation, staging)?;
+    let call = call(server, request, operation, staging).await?;
     let before = staging.writes();
     let response = rest::answer(call).await?;
     let code = response.status().as_u16();
@@ -182,7 +182,7 @@ async fn run(
 }
 
 /// An operation as the request that it would be by itself, authorized.
-fn call(
+async fn call(
     server: &Arc<Server>,
     request: &Request,
     operation: &Operation,
@@ -199,7 +199,7 @@ fn call(
         }
     };
     let info = parse(&method, &operation.path);
-    server.authorizers.check(&Attributes::of(&request.user, &info))?;
+    server.authorizers.check(&Attributes::of(&request.user, &info)).await?;
     let found = server.registry.find(&info.group, &info.version, &info.resource);
     let kind = found.filter(|_| info.is_resource).ok_or_else(Status::unknown_resource)?;
     if info.verb == "deletecollection" || kind.storage.is_empty() || !rest::is_view(&info.subresource) {
@@ -241,14 +241,17 @@ fn parse(method: &Method, path: &str) -> RequestInfo {
 }
 
 /// What must hold of other objects holds now, and is to hold when the store takes the transaction.
-fn check_conditions(
+async fn check_conditions(
     server: &Arc<Server>,
     request: &Request,
     conditions: &[Condition],
 ) -> Result<Vec<Precondition>, Status> {
+    for condition in conditions {
+        let info = parse(&Method::GET, &condition.path);
+        server.authorizers.check(&Attributes::of(&request.user, &info)).await?;
+    }
     let check = |condition: &Condition| {
         let info = parse(&Method::GET, &condition.path);
-        server.authorizers.check(&Attributes::of(&request.user, &info))?;
         let kind = server.registry.find(&info.group, &info.version, &info.resource);
         let kind = kind.filter(|_| !info.name.is_empty()).ok_or_else(Status::unknown_resource)?;
         let namespace = if kind.is_namespaced() { info.namespace.as_str() } else { "" };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::backoff::Backoff;
+use component_base::metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,11 +20,22 @@ use crate::key::ObjectKey;
 pub(crate) struct Queue {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+    figures: Option<Figures>,
+}
+
+/// What a queue counts, of its controller.
+#[derive(Clone, Debug)]
+pub(crate) struct Figures {
+    pub adds: Counter,
+    pub retries: Counter,
+    /// Seconds from when a key is ready until it is taken.
+    pub waits: Histogram,
 }
 
 #[derive(Default)]
 struct State {
-    ready: VecDeque<ObjectKey>,
+    /// With since when.
+    ready: VecDeque<(ObjectKey, Instant)>,
     queued: HashSet<ObjectKey>,
     running: HashSet<ObjectKey>,
     /// Added again while running.
@@ -38,7 +50,7 @@ impl State {
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.queued.insert(key.clone()) {
-            self.ready.push_back(key);
+            self.ready.push_back((key, Instant::now()));
         }
     }
 
@@ -64,8 +76,16 @@ impl State {
 }
 
 impl Queue {
+    /// A queue that counts.
+    pub(crate) fn counted(figures: Figures) -> Self {
+        Self { figures: Some(figures), ..Self::default() }
+    }
+
     /// Asks for a reconcile of `key` as soon as possible.
     pub(crate) fn add(&self, key: ObjectKey) {
+        if let Some(figures) = &self.figures {
+            figures.adds.inc();
+        }
         self.state.lock().add(key);
         self.changed.notify_one();
     }
@@ -87,6 +107,9 @@ impl Queue {
             *failures += 1;
             Backoff::CONTROLLER.delay(*failures)
         };
+        if let Some(figures) = &self.figures {
+            figures.retries.inc();
+        }
         self.add_after(key, delay);
         delay
     }
@@ -102,7 +125,10 @@ impl Queue {
             let wake_at = {
                 let mut state = self.state.lock();
                 state.release_due(Instant::now());
-                if let Some(key) = state.ready.pop_front() {
+                if let Some((key, since)) = state.ready.pop_front() {
+                    if let Some(figures) = &self.figures {
+                        figures.waits.observe(since.elapsed().as_secs_f64());
+                    }
                     state.queued.remove(&key);
                     state.running.insert(key.clone());
                     return key;
@@ -180,5 +206,16 @@ mod tests {
         assert!(queue.add_failed(key("a")) > first);
         queue.forget(&key("a"));
         assert_eq!(queue.add_failed(key("a")), first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn adds_retries_and_waits_are_counted() {
+        let waits = Histogram::new([1.0, 10.0].into_iter());
+        let figures = Figures { adds: Counter::default(), retries: Counter::default(), waits };
+        let queue = Queue::counted(figures.clone());
+        queue.add(key("a"));
+        queue.add_failed(key("b"));
+        queue.next().await;
+        assert_eq!((figures.adds.get(), figures.retries.get()), (1, 1));
     }
 }

@@ -9,7 +9,7 @@ use component_base::acted_on::Seen;
 use component_base::client::told;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
-use component_base::metrics::{Counter, Family, Gauge, Metrics};
+use component_base::metrics::{Counter, Family, Gauge, Histogram, Metrics, exponential_buckets};
 use component_base::supervise::Tasks;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -21,28 +21,64 @@ use crate::controller::{Action, ReconcileError, Reconciler, Setup};
 use crate::controllers;
 use crate::informers::Informers;
 use crate::key::ObjectKey;
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 
 /// Reconciles that are under way at a stop may take this long.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The figures that `/metrics` shows.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Figures {
-    reconciles: Family<Vec<(String, String)>, Counter>,
-    depth: Family<Vec<(String, String)>, Gauge>,
+    reconciles: Family<Labels, Counter>,
+    depth: Family<Labels, Gauge>,
+    adds: Family<Labels, Counter>,
+    retries: Family<Labels, Counter>,
+    waits: Durations,
+    works: Durations,
     dropped_events: Counter,
+}
+
+type Labels = Vec<(String, String)>;
+type Durations = Family<Labels, Histogram, fn() -> Histogram>;
+
+fn durations() -> Durations {
+    Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-6, 10.0, 9)))
 }
 
 impl Figures {
     pub(crate) fn new(metrics: &Metrics) -> Self {
-        let figures = Self::default();
-        let (reconciles, depth) = (figures.reconciles.clone(), figures.depth.clone());
-        metrics.register("controller_reconciles", "Reconciles by controller and result", reconciles);
-        metrics.register("workqueue_depth", "Keys waiting, by controller", depth);
-        let dropped = figures.dropped_events.clone();
-        metrics.register("events_dropped", "Events that were lost: no room, or refused", dropped);
-        figures
+        let counts = |name: &str, help: &str| metrics.register(name, help, Family::default());
+        Self {
+            reconciles: counts("controller_reconciles", "Reconciles by controller and result"),
+            adds: counts("workqueue_adds", "Keys added, by controller"),
+            retries: counts("workqueue_retries", "Keys that failed and come again, by controller"),
+            depth: metrics.register("workqueue_depth", "Keys waiting, by controller", Family::default()),
+            waits: metrics.register(
+                "workqueue_queue_duration_seconds",
+                "How long keys wait before they are reconciled, by controller",
+                durations(),
+            ),
+            works: metrics.register(
+                "workqueue_work_duration_seconds",
+                "How long reconciles take, by controller",
+                durations(),
+            ),
+            dropped_events: metrics.register(
+                "events_dropped",
+                "Events that were lost: no room, or refused",
+                Counter::default(),
+            ),
+        }
+    }
+
+    /// What the queue of a controller counts.
+    fn of_queue(&self, name: &str) -> queue::Figures {
+        let labels = vec![("name".to_owned(), name.to_owned())];
+        queue::Figures {
+            adds: self.adds.get_or_create_owned(&labels),
+            retries: self.retries.get_or_create_owned(&labels),
+            waits: self.waits.get_or_create_owned(&labels),
+        }
     }
 }
 
@@ -63,7 +99,7 @@ pub(crate) async fn run(
     let informers = Informers::new(seen);
     let mut loops = Vec::new();
     for row in controllers::ALL.iter().filter(|row| config.controllers.includes(row.name)) {
-        let queue = Queue::default();
+        let queue = Queue::counted(figures.of_queue(row.name));
         let setup = Setup {
             config,
             client: client.clone(),
@@ -125,7 +161,10 @@ impl Loop {
     }
 
     async fn reconcile(&self, key: ObjectKey) {
+        let begun = tokio::time::Instant::now();
         let caught = AssertUnwindSafe(self.controller.reconcile(&key)).catch_unwind().await;
+        let name = vec![("name".to_owned(), self.name.to_owned())];
+        self.figures.works.get_or_create(&name).observe(begun.elapsed().as_secs_f64());
         let result = match caught {
             Ok(Ok(action)) => {
                 self.queue.forget(&key);

@@ -1,6 +1,7 @@
 //! NodeRestriction: a node writes its own Node, lease and CSI node, the status of the pods bound to it and
 //! mirrors of the pods that only it knows, and takes tokens for its pods; nothing else.
 
+mod audiences;
 mod labels;
 mod pods;
 
@@ -176,7 +177,7 @@ fn check_token(review: &Review<'_>, node: &str) -> Result<(), Status> {
         )));
     }
     match pod["spec"]["nodeName"] == node {
-        true => Ok(()),
+        true => audiences::check(review, request, &pod),
         false => Err(review.forbidden("node requested token bound to a pod scheduled on a different node")),
     }
 }

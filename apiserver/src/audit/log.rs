@@ -3,7 +3,6 @@
 //! Requests hand lines to a bounded buffer; one task writes them in the order in which they came.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use component_base::clock::Clock;
@@ -11,7 +10,9 @@ use component_base::supervise::Tasks;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::error;
+
+use super::buffer::Buffer;
 
 /// The file of `--audit-log-path` and its bounds; 0 is no bound.
 #[derive(Clone, Debug, Default)]
@@ -40,36 +41,19 @@ const WAITING_MAX: usize = 10_000;
 const BATCH_MAX: usize = 400;
 const MEGABYTES_USUAL: u64 = 100;
 
-/// The buffer before the log.
-pub(super) struct Log {
-    lines: mpsc::Sender<Vec<u8>>,
-    dropped: AtomicU64,
-}
-
-impl Log {
-    pub(super) fn open(file: LogFile, clock: Clock, tasks: &Tasks) -> Result<Self, OpenLogError> {
-        let failed = |source| OpenLogError { path: file.path.clone(), source };
-        if file.path.as_os_str() != "-" {
-            if let Some(dir) = file.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                std::fs::create_dir_all(dir).map_err(failed)?;
-            }
-            std::fs::OpenOptions::new().append(true).create(true).open(&file.path).map_err(failed)?;
+/// Opens the log; its writer is one of `tasks` and writes what waits before it ends with them.
+pub(super) fn open(file: LogFile, clock: Clock, tasks: &Tasks) -> Result<Buffer, OpenLogError> {
+    let failed = |source| OpenLogError { path: file.path.clone(), source };
+    if file.path.as_os_str() != "-" {
+        if let Some(dir) = file.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(failed)?;
         }
-        let (lines, waiting) = mpsc::channel(WAITING_MAX);
-        let (shutdown, writer) = (tasks.shutdown().clone(), Writer { file, clock, open: None, bytes: 0 });
-        tasks.spawn("audit log", writer.run(waiting, shutdown));
-        Ok(Self { lines, dropped: AtomicU64::new(0) })
+        std::fs::OpenOptions::new().append(true).create(true).open(&file.path).map_err(failed)?;
     }
-
-    /// Hands over a line; never waits.
-    pub(super) fn write(&self, line: Vec<u8>) {
-        if self.lines.try_send(line).is_err() {
-            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
-            if dropped.is_power_of_two() {
-                warn!(dropped, "audit events were dropped: the log is not written fast enough");
-            }
-        }
-    }
+    let (buffer, waiting) = Buffer::new("log", WAITING_MAX);
+    let (shutdown, writer) = (tasks.shutdown().clone(), Writer { file, clock, open: None, bytes: 0 });
+    tasks.spawn("audit log", writer.run(waiting, shutdown));
+    Ok(buffer)
 }
 
 struct Writer {
@@ -202,7 +186,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new(Shutdown::new());
         let file = LogFile { path: dir.path().join("a.log"), ..LogFile::default() };
-        let log = Log::open(file, Clock::system(), &tasks).unwrap();
+        let log = open(file, Clock::system(), &tasks).unwrap();
         for _ in 0..WAITING_MAX + 5 {
             log.write(b"line\n".to_vec());
         }
@@ -210,6 +194,6 @@ mod tests {
         tasks.join().await;
         let lines = std::fs::read_to_string(dir.path().join("a.log")).unwrap().lines().count();
         assert_eq!(lines, WAITING_MAX);
-        assert_eq!(log.dropped.load(Ordering::Relaxed), 5);
+        assert_eq!(log.dropped(), 5);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
 }
 
 /// The user of the headers, if the asking user of `request` may be it.
-pub(crate) fn apply(
+pub(crate) async fn apply(
     request: &Attributes,
     headers: &HeaderMap,
     authorizers: &Authorizers,
@@ -39,14 +39,12 @@ pub(crate) fn apply(
     let wanted = wanted(headers)?;
     let mut refusal = None;
     for mode in MODES.iter().filter(|mode| (mode.fits)(&wanted, &request.user)) {
-        match check_constrained(mode, &wanted, request, authorizers) {
+        match check_constrained(mode, &wanted, request, authorizers).await {
             Ok(()) => return Ok(Impersonated { user: complete(wanted), constraint: mode.verb }),
             Err(status) => refusal = refusal.or(Some(status)),
         }
     }
-    let whole = parts(&wanted, "");
-    let allowed =
-        whole.into_iter().try_for_each(|part| check_part("impersonate", part, request, authorizers));
+    let allowed = check_parts("impersonate", parts(&wanted, ""), request, authorizers).await;
     match (allowed, refusal) {
         (Ok(()), _) => Ok(Impersonated { user: complete(wanted), constraint: "" }),
         (Err(_), Some(first)) => Err(first),
@@ -98,7 +96,7 @@ fn runs_on(user: &UserInfo, node: &str) -> bool {
     account_of(&user.name).is_some() && on.is_some_and(|name| name == node)
 }
 
-fn check_constrained(
+async fn check_constrained(
     mode: &Mode,
     wanted: &UserInfo,
     request: &Attributes,
@@ -106,32 +104,36 @@ fn check_constrained(
 ) -> Result<(), Status> {
     let sort = mode.verb.trim_start_matches("impersonate:");
     let verb = format!("impersonate-on:{sort}:{}", request.verb);
-    authorizers.check(&Attributes { verb, ..request.clone() })?;
+    authorizers.check(&Attributes { verb, ..request.clone() }).await?;
     let mut parts = parts(wanted, AUTHENTICATION);
     if mode.verb == "impersonate:associated-node" {
         // Which node it is follows from the token, so the right is to whatever node that is.
         parts.iter_mut().for_each(|part| "*".clone_into(&mut part.4));
     }
-    parts.into_iter().try_for_each(|part| check_part(mode.verb, part, request, authorizers))
+    check_parts(mode.verb, parts, request, authorizers).await
 }
 
-fn check_part(
+async fn check_parts(
     verb: &str,
-    (group, resource, subresource, namespace, name): Part,
+    parts: Vec<Part>,
     request: &Attributes,
     authorizers: &Authorizers,
 ) -> Result<(), Status> {
-    authorizers.check(&Attributes {
-        user: request.user.clone(),
-        verb: verb.to_owned(),
-        group,
-        version: "v1".to_owned(),
-        resource,
-        subresource,
-        namespace,
-        name,
-        ..Attributes::default()
-    })
+    for (group, resource, subresource, namespace, name) in parts {
+        let part = Attributes {
+            user: request.user.clone(),
+            verb: verb.to_owned(),
+            group,
+            version: "v1".to_owned(),
+            resource,
+            subresource,
+            namespace,
+            name,
+            ..Attributes::default()
+        };
+        authorizers.check(&part).await?;
+    }
+    Ok(())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -204,6 +206,8 @@ fn complete(mut user: UserInfo) -> UserInfo {
 mod tests {
     use std::sync::Arc;
 
+    use futures::executor::block_on;
+
     use super::*;
     use crate::view::fixture::Fixture;
 
@@ -226,7 +230,7 @@ mod tests {
     }
 
     fn become_by(user: UserInfo, asked: &HeaderMap, view: Fixture) -> Result<Impersonated, Status> {
-        apply(&list_pods(user), asked, &Authorizers::new(Arc::new(view)))
+        block_on(apply(&list_pods(user), asked, &Authorizers::new(Arc::new(view))))
     }
 
     #[test]
@@ -270,10 +274,10 @@ mod tests {
         let authorizers = Authorizers::new(Arc::new(world));
         let asked = headers(&[("impersonate-user", "jane")]);
         let bob = super::super::authenticated("bob", &[]);
-        let found = apply(&list_pods(bob.clone()), &asked, &authorizers).unwrap();
+        let found = block_on(apply(&list_pods(bob.clone()), &asked, &authorizers)).unwrap();
         assert_eq!((found.user.name.as_str(), found.constraint), ("jane", "impersonate:user-info"));
         let deletion = Attributes { verb: "delete".into(), ..list_pods(bob) };
-        assert!(apply(&deletion, &asked, &authorizers).is_err());
+        assert!(block_on(apply(&deletion, &asked, &authorizers)).is_err());
     }
 
     #[test]

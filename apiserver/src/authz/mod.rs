@@ -1,20 +1,27 @@
-//! Who may do what: an ordered table of authorizers (masters, node, RBAC); the first that allows
-//! decides, and a request nobody allows is refused with Kubernetes' words.
+//! Who may do what: an ordered table of authorizers (masters, then node and RBAC, or what a file names); the
+//! first that allows or denies decides, and a request nobody allows is refused with Kubernetes' words.
 
+pub(crate) mod configuration;
 pub(crate) mod node;
 mod node_graph;
 pub(crate) mod rbac;
 pub(crate) mod review;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
-use api_types::selectors::FieldSelector;
+use api_types::selectors::{FieldSelector, LabelSelector};
 use api_types::status::{Details, Reason, Status};
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
 
 use crate::UserInfo;
 use crate::authn::{MASTERS, is_in};
+use crate::backend::Backends;
 use crate::request_info::RequestInfo;
 use crate::view::View;
+use configuration::Entry;
+use webhook::Webhook;
 
 /// What a request wants to do, in RBAC's terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +40,43 @@ pub(crate) struct Attributes {
     pub(crate) path: String,
     /// What the field selector demands to be equal: path and value.
     pub(crate) fields: Vec<(String, String)>,
+    /// The selectors, as authorizers outside are told of them.
+    pub(crate) field_requirements: Vec<Requirement>,
+    pub(crate) label_requirements: Vec<Requirement>,
+}
+
+/// A part of a selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Requirement {
+    pub(crate) key: String,
+    /// In, NotIn, Exists or DoesNotExist.
+    pub(crate) operator: &'static str,
+    pub(crate) values: Vec<String>,
+}
+
+impl Requirement {
+    pub(crate) fn to_json(&self) -> Value {
+        match self.values.is_empty() {
+            true => json!({"key": self.key, "operator": self.operator}),
+            false => json!({"key": self.key, "operator": self.operator, "values": self.values}),
+        }
+    }
+
+    /// Those of a field selector's text.
+    pub(crate) fn of_fields(selector: &FieldSelector) -> Vec<Self> {
+        let terms = selector.terms.iter().map(|term| Self {
+            key: term.path.clone(),
+            operator: if term.equal { "In" } else { "NotIn" },
+            values: vec![term.value.clone()],
+        });
+        terms.collect()
+    }
+
+    /// Those of a label selector's text.
+    pub(crate) fn of_labels(selector: &LabelSelector) -> Vec<Self> {
+        let all = selector.requirements();
+        all.map(|(key, operator, values)| Self { key: key.to_owned(), operator, values }).collect()
+    }
 }
 
 impl Attributes {
@@ -42,8 +86,13 @@ impl Attributes {
             let (verb, path) = (info.verb.clone(), info.path.clone());
             return Self { user: user.clone(), verb, path, ..Self::default() };
         }
-        let selector = info.query.get("fieldSelector").and_then(|text| FieldSelector::parse(text).ok());
-        let terms = selector.into_iter().flat_map(|selector| selector.terms).filter(|term| term.equal);
+        let selects = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+        let given = |name: &str| info.query.get(name).filter(|text| !text.is_empty());
+        let fields = given("fieldSelector").and_then(|text| FieldSelector::parse(text).ok());
+        let labels =
+            given("labelSelector").filter(|_| selects).and_then(|text| LabelSelector::parse(text).ok());
+        let field_requirements = fields.as_ref().filter(|_| selects).map(Requirement::of_fields);
+        let terms = fields.into_iter().flat_map(|selector| selector.terms).filter(|term| term.equal);
         Self {
             user: user.clone(),
             verb: info.verb.clone(),
@@ -55,6 +104,8 @@ impl Attributes {
             name: info.selected_name().to_owned(),
             path: String::new(),
             fields: terms.map(|term| (term.path, term.value)).collect(),
+            field_requirements: field_requirements.unwrap_or_default(),
+            label_requirements: labels.as_ref().map(Requirement::of_labels).unwrap_or_default(),
         }
     }
 
@@ -75,13 +126,15 @@ impl Attributes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Allow(String),
+    /// Refused, whatever authorizers further down say.
+    Deny(String),
     NoOpinion(String),
 }
 
 impl Decision {
     pub(crate) fn reason(&self) -> &str {
         match self {
-            Self::Allow(reason) | Self::NoOpinion(reason) => reason,
+            Self::Allow(reason) | Self::Deny(reason) | Self::NoOpinion(reason) => reason,
         }
     }
 }
@@ -91,9 +144,17 @@ pub(crate) trait Authorizer: Send + Sync {
     fn authorize(&self, attributes: &Attributes) -> Decision;
 }
 
+/// A place in the order.
+enum Row {
+    Local(Arc<dyn Authorizer>),
+    /// Asked over the network.
+    Outside(Webhook),
+}
+
 /// The authorizers of this server, in order.
 pub(crate) struct Authorizers {
-    rows: Vec<Box<dyn Authorizer>>,
+    rows: ArcSwap<Vec<Row>>,
+    node: Arc<node::Node>,
     rbac: Arc<rbac::Rbac>,
 }
 
@@ -101,20 +162,61 @@ impl Authorizers {
     /// Masters, node identities, RBAC over the live objects of `view`.
     pub(crate) fn new(view: Arc<dyn View>) -> Self {
         let rbac = Arc::new(rbac::Rbac::new(view.clone()));
-        Self { rows: vec![Box::new(Masters), Box::new(node::Node::new(view)), Box::new(rbac.clone())], rbac }
+        let node = Arc::new(node::Node::new(view));
+        let usual: Vec<Row> =
+            vec![Row::Local(Arc::new(Masters)), Row::Local(node.clone()), Row::Local(rbac.clone())];
+        Self { rows: ArcSwap::from_pointee(usual), node, rbac }
+    }
+
+    /// From now on these decide, after masters.
+    pub(crate) fn replace(&self, entries: Vec<Entry>, backends: &Arc<Backends>) {
+        let row = |entry: Entry| match entry {
+            Entry::AlwaysAllow => Row::Local(Arc::new(Always(Decision::Allow(String::new())))),
+            Entry::AlwaysDeny => {
+                let why = "Everything is forbidden.".to_owned();
+                Row::Local(Arc::new(Always(Decision::NoOpinion(why))))
+            }
+            Entry::Node => Row::Local(self.node.clone()),
+            Entry::Rbac => Row::Local(self.rbac.clone()),
+            Entry::Webhook(config) => Row::Outside(Webhook::new(*config, backends.clone())),
+        };
+        let rows = std::iter::once(Row::Local(Arc::new(Masters))).chain(entries.into_iter().map(row));
+        self.rows.store(Arc::new(rows.collect()));
     }
 
     /// The decision and its reason.
-    pub(crate) fn decide(&self, attributes: &Attributes) -> Decision {
+    pub(crate) async fn ask(&self, attributes: &Attributes) -> Decision {
+        let rows = self.rows.load_full();
         let mut reasons = Vec::new();
-        for row in &self.rows {
-            match row.authorize(attributes) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
+        for row in rows.iter() {
+            let decision = match row {
+                Row::Local(row) => row.authorize(attributes),
+                Row::Outside(webhook) => webhook.ask(attributes).await,
+            };
+            match decision {
                 Decision::NoOpinion(reason) => reasons.push(reason),
                 decided => return decided,
             }
         }
-        Decision::NoOpinion(reasons.join(", "))
+        nobody(reasons)
+    }
+
+    /// As `ask`, where nobody can wait: an authorizer outside counts with what it said lately, and refuses what
+    /// it was not asked about.
+    pub(crate) fn decide(&self, attributes: &Attributes) -> Decision {
+        let rows = self.rows.load();
+        let mut reasons = Vec::new();
+        for row in rows.iter() {
+            let decision = match row {
+                Row::Local(row) => row.authorize(attributes),
+                Row::Outside(webhook) => webhook.known(attributes),
+            };
+            match decision {
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
+        }
+        nobody(reasons)
     }
 
     pub(crate) fn allows(&self, attributes: &Attributes) -> bool {
@@ -122,16 +224,30 @@ impl Authorizers {
     }
 
     /// Nothing, or the 403 that the client sees.
-    pub(crate) fn check(&self, attributes: &Attributes) -> Result<(), Status> {
-        match self.decide(attributes) {
+    pub(crate) async fn check(&self, attributes: &Attributes) -> Result<(), Status> {
+        match self.ask(attributes).await {
             Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
         }
     }
 
     /// The RBAC rules that hold for a user, for rules reviews and escalation checks.
     pub(crate) fn rbac(&self) -> &rbac::Rbac {
         &self.rbac
+    }
+}
+
+fn nobody(reasons: Vec<String>) -> Decision {
+    let said: Vec<String> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
+    Decision::NoOpinion(said.join(", "))
+}
+
+/// Says the same of everything.
+struct Always(Decision);
+
+impl Authorizer for Always {
+    fn authorize(&self, _attributes: &Attributes) -> Decision {
+        self.0.clone()
     }
 }
 

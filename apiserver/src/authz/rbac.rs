@@ -237,7 +237,7 @@ impl Rbac {
     }
 }
 
-impl Authorizer for Arc<Rbac> {
+impl Authorizer for Rbac {
     fn authorize(&self, attributes: &Attributes) -> Decision {
         let compiled = self.index();
         let mut missing = Vec::new();

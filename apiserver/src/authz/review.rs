@@ -1,12 +1,12 @@
 //! The review resources: questions about access, answered and never stored.
 
-use api_types::selectors::FieldSelector;
+use api_types::selectors::{FieldSelector, LabelSelector};
 use api_types::status::{FieldError, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::rbac::Rule;
-use super::{Attributes, Authorizers, Decision};
+use super::{Attributes, Authorizers, Decision, Requirement};
 use crate::UserInfo;
 use crate::authn::Authenticators;
 use crate::authn::service_account::{ISSUER, ServiceAccount};
@@ -20,7 +20,7 @@ pub(crate) struct Reviewers<'a> {
 }
 
 /// The answered review: the body with its `status`. `namespace` is that of the request's path.
-pub(crate) fn answer(
+pub(crate) async fn answer(
     reviewers: &Reviewers<'_>,
     kind: &str,
     user: &UserInfo,
@@ -28,11 +28,11 @@ pub(crate) fn answer(
     mut body: Value,
 ) -> Result<Value, Status> {
     let status = match kind {
-        "SelfSubjectAccessReview" => access(reviewers, kind, user.clone(), &body)?,
-        "SubjectAccessReview" => access(reviewers, kind, subject(kind, &body)?, &body)?,
+        "SelfSubjectAccessReview" => access(reviewers, kind, user.clone(), &body).await?,
+        "SubjectAccessReview" => access(reviewers, kind, subject(kind, &body)?, &body).await?,
         "LocalSubjectAccessReview" => {
             check_local(namespace, &body)?;
-            access(reviewers, kind, subject(kind, &body)?, &body)?
+            access(reviewers, kind, subject(kind, &body)?, &body).await?
         }
         "SelfSubjectRulesReview" => rules(reviewers, user, &body)?,
         "SelfSubjectReview" => json!({"userInfo": user_value(user)}),
@@ -110,13 +110,19 @@ fn check_local(namespace: &str, body: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn access(reviewers: &Reviewers<'_>, kind: &str, user: UserInfo, body: &Value) -> Result<Value, Status> {
+async fn access(
+    reviewers: &Reviewers<'_>,
+    kind: &str,
+    user: UserInfo,
+    body: &Value,
+) -> Result<Value, Status> {
     let attributes = attributes(kind, user, &body["spec"])?;
-    let (allowed, reason) = match reviewers.authorizers.decide(&attributes) {
-        Decision::Allow(reason) => (true, reason),
-        Decision::NoOpinion(reason) => (false, reason),
-    };
-    let mut status = json!({"allowed": allowed});
+    let decision = reviewers.authorizers.ask(&attributes).await;
+    let mut status = json!({"allowed": matches!(decision, Decision::Allow(_))});
+    if matches!(decision, Decision::Deny(_)) {
+        status["denied"] = json!(true);
+    }
+    let reason = decision.reason();
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }
@@ -133,6 +139,8 @@ fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, St
     match (resource.is_object(), path.is_object()) {
         (true, false) => Ok(Attributes {
             fields: demanded_fields(resource),
+            field_requirements: requirements(resource, "fieldSelector"),
+            label_requirements: requirements(resource, "labelSelector"),
             user,
             verb: text(resource, "verb"),
             group: text(resource, "group"),
@@ -215,6 +223,29 @@ fn check_requirement(path: &str, requirement: &Value, errors: &mut Vec<FieldErro
             "not a valid selector operator",
         )),
     }
+}
+
+/// The requirements of one of a question's selectors, which was checked.
+fn requirements(resource: &Value, which: &str) -> Vec<Requirement> {
+    const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
+    let selector = &resource[which];
+    if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        // A text that cannot be read is left out: what is asked about is then wider, never narrower.
+        return match which {
+            "fieldSelector" => {
+                FieldSelector::parse(raw).map(|s| Requirement::of_fields(&s)).unwrap_or_default()
+            }
+            _ => LabelSelector::parse(raw).map(|s| Requirement::of_labels(&s)).unwrap_or_default(),
+        };
+    }
+    let all = selector["requirements"].as_array().into_iter().flatten();
+    let read = |one: &Value| {
+        let operator = OPERATORS.iter().find(|known| one["operator"] == **known)?;
+        let values = one["values"].as_array().into_iter().flatten();
+        let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+        Some(Requirement { key: one["key"].as_str()?.to_owned(), operator, values })
+    };
+    all.filter_map(read).collect()
 }
 
 /// The fields that the selector of a question demands to be equal to one value.

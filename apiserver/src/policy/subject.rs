@@ -117,11 +117,13 @@ impl cel::Authorizer for Asker<'_> {
             namespace: query.namespace.clone(),
             name: query.name.clone(),
             path: query.path.clone().unwrap_or_default(),
-            fields: Vec::new(),
+            ..Attributes::default()
         };
         match self.authorizers.decide(&attributes) {
             Decision::Allow(reason) => cel::Decision { allowed: true, reason, error: None },
-            Decision::NoOpinion(reason) => cel::Decision { allowed: false, reason, error: None },
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                cel::Decision { allowed: false, reason, error: None }
+            }
         }
     }
 }

@@ -58,7 +58,7 @@ async fn undo_update(call: &Call, options: &WriteOptions, before: &Value, after:
 
 /// The object goes, if it is still what it was created as.
 async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answer {
-    authorize(call, "delete")?;
+    authorize(call, "delete").await?;
     let current = call.read(&*call.stored()?).await?;
     let status = ["status".to_owned()];
     let differ = changes(&typed::of(&call.kind), after, &current);
@@ -83,7 +83,7 @@ async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answ
 
 /// The object comes back as a new one of the same name.
 async fn undo_delete(call: &Call, options: &WriteOptions, before: Value) -> Answer {
-    authorize(call, "create")?;
+    authorize(call, "create").await?;
     let mut object = before;
     let metadata = object["metadata"].as_object_mut().ok_or_else(|| Status::internal("no metadata"))?;
     for field in ["resourceVersion", "uid", "managedFields", "ownerReferences", "finalizers"] {
@@ -94,10 +94,10 @@ async fn undo_delete(call: &Call, options: &WriteOptions, before: Value) -> Answ
 }
 
 /// The request as such is authorized as a patch; what it comes down to is asked for beside it.
-fn authorize(call: &Call, verb: &str) -> Result<(), Status> {
+async fn authorize(call: &Call, verb: &str) -> Result<(), Status> {
     let mut attributes = Attributes::of(&call.user, &call.info);
     verb.clone_into(&mut attributes.verb);
-    call.server.authorizers.check(&attributes)
+    call.server.authorizers.check(&attributes).await
 }
 
 fn changed_since(call: &Call, conflicts: &[UndoConflict]) -> Status {

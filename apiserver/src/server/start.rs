@@ -27,6 +27,7 @@ use crate::authn::service_account::{ServiceAccount, Tokens};
 use crate::authn::token_file::{TokenFile, TokenFileError};
 use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate};
 use crate::authz::Authorizers;
+use crate::authz::configuration::{self as authz, AuthorizationConfigError};
 use crate::backend::Backends;
 use crate::cache::Objects;
 use crate::config::Config;
@@ -53,6 +54,8 @@ pub enum StartError {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Oidc(#[from] OidcError),
+    #[error("--authorization-config: {0}")]
+    Authorization(#[source] AuthorizationConfigError),
     #[error("--authentication-config: {0}")]
     Authentication(#[source] AuthenticationConfigError),
     #[error("--service-cidr: {0}")]
@@ -98,9 +101,6 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let cidr: ServiceCidr =
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
     let encryption = config.encryption_config.as_deref().map(Encryption::read).transpose()?;
-    // With the store's tasks: what the last requests leave is written before the end.
-    let audit =
-        config.audit.as_ref().map(|audit| Audit::open(audit, config.clock, &store_tasks)).transpose()?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
     let objects =
@@ -113,20 +113,28 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
     let configured = configured(&config, &metrics, &tasks)?;
+    let backends = Arc::new(Backends::new(
+        &*tls::node_client_config(&pki)?,
+        &tls::unverified_client_config()?,
+        config.limits.dial_timeout,
+        tasks.clone(),
+    ));
+    // With the store's tasks: what the last requests leave is written before the end.
+    let audit = config
+        .audit
+        .as_ref()
+        .map(|audit| Audit::open(audit, config.clock, &backends, &store_tasks))
+        .transpose()?;
+    let authorizers = authorizers(&config, &view, &backends, &metrics, &tasks)?;
     metrics.extend(|registry| flow.register(registry));
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view, &configured)?,
-        authorizers: Authorizers::new(view.clone()),
+        authorizers,
         admission: admission::State::new(view.clone()),
         service_accounts: ServiceAccount::new(Tokens::new(&pki, config.clock), view.clone()),
         tokens: Tokens::new(&pki, config.clock),
         aggregator: aggregation::Aggregator::new(&pki)?,
-        backends: Backends::new(
-            &*tls::node_client_config(&pki)?,
-            &tls::unverified_client_config()?,
-            config.limits.dial_timeout,
-            tasks.clone(),
-        ),
+        backends,
         objects,
         view,
         registry,
@@ -194,6 +202,38 @@ fn authenticators(
     let usual = if config.anonymous { Allowed::Everywhere } else { Allowed::Nowhere };
     rows.push(Box::new(anonymous::Anonymous { configured: configured.clone(), usual }));
     Ok(Authenticators::new(rows))
+}
+
+/// Who decides, by the flags or by a file that may change.
+fn authorizers(
+    config: &Config,
+    view: &Arc<dyn View>,
+    backends: &Arc<Backends>,
+    metrics: &RequestMetrics,
+    tasks: &Tasks,
+) -> Result<Arc<Authorizers>, StartError> {
+    let authorizers = Arc::new(Authorizers::new(view.clone()));
+    let Some(path) = &config.authorization_config else {
+        let entries = authz::of_modes(&config.authorization_modes).map_err(StartError::Authorization)?;
+        authorizers.replace(entries, backends);
+        return Ok(authorizers);
+    };
+    let text = authz::read(path).map_err(StartError::Authorization)?;
+    authorizers.replace(authz::parse(&text).map_err(StartError::Authorization)?, backends);
+    let (held, backends, reloads) = (authorizers.clone(), backends.clone(), metrics.reloads("authorization"));
+    let following = reload::follow(path.clone(), text, move |text| {
+        let parsed = authz::parse(text);
+        reloads.note(parsed.is_ok());
+        match parsed {
+            Ok(entries) => {
+                info!("the changed authorization configuration is in force");
+                held.replace(entries, &backends);
+            }
+            Err(problem) => warn!(%problem, "the changed authorization configuration cannot be used"),
+        }
+    });
+    tasks.spawn_until_shutdown("authorization configuration", following);
+    Ok(authorizers)
 }
 
 /// Outside issuers and anonymous requests, by the flags or by a file that may change.

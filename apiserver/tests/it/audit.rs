@@ -27,7 +27,7 @@ impl Audited {
         let file = dir.path().join("policy.yaml");
         std::fs::write(&file, policy).unwrap();
         let log = LogFile { path: dir.path().join("audit.log"), ..LogFile::default() };
-        let audit = Some(AuditConfig { policy: file, log });
+        let audit = Some(AuditConfig { policy: file, log: Some(log), webhook: None });
         Self { client: Client::start_with(Config { audit, ..Config::default() }).await, dir }
     }
 
@@ -85,4 +85,32 @@ async fn a_watch_has_a_start_and_an_end() {
     drop(watch);
     let stages: Vec<Value> = audited.events().await.into_iter().map(|e| e["stage"].clone()).collect();
     assert_eq!(stages, ["ResponseStarted", "ResponseComplete"]);
+}
+
+#[tokio::test]
+async fn events_are_sent_in_batches_and_the_last_ones_at_the_end() {
+    let outside = crate::outside::Outside::start(|_| json!({})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.yaml");
+    let text = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+        - level: Metadata\n  resources: [{group: '', resources: [configmaps]}]\n  users: [kubernetes-admin]\n- level: None\n";
+    std::fs::write(&policy, text).unwrap();
+    let batches = apiserver::AuditWebhook {
+        batch_events_max: 2,
+        ..apiserver::AuditWebhook::new(outside.kubeconfig(dir.path()))
+    };
+    let audit = Some(AuditConfig { policy, log: None, webhook: Some(batches) });
+    let client = Client::start_with(Config { audit, ..Config::default() }).await;
+    for name in ["a", "b", "c"] {
+        client.get(&format!("/api/v1/namespaces/default/configmaps/{name}")).await;
+    }
+    client.stop().await;
+    let posted = outside.posted();
+    let names = |list: &Value| -> Vec<String> {
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|event| event["objectRef"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(posted.iter().map(names).collect::<Vec<_>>(), [vec!["a", "b"], vec!["c"]]);
+    outside.stop();
 }

@@ -5,6 +5,7 @@
 mod aggregation;
 mod audit;
 mod authn;
+mod authorization;
 mod client;
 mod custom_resources;
 mod discovery;
@@ -14,6 +15,7 @@ mod kubectl;
 mod matrix;
 mod objects;
 mod operation;
+mod outside;
 mod ownership;
 mod policies;
 mod proxy;

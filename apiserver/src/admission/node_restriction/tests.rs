@@ -24,7 +24,19 @@ fn told(
         )
         .with(
             "pods",
-            json!({"metadata": {"name": "mine", "namespace": "ns", "uid": "m"}, "spec": {"nodeName": "n1"}}),
+            json!({"metadata": {"name": "mine", "namespace": "ns", "uid": "m"}, "spec": {"nodeName": "n1", "volumes": [
+                {"name": "a", "projected": {"sources": [{"serviceAccountToken": {}}, {"serviceAccountToken": {"audience": "vault"}}]}},
+                {"name": "b", "persistentVolumeClaim": {"claimName": "disk"}},
+            ]}}),
+        )
+        .with(
+            "persistentvolumeclaims",
+            json!({"metadata": {"name": "disk", "namespace": "ns"}, "spec": {"volumeName": "pv"}}),
+        )
+        .with("persistentvolumes", json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d.example"}}}))
+        .with(
+            "storage.k8s.io/csidrivers",
+            json!({"metadata": {"name": "d.example"}, "spec": {"tokenRequests": [{"audience": "disks"}]}}),
         )
         .with("nodes", json!({"metadata": {"name": "n1", "uid": "n"}}));
     review(&world, &user, operation, storage, subresource, old.as_ref(), new, |review| {
@@ -103,6 +115,23 @@ fn a_token_is_for_a_pod_that_runs_here() {
     assert!(request("p", "u").ends_with("bound to a pod scheduled on a different node"));
     assert!(request("mine", "other").contains("does not match the UID in record"));
     assert_eq!(request("none", "x"), "pods \"none\" not found");
+}
+
+#[test]
+fn a_token_is_for_an_audience_that_the_pods_volumes_name() {
+    let request = |audiences: Value| {
+        let reference = json!({"apiVersion": "v1", "kind": "Pod", "name": "mine", "uid": "m"});
+        let body = json!({"metadata": {"name": "a", "namespace": "ns"},
+            "spec": {"boundObjectRef": reference, "audiences": audiences}});
+        told(Operation::Create, "serviceaccounts", "token", None, Some(body))
+    };
+    for audiences in [json!([]), json!(["vault"]), json!(["disks"])] {
+        assert_eq!(request(audiences.clone()), "", "{audiences}");
+    }
+    assert!(request(json!(["vault", "disks"])).ends_with("node may only request 0 or 1 audiences"));
+    assert!(request(json!(["bank"])).ends_with(
+        "audience \"bank\" not found in pod spec volume, system:node:n1 is not authorized to request tokens for this audience"
+    ));
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! Authorizers that a file names: in its order, webhooks among them, and again when it changes.
+
+use apiserver::{Config, UserInfo};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::outside::Outside;
+
+fn configuration(kubeconfig: &std::path::Path, failure: &str) -> String {
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n- type: Webhook\n  name: outside\n  \
+         webhook:\n    timeout: 3s\n    failurePolicy: {failure}\n    subjectAccessReviewVersion: v1\n    \
+         matchConditionSubjectAccessReviewVersion: v1\n    connectionInfo: {{type: KubeConfigFile, kubeConfigFile: {}}}\n    \
+         matchConditions:\n    - expression: has(request.resourceAttributes) && request.user != 'carol'\n- type: Node\n- type: RBAC\n",
+        kubeconfig.display()
+    )
+}
+
+fn decide(review: &Value) -> Value {
+    let spec = &review["spec"];
+    let status = match spec["user"].as_str() {
+        Some("alice") => json!({"allowed": spec["resourceAttributes"]["resource"] == "configmaps"}),
+        Some("bob") => json!({"allowed": false, "denied": true, "reason": "bob is away"}),
+        _ => json!({"allowed": false}),
+    };
+    json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status})
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn a_webhook_decides_before_the_roles_and_is_asked_once() {
+    let outside = Outside::start(decide).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("authorization.yaml");
+    std::fs::write(&path, configuration(&outside.kubeconfig(dir.path()), "Deny")).unwrap();
+    let config = Config { authorization_config: Some(path), ..Config::default() };
+    let client = Client::start_with(config).await;
+    let (alice, bob) = (UserInfo::new("alice", &[]), UserInfo::new("bob", &["system:masters"]));
+    let as_alice = client.acting_as(alice);
+    let first = as_alice.get(MAPS).await;
+    assert_eq!(first.0, 200, "{first:?} {:?}", outside.posted());
+    assert_eq!(as_alice.get(MAPS).await.0, 200);
+    assert_eq!(as_alice.get("/api/v1/namespaces/default/secrets").await.0, 403);
+    assert_eq!(client.acting_as(bob).get(MAPS).await.0, 200, "masters come first");
+    let refused = client.acting_as(UserInfo::new("bob", &[])).get(MAPS).await;
+    assert!(refused.1["message"].as_str().unwrap().ends_with(": bob is away"), "{refused:?}");
+    assert_eq!(client.acting_as(UserInfo::new("carol", &[])).get(MAPS).await.0, 403);
+    let asked = outside.posted();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    let attributes =
+        json!({"namespace": "default", "verb": "list", "version": "v1", "resource": "configmaps"});
+    assert_eq!(asked[0]["spec"]["resourceAttributes"], attributes);
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": {"user": "bob", "resourceAttributes": {"verb": "get", "resource": "pods",
+            "labelSelector": {"rawSelector": "a in (b,c)"}}}});
+    let (_, answer) = client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await;
+    assert_eq!(answer["status"], json!({"allowed": false, "denied": true, "reason": "bob is away"}));
+    let selector = &outside.posted()[3]["spec"]["resourceAttributes"]["labelSelector"];
+    assert_eq!(selector, &json!({"requirements": [{"key": "a", "operator": "In", "values": ["b", "c"]}]}));
+    client.stop().await;
+    outside.stop();
+}
+
+#[tokio::test]
+async fn a_changed_file_decides_from_then_on_and_a_dead_webhook_as_it_says() {
+    let outside = Outside::start(decide).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (path, kubeconfig) = (dir.path().join("authorization.yaml"), outside.kubeconfig(dir.path()));
+    outside.stop();
+    std::fs::write(&path, configuration(&kubeconfig, "Deny")).unwrap();
+    let config = Config { authorization_config: Some(path.clone()), ..Config::default() };
+    let client = Client::start_with(config).await;
+    let reader = client.acting_as(UserInfo::new("dave", &["system:authenticated"]));
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(reader.post(reviews, &review).await.0, 403, "the failure policy refuses");
+    std::fs::write(&path, configuration(&kubeconfig, "NoOpinion")).unwrap();
+    let changed = async {
+        while reader.post(reviews, &review).await.0 != 201 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    tokio::time::timeout(limit, changed).await.expect("the changed file is read");
+    client.stop().await;
+}
