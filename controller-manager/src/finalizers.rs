@@ -13,6 +13,22 @@ pub(crate) fn waits_for(meta: &ObjectMeta, finalizer: &str) -> bool {
     is_deleting(meta) && meta.finalizers.iter().flatten().any(|one| one == finalizer)
 }
 
+/// Puts the finalizer on the object, if nobody has changed the object since it was read.
+pub(crate) async fn add_finalizer<K: Cached>(
+    api: &Api<K>,
+    object: &K,
+    finalizer: &str,
+) -> Result<(), kube::Error> {
+    let meta = object.meta();
+    let mut all: Vec<&str> = meta.finalizers.iter().flatten().map(String::as_str).collect();
+    all.push(finalizer);
+    let patch = json!({ "metadata": { "finalizers": all, "resourceVersion": meta.resource_version, "uid": meta.uid } });
+    match api.patch(name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Takes the finalizer from the object, if nobody has changed the object since it was read.
 pub(crate) async fn drop_finalizer<K: Cached>(
     api: &Api<K>,

@@ -17,6 +17,7 @@ mod owners;
 mod ownership;
 mod pod_control;
 mod pods;
+mod prefix;
 mod queue;
 mod replicas;
 mod resources;
@@ -42,6 +43,7 @@ use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
 
+pub use prefix::{Prefix, PrefixError};
 pub use signing::{Authority, SigningError};
 pub use token_signer::{SignerError, TokenSigner};
 
@@ -66,6 +68,10 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     /// How long a node may be silent before it is taken as unreachable.
     pub node_monitor_grace_period: std::time::Duration,
+    /// How fast nodes that are not ready are emptied.
+    pub eviction_rates: EvictionRates,
+    /// The ranges of addresses that nodes get for their pods. None are given out without it.
+    pub node_ranges: Option<NodeRanges>,
     /// Finished pods kept in the cluster before the oldest are removed.
     pub terminated_pod_threshold: usize,
 }
@@ -83,10 +89,42 @@ impl Config {
             election: None,
             concurrency: BTreeMap::new(),
             health: None,
-            node_monitor_grace_period: std::time::Duration::from_secs(40),
+            node_monitor_grace_period: std::time::Duration::from_secs(50),
+            eviction_rates: EvictionRates::default(),
+            node_ranges: None,
             terminated_pod_threshold: 12_500,
         }
     }
+}
+
+/// How fast nodes that are not ready are emptied, in nodes a second for each zone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvictionRates {
+    pub primary: f64,
+    /// The rate in a large zone much of which is not ready; in a small one none is emptied then.
+    pub secondary: f64,
+    /// The share of a zone's nodes from which much of it is not ready.
+    pub unhealthy_zone_threshold: f64,
+    /// A zone with more nodes is large.
+    pub large_cluster_size: usize,
+}
+
+impl Default for EvictionRates {
+    fn default() -> Self {
+        Self { primary: 0.1, secondary: 0.01, unhealthy_zone_threshold: 0.55, large_cluster_size: 50 }
+    }
+}
+
+/// Where the addresses of pods come from, and how many each node gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRanges {
+    /// The cluster's ranges, one of each family at most.
+    pub cluster: Vec<Prefix>,
+    /// What is never given out, such as the addresses of Services.
+    pub reserved: Vec<Prefix>,
+    /// The prefix lengths of a node's ranges.
+    pub len_v4: u8,
+    pub len_v6: u8,
 }
 
 /// A choice of controllers, as `--controllers` writes it.

@@ -10,7 +10,7 @@ use component_base::clock::Clock;
 use component_base::flags::{DaemonFlags, with_config_file};
 use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
-use controller_manager::{Authority, Config, Selection, TokenSigner};
+use controller_manager::{Authority, Config, EvictionRates, NodeRanges, Prefix, Selection, TokenSigner};
 
 /// Runs the control loops of a cluster.
 ///
@@ -54,8 +54,35 @@ struct Flags {
     #[arg(long, value_name = "FILE")]
     service_account_private_key_file: Option<PathBuf>,
     /// How long a node may be silent before its pods are moved away.
-    #[arg(long, default_value = "40", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value = "50", value_name = "SECONDS", value_parser = seconds)]
     node_monitor_grace_period: Duration,
+    /// How many nodes of a zone are emptied a second when they are not ready.
+    #[arg(long, default_value = "0.1", value_name = "NODES")]
+    node_eviction_rate: f64,
+    /// The same in a large zone much of which is not ready.
+    #[arg(long, default_value = "0.01", value_name = "NODES")]
+    secondary_node_eviction_rate: f64,
+    /// The share of a zone's nodes from which much of it is not ready.
+    #[arg(long, default_value = "0.55", value_name = "SHARE")]
+    unhealthy_zone_threshold: f64,
+    /// A zone with more nodes is large; in a small one no node is emptied while much of it is not ready.
+    #[arg(long, default_value = "50", value_name = "NODES")]
+    large_cluster_size_threshold: usize,
+    /// Give each node a range of addresses for its pods.
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set, requires = "cluster_cidr")]
+    allocate_node_cidrs: bool,
+    /// The ranges that pods have addresses of: one, or one of each family.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    cluster_cidr: Vec<Prefix>,
+    /// The ranges that Services have addresses of; nodes get none of them.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<Prefix>,
+    /// How many bits the IPv4 range of a node leaves fixed.
+    #[arg(long, alias = "node-cidr-mask-size", default_value = "24", value_name = "BITS", value_parser = clap::value_parser!(u8).range(1..=32))]
+    node_cidr_mask_size_ipv4: u8,
+    /// How many bits the IPv6 range of a node leaves fixed.
+    #[arg(long, default_value = "64", value_name = "BITS", value_parser = clap::value_parser!(u8).range(1..=128))]
+    node_cidr_mask_size_ipv6: u8,
     /// How many finished pods are kept before the oldest are removed; 0 keeps all.
     #[arg(long, default_value = "12500")]
     terminated_pod_gc_threshold: usize,
@@ -117,6 +144,18 @@ impl Flags {
         config.health = self.daemon.health;
         config.root_ca = self.root_ca_file.as_ref().map(std::fs::read_to_string).transpose()?;
         config.node_monitor_grace_period = self.node_monitor_grace_period;
+        config.eviction_rates = EvictionRates {
+            primary: self.node_eviction_rate,
+            secondary: self.secondary_node_eviction_rate,
+            unhealthy_zone_threshold: self.unhealthy_zone_threshold,
+            large_cluster_size: self.large_cluster_size_threshold,
+        };
+        config.node_ranges = self.allocate_node_cidrs.then(|| NodeRanges {
+            cluster: self.cluster_cidr.clone(),
+            reserved: self.service_cluster_ip_range.clone(),
+            len_v4: self.node_cidr_mask_size_ipv4,
+            len_v6: self.node_cidr_mask_size_ipv6,
+        });
         config.terminated_pod_threshold = self.terminated_pod_gc_threshold;
         config.election = self.leader_elect.then(|| Election {
             lease_duration: self.leader_elect_lease_duration,

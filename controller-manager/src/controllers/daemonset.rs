@@ -1,5 +1,8 @@
 //! `daemonset-controller`: keeps one pod on each node that takes it.
 //!
+//! `pod` makes the pod of a node, `rolling` replaces pods of an old template, `status` counts, `failures`
+//! keeps pods that fail at once from being replaced without a pause.
+//!
 //! # Watches
 //! DaemonSets, pods by their controlling owner or labels, nodes, ControllerRevisions.
 //!
@@ -7,62 +10,60 @@
 //! Pods, ControllerRevisions, the DaemonSet's status.
 //!
 //! # Guarantees
-//! At most one pod a node (during an update with surge: two). Pods are pinned by node affinity to the
-//! node's name, so the scheduler binds them; they tolerate the taints of nodes in trouble, so they stay. A
-//! rolling update keeps at most `maxUnavailable` nodes without an available pod.
+//! At most one pod a node (during an update with surge: two); the next one comes when the one before is
+//! gone. Pods are pinned by node affinity to the node's name, so the scheduler binds them; they tolerate the
+//! taints of nodes in trouble, so they stay. A rolling update keeps at most `maxUnavailable` nodes without
+//! an available pod, or has at most `maxSurge` more. A failed pod is replaced after a back-off from one
+//! second to fifteen minutes.
 //!
 //! # Differs from Kubernetes
-//! A failed pod is deleted and made again with the queue's back-off instead of one of its own.
+//! Pods are told apart by the hash of their template only, not by its deprecated generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use api_types::int_or_percent::{Rounding, scaled};
 use api_types::pods;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use component_base::clock::Clock;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration,
-};
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 
-use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::controllers::daemonset::failures::{Failures, Place as FailedAt};
+use crate::controllers::daemonset::pod::{node_of, pod_for, tolerations};
+use crate::controllers::daemonset::rolling::{keep_with_surge, limits, roll};
+use crate::controllers::daemonset::status::status;
 use crate::expectations::Expectations;
 use crate::informers::{Change, Informer};
 use crate::key::ObjectKey;
 use crate::node_fit::{Fit, fit};
 use crate::owners::{self, label, name_of};
-use crate::pod_control::{PodControl, claim_all, pod_of, slow_start};
-use crate::pods::{Availability, availability};
-use crate::revisions::{self, HASH};
+use crate::pod_control::{PodControl, claim_all, delete_exactly, is_namespace_going, slow_start};
+use crate::revisions::{self, HASH, History};
 
-/// Pods created or deleted in one reconcile at most.
+mod failures;
+mod pod;
+mod rolling;
+mod status;
+
+/// Pods created, and pods deleted, in one reconcile at most.
 const BURST_MAX: usize = 250;
-
-/// The taints of nodes in trouble, which daemons stay on.
-const TOLERATED: [(&str, &str); 6] = [
-    ("node.kubernetes.io/not-ready", "NoExecute"),
-    ("node.kubernetes.io/unreachable", "NoExecute"),
-    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
-    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
-    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
-    ("node.kubernetes.io/unschedulable", "NoSchedule"),
-];
 
 pub(crate) struct DaemonSetController {
     client: Client,
     clock: Clock,
+    events: Events,
     sets: Arc<Informer<DaemonSet>>,
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
     revisions: Arc<Informer<ControllerRevision>>,
     control: PodControl,
     expectations: Expectations,
+    failures: Failures,
 }
 
 /// One thing to do.
@@ -70,6 +71,8 @@ pub(crate) struct DaemonSetController {
 enum Step {
     Create(String),
     Delete(Arc<Pod>),
+    /// The pod on this node ended, which a daemon should not.
+    Replace(Arc<Pod>, String),
 }
 
 /// What `plan` sees.
@@ -79,62 +82,48 @@ struct Observed<'a> {
     pods: &'a [Arc<Pod>],
     /// The hash of the current template.
     hash: &'a str,
+    /// Nodes whose failed pod stays for a while.
+    held: &'a BTreeSet<String>,
     now: DateTime<Utc>,
 }
 
-/// A node and the set's pods there.
-struct Place<'a> {
-    node: &'a Node,
-    fit: Fit,
-    /// Neither finished nor going, oldest first.
-    active: Vec<&'a Arc<Pod>>,
-    failed: Vec<&'a Arc<Pod>>,
-    going: usize,
-}
-
-/// The node a pod is on or pinned to.
-fn node_of(pod: &Pod) -> Option<&str> {
-    if let Some(node) = pods::node_name(pod) {
-        return Some(node);
+impl Observed<'_> {
+    fn is_new(&self, pod: &Pod) -> bool {
+        label(&pod.metadata, HASH) == Some(self.hash)
     }
-    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
-    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
-    let fields = required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten());
-    let mut names =
-        fields.filter(|field| field.key == "metadata.name").filter_map(|field| field.values.as_ref());
-    names.next()?.first().map(String::as_str)
 }
 
-fn tolerations(spec: &DaemonSetSpec) -> Vec<Toleration> {
-    let host_network = spec.template.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    let network = host_network.then_some(("node.kubernetes.io/network-unavailable", "NoSchedule"));
-    let tolerate = |(key, effect): (&str, &str)| Toleration {
-        key: Some(key.to_owned()),
-        operator: Some("Exists".to_owned()),
-        effect: Some(effect.to_owned()),
-        ..Toleration::default()
-    };
-    TOLERATED.into_iter().chain(network).map(tolerate).collect()
+/// A node and the set's pods there, the bound ones first, then the oldest.
+struct Place<'a> {
+    node: &'a str,
+    /// None when there is no such node.
+    fit: Option<Fit>,
+    pods: Vec<&'a Arc<Pod>>,
 }
 
+/// All nodes and all pods. A pod that ended and is being deleted is left to whoever removes it.
 fn places<'a>(observed: &Observed<'a>, spec: &DaemonSetSpec) -> Vec<Place<'a>> {
     let template = spec.template.spec.clone().unwrap_or_default();
-    let extra = tolerations(spec);
+    let extra = tolerations(&template);
     let mut on_node: BTreeMap<&str, Vec<&Arc<Pod>>> = BTreeMap::new();
-    for pod in observed.pods {
+    for pod in observed.pods.iter().filter(|pod| !(pods::is_terminal(pod) && pods::is_terminating(pod))) {
         if let Some(node) = node_of(pod) {
             on_node.entry(node).or_default().push(pod);
         }
     }
-    let place = |node: &'a Arc<Node>| {
-        let mut all = on_node.remove(name_of(&node.metadata)).unwrap_or_default();
-        all.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.name.clone()));
-        let going = all.iter().filter(|pod| pods::is_terminating(pod)).count();
-        all.retain(|pod| !pods::is_terminating(pod));
-        let (failed, active) = all.into_iter().partition(|pod| pods::is_terminal(pod));
-        Place { node, fit: fit(&template, &extra, node), active, failed, going }
-    };
-    observed.nodes.iter().map(place).collect()
+    let mut all: Vec<Place<'a>> = Vec::new();
+    for node in observed.nodes {
+        let name = name_of(&node.metadata);
+        let pods = on_node.remove(name).unwrap_or_default();
+        all.push(Place { node: name, fit: Some(fit(&template, &extra, node)), pods });
+    }
+    all.extend(on_node.into_iter().map(|(node, pods)| Place { node, fit: None, pods }));
+    for place in &mut all {
+        place.pods.sort_by_key(|pod| {
+            (!pods::is_bound(pod), pod.metadata.creation_timestamp.clone(), pod.metadata.name.clone())
+        });
+    }
+    all
 }
 
 fn plan(observed: &Observed<'_>) -> Vec<Step> {
@@ -143,150 +132,64 @@ fn plan(observed: &Observed<'_>) -> Vec<Step> {
         return Vec::new();
     }
     let places = places(observed, spec);
-    let (max_surge, max_unavailable) = limits(spec, &places);
-    let mut steps = Vec::new();
-    for place in &places {
-        steps.extend(place.failed.iter().map(|pod| Step::Delete((*pod).clone())));
-        let here = name_of(&place.node.metadata);
-        match place.fit {
-            Fit::No => steps.extend(place.active.iter().map(|pod| Step::Delete((*pod).clone()))),
-            Fit::Run
-                if place.active.is_empty()
-                    && (place.going == 0 || max_surge > 0)
-                    && place.failed.is_empty() =>
-            {
-                steps.push(Step::Create(here.to_owned()));
-            }
-            Fit::Run | Fit::Stay => {
-                let allowed = if max_surge > 0 { keep_with_surge(place, observed.hash) } else { 1 };
-                steps.extend(place.active.iter().skip(allowed).map(|pod| Step::Delete((*pod).clone())));
-            }
-        }
-    }
+    let limits = limits(spec, &places);
+    let mut steps: Vec<Step> =
+        places.iter().flat_map(|place| manage(observed, spec, place, limits.surge > 0)).collect();
     if steps.is_empty() && !is_on_delete(spec) {
-        steps = roll(observed, spec, &places, max_surge, max_unavailable);
+        steps = roll(observed, spec, &places, limits);
     }
-    steps.truncate(BURST_MAX);
+    let (mut creates, mut deletes) = (0, 0);
+    steps.retain(|step| {
+        let count = if matches!(step, Step::Create(_)) { &mut creates } else { &mut deletes };
+        *count += 1;
+        *count <= BURST_MAX
+    });
     steps
 }
 
-/// Two pods may be there while one is old and one is new.
-fn keep_with_surge(place: &Place<'_>, hash: &str) -> usize {
-    let new = place.active.iter().filter(|pod| label(&pod.metadata, HASH) == Some(hash)).count();
-    if new == 1 && place.active.len() == 2 { 2 } else { 1 }
+/// What one node needs, whatever the template.
+fn manage(observed: &Observed<'_>, spec: &DaemonSetSpec, place: &Place<'_>, surges: bool) -> Vec<Step> {
+    let live: Vec<&Arc<Pod>> = place.pods.iter().copied().filter(|pod| !pods::is_terminating(pod)).collect();
+    let delete = |pod: &Arc<Pod>| Step::Delete(pod.clone());
+    match place.fit {
+        Some(Fit::Run) if place.pods.is_empty() => vec![Step::Create(place.node.to_owned())],
+        Some(Fit::Run | Fit::Stay) => {
+            let (ended, running): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
+                live.into_iter().partition(|pod| pods::is_terminal(pod));
+            let replaced = ended
+                .into_iter()
+                .filter(|pod| pods::phase(pod) != "Failed" || !observed.held.contains(place.node))
+                .map(|pod| Step::Replace(pod.clone(), place.node.to_owned()));
+            let mut steps: Vec<Step> = replaced.collect();
+            match (surges, running.is_empty()) {
+                (true, true) if place.fit == Some(Fit::Run) => {
+                    steps.push(Step::Create(place.node.to_owned()));
+                }
+                (true, false) => steps.extend(keep_with_surge(observed, spec, &running)),
+                _ => steps.extend(running.into_iter().skip(1).map(delete)),
+            }
+            steps
+        }
+        Some(Fit::No) => live.into_iter().map(delete).collect(),
+        // Nobody else removes a pod that waits for a node that is gone.
+        None => live.into_iter().filter(|pod| !pods::is_bound(pod)).map(delete).collect(),
+    }
 }
 
 fn is_on_delete(spec: &DaemonSetSpec) -> bool {
     spec.update_strategy.as_ref().is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"))
 }
 
-fn limits(spec: &DaemonSetSpec, places: &[Place<'_>]) -> (usize, usize) {
-    let desired =
-        i32::try_from(places.iter().filter(|place| place.fit == Fit::Run).count()).unwrap_or(i32::MAX);
-    let rolling =
-        spec.update_strategy.clone().and_then(|strategy| strategy.rolling_update).unwrap_or_default();
-    let count = |value: Option<_>, or: i32| {
-        let count = value.and_then(|value| scaled(&value, desired, Rounding::Up).ok()).unwrap_or(or);
-        usize::try_from(count).unwrap_or(0)
-    };
-    let surge = count(rolling.max_surge, 0);
-    let unavailable = count(rolling.max_unavailable, 1);
-    (surge, if surge == 0 { unavailable.max(1) } else { unavailable })
-}
-
-fn roll(
-    observed: &Observed<'_>,
-    spec: &DaemonSetSpec,
-    places: &[Place<'_>],
-    surge: usize,
-    unavailable: usize,
-) -> Vec<Step> {
-    let is_new = |pod: &Pod| label(&pod.metadata, HASH) == Some(observed.hash);
-    let works =
-        |pod: &Pod| availability(pod, spec.min_ready_seconds, observed.now) == Availability::Available;
-    let wanted: Vec<_> = places.iter().filter(|place| place.fit == Fit::Run).collect();
-    let down = wanted.iter().filter(|place| !place.active.iter().any(|pod| works(pod))).count();
-    let surging = wanted.iter().filter(|place| place.active.len() > 1).count();
-    let (mut may_go, mut may_come) = (unavailable.saturating_sub(down), surge.saturating_sub(surging));
-    let mut steps = Vec::new();
-    for place in wanted {
-        let new = place.active.iter().find(|pod| is_new(pod));
-        let Some(old) = place.active.iter().find(|pod| !is_new(pod)) else { continue };
-        match new {
-            Some(new) if works(new) || !works(old) => steps.push(Step::Delete((*old).clone())),
-            Some(_) => {}
-            None if !works(old) => steps.push(Step::Delete((*old).clone())),
-            None if may_come > 0 => {
-                may_come -= 1;
-                steps.push(Step::Create(name_of(&place.node.metadata).to_owned()));
-            }
-            None if surge == 0 && may_go > 0 => {
-                may_go -= 1;
-                steps.push(Step::Delete((*old).clone()));
-            }
-            None => {}
-        }
-    }
-    steps
-}
-
-fn status(observed: &Observed<'_>, spec: &DaemonSetSpec) -> (DaemonSetStatus, Option<Duration>) {
-    let (mut desired, mut current, mut misplaced, mut ready, mut available, mut updated) = (0, 0, 0, 0, 0, 0);
-    let mut next: Option<Duration> = None;
-    for place in places(observed, spec) {
-        if place.fit != Fit::Run {
-            misplaced += i32::from(!place.active.is_empty() && place.fit == Fit::No);
-            if place.fit == Fit::No || place.active.is_empty() {
-                continue;
-            }
-        }
-        desired += 1;
-        current += i32::from(!place.active.is_empty());
-        let newest = place.active.iter().find(|pod| label(&pod.metadata, HASH) == Some(observed.hash));
-        updated += i32::from(newest.is_some());
-        let states: Vec<_> =
-            place.active.iter().map(|pod| availability(pod, spec.min_ready_seconds, observed.now)).collect();
-        ready += i32::from(states.iter().any(|state| *state != Availability::NotReady));
-        available += i32::from(states.contains(&Availability::Available));
-        for state in states {
-            if let Availability::In(wait) = state {
-                next = Some(next.map_or(wait, |earlier| earlier.min(wait)));
-            }
-        }
-    }
-    let old = observed.set.status.clone().unwrap_or_default();
-    let status = DaemonSetStatus {
-        current_number_scheduled: current,
-        desired_number_scheduled: desired,
-        number_misscheduled: misplaced,
-        number_ready: ready,
-        number_available: Some(available).filter(|count| *count > 0),
-        number_unavailable: Some(desired - available).filter(|count| *count > 0),
-        updated_number_scheduled: Some(updated).filter(|count| *count > 0),
-        observed_generation: observed.set.metadata.generation,
-        collision_count: old.collision_count,
-        conditions: old.conditions,
-    };
-    (status, next)
-}
-
-fn pod_for(set: &DaemonSet, spec: &DaemonSetSpec, node: &str, hash: &str) -> Pod {
-    let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-    let mut pod =
-        pod_of(&spec.template, owners::controller_reference(set), namespace, name_of(&set.metadata));
-    pod.metadata.labels.get_or_insert_default().insert(HASH.to_owned(), hash.to_owned());
-    let inner = pod.spec.get_or_insert_default();
-    inner.tolerations.get_or_insert_default().extend(tolerations(spec));
-    let field = NodeSelectorRequirement {
-        key: "metadata.name".to_owned(),
-        operator: "In".to_owned(),
-        values: Some(vec![node.to_owned()]),
-    };
-    let term = NodeSelectorTerm { match_fields: Some(vec![field]), match_expressions: None };
-    let affinity = inner.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
-    affinity.required_during_scheduling_ignored_during_execution =
-        Some(NodeSelector { node_selector_terms: vec![term] });
-    pod
+/// The revisions beyond the limit that no pod needs, the oldest first.
+fn surplus<'a>(
+    history: &'a History,
+    in_use: &BTreeSet<&str>,
+    limit: Option<i32>,
+) -> Vec<&'a Arc<ControllerRevision>> {
+    let current = name_of(&history.update.metadata);
+    let old: Vec<_> = history.all.iter().filter(|one| name_of(&one.metadata) != current).collect();
+    let count = old.len().saturating_sub(usize::try_from(limit.unwrap_or(10)).unwrap_or(0));
+    old.into_iter().filter(|one| !in_use.contains(revisions::hash_of(one))).take(count).collect()
 }
 
 #[async_trait]
@@ -308,12 +211,14 @@ impl Controller for DaemonSetController {
         Self {
             client: setup.client.clone(),
             clock: setup.clock,
+            events: setup.events(),
             sets,
             pods,
             nodes,
             revisions: setup.read::<ControllerRevision>(),
             control: PodControl::new(setup.client.clone(), setup.events()),
             expectations: Expectations::default(),
+            failures: Failures::default(),
         }
     }
 
@@ -325,24 +230,32 @@ impl Controller for DaemonSetController {
         let Some(spec) = set.spec.as_ref().filter(|_| !owners::is_deleting(&set.metadata)) else {
             return Ok(Action::Done);
         };
+        if owners::is_empty(&spec.selector) {
+            let why = "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.events.warning(&*set, "SelectingAll", why);
+            return Ok(Action::Done);
+        }
         let settled = self.expectations.are_met(key, &*self.pods);
         let pods =
             claim_all(&self.client, &*set, &spec.selector, self.pods.in_namespace(&key.namespace)).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
         let history =
             revisions::ensure(&self.client, &self.revisions, &*set, &spec.template, collisions).await?;
-        let hash = revisions::hash_of(&history.update);
-        let nodes = self.nodes.all();
-        let observed = Observed { set: &set, nodes: &nodes, pods: &pods, hash, now: self.clock.now() };
-        if settled {
-            self.apply(key, &set, spec, hash, plan(&observed)).await?;
-        }
-        let (status, next) = status(&observed, spec);
+        let (nodes, hash) = (self.nodes.all(), revisions::hash_of(&history.update));
+        let (held, wait) = self.failures.held(&set, &pods);
+        let observed =
+            Observed { set: &set, nodes: &nodes, pods: &pods, hash, held: &held, now: self.clock.now() };
+        let done = match settled {
+            true => self.apply(key, &observed, spec, plan(&observed)).await,
+            false => Ok(()),
+        };
+        let (status, next) = status(&observed, spec, settled);
         self.write_status(&set, status).await?;
-        let in_use: BTreeSet<String> =
-            pods.iter().filter_map(|pod| label(&pod.metadata, HASH)).map(ToOwned::to_owned).collect();
-        revisions::forget_old(&self.client, &history, &in_use, spec.revision_history_limit).await?;
-        Ok(Action::after(next))
+        done?;
+        if settled {
+            self.forget_old(&history, &pods, spec.revision_history_limit).await?;
+        }
+        Ok(Action::after(wait.into_iter().chain(next).min()))
     }
 }
 
@@ -374,31 +287,64 @@ impl DaemonSetController {
     async fn apply(
         &self,
         key: &ObjectKey,
-        set: &DaemonSet,
+        observed: &Observed<'_>,
         spec: &DaemonSetSpec,
-        hash: &str,
         steps: Vec<Step>,
     ) -> Result<(), kube::Error> {
+        let (set, hash) = (observed.set, observed.hash);
         let (mut nodes, mut gone) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
                 Step::Create(node) => nodes.push(node),
                 Step::Delete(pod) => gone.push(pod),
+                Step::Replace(pod, node) => {
+                    self.tell_ended(set, &pod, &node);
+                    gone.push(pod);
+                }
             }
         }
+        let nodes = &nodes;
+        let created = slow_start(nodes.len(), |index| async move {
+            match self.control.create(set, &pod_for(set, spec, &nodes[index], hash)).await {
+                Ok(created) => self.expectations.created(key, &self.pods, &created),
+                Err(error) if is_namespace_going(&error) => {}
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+        .await;
         let deletions = gone.iter().map(|pod| async {
             self.control.delete(set, pod).await?;
             self.expectations.deleted(key, &**pod);
             Ok(())
         });
         join_all(deletions).await.into_iter().collect::<Result<Vec<()>, kube::Error>>()?;
-        let nodes = &nodes;
-        slow_start(nodes.len(), |index| async move {
-            let created = self.control.create(set, &pod_for(set, spec, &nodes[index], hash)).await?;
-            self.expectations.created(key, &self.pods, &created);
-            Ok(())
-        })
-        .await
+        created
+    }
+
+    fn tell_ended(&self, set: &DaemonSet, pod: &Pod, node: &str) {
+        let name = ObjectKey::of(pod);
+        if pods::phase(pod) == "Failed" {
+            self.failures.note(FailedAt::of(set, node));
+            let message = format!("Found failed daemon pod {name} on node {node}, will try to kill it");
+            self.events.warning(set, "FailedDaemonPod", &message);
+        } else {
+            let message = format!("Found succeeded daemon pod {name} on node {node}, will try to delete it");
+            self.events.normal(set, "SucceededDaemonPod", &message);
+        }
+    }
+
+    async fn forget_old(
+        &self,
+        history: &History,
+        pods: &[Arc<Pod>],
+        limit: Option<i32>,
+    ) -> Result<(), kube::Error> {
+        let in_use: BTreeSet<&str> = pods.iter().filter_map(|pod| label(&pod.metadata, HASH)).collect();
+        for revision in surplus(history, &in_use, limit) {
+            delete_exactly(&self.client, &**revision, DeleteParams::default()).await?;
+        }
+        Ok(())
     }
 
     async fn write_status(&self, set: &DaemonSet, status: DaemonSetStatus) -> Result<(), kube::Error> {
@@ -413,107 +359,4 @@ impl DaemonSetController {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn set(strategy: serde_json::Value) -> DaemonSet {
-        let spec = json!({
-            "selector": {"matchLabels": {"app": "d"}}, "updateStrategy": strategy,
-            "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": []}},
-        });
-        serde_json::from_value(
-            json!({"metadata": {"name": "d", "namespace": "ns", "uid": "d"}, "spec": spec}),
-        )
-        .unwrap()
-    }
-
-    fn node(name: &str, taints: serde_json::Value) -> Arc<Node> {
-        Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"taints": taints}})).unwrap(),
-        )
-    }
-
-    fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Arc<Pod> {
-        let ready = if ready { "True" } else { "False" };
-        let pod = json!({
-            "metadata": {"name": name, "labels": {HASH: hash}}, "spec": {"nodeName": node, "containers": []},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
-        });
-        Arc::new(serde_json::from_value(pod).unwrap())
-    }
-
-    fn check(set: &DaemonSet, nodes: &[Arc<Node>], pods: &[Arc<Pod>], expected: &[&str]) {
-        let told: Vec<String> = plan(&Observed { set, nodes, pods, hash: "new", now: DateTime::UNIX_EPOCH })
-            .iter()
-            .map(|step| match step {
-                Step::Create(node) => format!("create on {node}"),
-                Step::Delete(pod) => format!("delete {}", name_of(&pod.metadata)),
-            })
-            .collect();
-        assert_eq!(told, expected);
-    }
-
-    fn two_nodes() -> [Arc<Node>; 2] {
-        [node("n1", json!([])), node("n2", json!([]))]
-    }
-
-    #[test]
-    fn each_node_gets_a_pod() {
-        check(&set(json!({})), &two_nodes(), &[pod("a", "n1", "new", true)], &["create on n2"]);
-    }
-
-    #[test]
-    fn a_tainted_node_gets_none_but_one_in_trouble_does() {
-        let nodes = [
-            node("n1", json!([{"key": "mine", "effect": "NoSchedule"}])),
-            node("n2", json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}])),
-        ];
-        check(&set(json!({})), &nodes, &[], &["create on n2"]);
-    }
-
-    #[test]
-    fn a_second_pod_on_a_node_goes() {
-        let pods = [pod("a", "n1", "new", true), pod("b", "n1", "new", true), pod("c", "n2", "new", true)];
-        check(&set(json!({})), &two_nodes(), &pods, &["delete b"]);
-    }
-
-    #[test]
-    fn an_update_takes_one_node_at_a_time() {
-        check(
-            &set(json!({})),
-            &two_nodes(),
-            &[pod("a", "n1", "old", true), pod("b", "n2", "old", true)],
-            &["delete a"],
-        );
-        check(
-            &set(json!({})),
-            &two_nodes(),
-            &[pod("a", "n1", "new", false), pod("b", "n2", "old", true)],
-            &[],
-        );
-        check(
-            &set(json!({})),
-            &two_nodes(),
-            &[pod("a", "n1", "new", true), pod("b", "n2", "old", true)],
-            &["delete b"],
-        );
-    }
-
-    #[test]
-    fn an_update_with_surge_starts_the_new_pod_first() {
-        let surge = set(json!({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}));
-        let nodes = [node("n1", json!([]))];
-        check(&surge, &nodes, &[pod("a", "n1", "old", true)], &["create on n1"]);
-        check(&surge, &nodes, &[pod("a", "n1", "old", true), pod("b", "n1", "new", false)], &[]);
-        check(&surge, &nodes, &[pod("a", "n1", "old", true), pod("b", "n1", "new", true)], &["delete a"]);
-    }
-
-    #[test]
-    fn the_pod_is_pinned_to_its_node() {
-        let set = set(json!({}));
-        let pod = pod_for(&set, set.spec.as_ref().unwrap(), "n7", "h");
-        assert_eq!(node_of(&pod), Some("n7"));
-    }
-}
+mod tests;

@@ -190,7 +190,7 @@ impl Controller for EndpointsController {
     const NAME: &'static str = "endpoints-controller";
 
     fn watches(setup: &Setup<'_>) -> Self {
-        let services = setup.watch_own::<Service>();
+        let services = setup.read::<Service>();
         let gone: Arc<Mutex<BTreeSet<ObjectKey>>> = Arc::default();
         let noted = gone.clone();
         services.subscribe(move |change| match (change.old, change.new) {
@@ -198,6 +198,7 @@ impl Controller for EndpointsController {
             (_, Some(new)) => drop(noted.lock().remove(&ObjectKey::of(&**new))),
             (None, None) => {}
         });
+        setup.subscribe(&services, |service| vec![ObjectKey::of(service)]);
         let selecting = services.clone();
         let pods = setup.watch::<Pod>(move |pod| service_pods::services_of(pod, &selecting));
         let endpoints = setup.watch_own::<Endpoints>();

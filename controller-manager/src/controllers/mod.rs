@@ -19,6 +19,7 @@ mod endpointslice_mirroring;
 mod garbage_collector;
 mod job;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod persistent_volume_claim_protection;
 mod persistent_volume_protection;
@@ -27,6 +28,7 @@ mod replicaset;
 mod replicationcontroller;
 mod resource_quota;
 mod root_ca_certificate_publisher;
+mod service_cidr;
 mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
@@ -60,7 +62,9 @@ pub(crate) static ALL: &[Definition] = &[
     def::<endpointslice::EndpointSliceController>(),
     def::<endpoints::EndpointsController>(),
     def::<endpointslice_mirroring::EndpointSliceMirroring>(),
+    def::<service_cidr::ServiceCidrController>(),
     def::<disruption::DisruptionController>(),
+    def::<node_ipam::NodeIpam>(),
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),
     def::<pod_garbage_collector::PodGarbageCollector>(),

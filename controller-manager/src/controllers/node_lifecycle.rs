@@ -1,158 +1,119 @@
 //! `node-lifecycle-controller`: notices that a node is silent and taints nodes by their conditions.
 //!
+//! `health` says what is known of a silent node, `taints` what follows from conditions, `zones` how many
+//! nodes may be emptied at a time.
+//!
 //! # Watches
 //! Nodes, and the leases in `kube-node-lease`.
 //!
 //! # Writes
-//! Node conditions (Unknown when silent), node taints, and the Ready condition of pods on nodes that are
-//! not ready.
+//! Node conditions (Unknown when silent), node taints and the `beta.kubernetes.io` copies of labels, and the
+//! Ready condition of pods on nodes that fell silent.
 //!
 //! # Guarantees
-//! A node that renews neither its lease nor its status for the grace period (40 s) is Unknown; silence is
+//! A node that renews neither its lease nor its status for the grace period (50 s) is Unknown; silence is
 //! measured on this process' clock from when it last saw a renewal, so skewed clocks and a restart of
-//! this process evict nobody early. Only taints of this controller are touched.
+//! this process evict nobody early. Only taints of this controller are touched. Of each zone one node in ten
+//! seconds is emptied; fewer or none when much of the zone is not ready; none at all while no node is ready.
 //!
 //! # Differs from Kubernetes
-//! No zones: evictions are not slowed down when many nodes fail at once.
+//! Nothing known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{conditions, pods};
+use api_types::pods;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use component_base::clock::{Clock, time_of};
+use component_base::clock::Clock;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::controllers::node_lifecycle::health::{conditions_of, is_ready, silenced};
+use crate::controllers::node_lifecycle::taints::{Eviction, evicting, is_evicting, taints};
+use crate::controllers::node_lifecycle::zones::{ZoneKey, Zones};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::name_of;
+use crate::owners::{label, name_of};
 use crate::pods::ready_condition;
+use crate::queue::Queue;
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-/// Conditions besides Ready, the status that taints, and the taint.
-const PRESSURES: [(&str, &str); 4] = [
-    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
-    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
-    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
-];
+mod health;
+mod taints;
+mod zones;
+
+/// Labels that clients of old know under another name.
+const LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
+const REGION: [&str; 2] = ["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"];
+const ZONE: [&str; 2] = ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
+/// Nodes that say nothing about their zone.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 
 pub(crate) struct NodeLifecycle {
     client: Client,
     clock: Clock,
     events: Events,
+    queue: Queue,
     grace: Duration,
     nodes: Arc<Informer<Node>>,
     pods: Arc<Informer<Pod>>,
     heard: Arc<Mutex<HashMap<String, Instant>>>,
+    zones: Mutex<Zones>,
+    /// Nodes that fell silent and whose pods are yet to be marked.
+    unmarked: Mutex<HashSet<String>>,
+    /// The nodes that were told of, by uid.
+    registered: Mutex<HashMap<String, Option<String>>>,
 }
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
+    SetLabels(Vec<(String, String)>),
     SetConditions(Vec<NodeCondition>),
     SetTaints(Vec<Taint>),
-    /// Pods there do not serve any more.
-    MarkPodsNotReady,
 }
 
-fn plan(node: &Node, silent: bool, now: DateTime<Utc>) -> Vec<Step> {
+fn plan(node: &Node, silent: bool, eviction: Eviction, now: DateTime<Utc>) -> Vec<Step> {
     let mut steps = Vec::new();
-    let all = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let after = if silent { silenced(&all, now) } else { all.clone() };
+    let missing = LABELS.iter().filter_map(|(stable, copy)| {
+        let value = label(&node.metadata, stable)?;
+        (label(&node.metadata, copy) != Some(value)).then(|| ((*copy).to_owned(), value.to_owned()))
+    });
+    let missing: Vec<_> = missing.collect();
+    if !missing.is_empty() {
+        steps.push(Step::SetLabels(missing));
+    }
+    let all = conditions_of(node);
+    let after = if silent { silenced(node, now) } else { all.clone() };
     if after != all {
         steps.push(Step::SetConditions(after.clone()));
     }
-    let old = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
-    let wanted = taints(&old, &after, unschedulable, now);
+    let old = taints_of(node);
+    let wanted = taints(old, &after, unschedulable, eviction, now);
     if wanted != old {
         steps.push(Step::SetTaints(wanted));
-    }
-    if conditions::find(&after, "Ready").is_some_and(|ready| ready.status != "True") {
-        steps.push(Step::MarkPodsNotReady);
     }
     steps
 }
 
-/// The conditions of a node that is not heard of.
-fn silenced(all: &[NodeCondition], now: DateTime<Utc>) -> Vec<NodeCondition> {
-    let mut after = all.to_vec();
-    for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
-        let unknown = |reason: &str, message: &str, beat| NodeCondition {
-            type_: type_.to_owned(),
-            status: "Unknown".to_owned(),
-            reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()),
-            last_heartbeat_time: beat,
-            last_transition_time: Some(time_of(now)),
-        };
-        match conditions::find(all, type_) {
-            Some(known) if known.status == "Unknown" => {}
-            Some(known) => {
-                let beat = known.last_heartbeat_time.clone();
-                conditions::set(
-                    &mut after,
-                    unknown("NodeStatusUnknown", "Kubelet stopped posting node status.", beat),
-                );
-            }
-            None => {
-                let beat = Some(time_of(now));
-                conditions::set(
-                    &mut after,
-                    unknown("NodeStatusNeverUpdated", "Kubelet never posted node status.", beat),
-                );
-            }
-        }
-    }
-    after
+fn taints_of(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
 }
 
-/// The taints a node should have: others' as they are, ours by its conditions.
-fn taints(old: &[Taint], all: &[NodeCondition], unschedulable: bool, now: DateTime<Utc>) -> Vec<Taint> {
-    let mut wanted: Vec<(&str, &str)> = Vec::new();
-    let ready = conditions::find(all, "Ready").map(|ready| ready.status.as_str());
-    match ready {
-        Some("True") => {}
-        Some("Unknown") => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
-        Some(_) => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        None => wanted.push((NOT_READY, "NoSchedule")),
-    }
-    let pressing = PRESSURES.iter().filter(|(type_, _)| conditions::is_true(all, type_));
-    wanted.extend(pressing.map(|(_, key)| (*key, "NoSchedule")));
-    if unschedulable {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    let ours = |key: &str| {
-        [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key) || PRESSURES.iter().any(|(_, one)| *one == key)
+fn zone_of(node: &Node) -> ZoneKey {
+    let first = |names: [&str; 2]| {
+        names.iter().find_map(|name| label(&node.metadata, name)).unwrap_or_default().to_owned()
     };
-    let asked =
-        |taint: &Taint| wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect);
-    let mut after: Vec<Taint> =
-        old.iter().filter(|taint| !ours(&taint.key) || asked(taint)).cloned().collect();
-    for (key, effect) in wanted {
-        if !after.iter().any(|taint| taint.key == key && taint.effect == effect) {
-            let time = Some(time_of(now));
-            after.push(Taint {
-                key: key.to_owned(),
-                effect: effect.to_owned(),
-                value: None,
-                time_added: time,
-            });
-        }
-    }
-    after
+    ZoneKey { region: first(REGION), zone: first(ZONE) }
 }
 
 #[async_trait]
@@ -165,11 +126,10 @@ impl Controller for NodeLifecycle {
         let beats = heard.clone();
         nodes.subscribe(move |change| {
             let beat = |node: &Arc<Node>| {
-                let all = node.status.as_ref()?.conditions.as_deref()?;
-                conditions::find(all, "Ready")
-                    .filter(|ready| ready.status != "Unknown")?
-                    .last_heartbeat_time
-                    .clone()
+                let all = conditions_of(node);
+                let ready =
+                    api_types::conditions::find(&all, "Ready").filter(|ready| ready.status != "Unknown")?;
+                ready.last_heartbeat_time.clone()
             };
             let Some(node) = change.new.or(change.old) else { return };
             let name = name_of(&node.metadata).to_owned();
@@ -190,53 +150,137 @@ impl Controller for NodeLifecycle {
             client: setup.client.clone(),
             clock: setup.clock,
             events: setup.events(),
+            queue: setup.queue.clone(),
             grace: setup.config.node_monitor_grace_period,
             nodes,
             pods: setup.read::<Pod>(),
             heard,
+            zones: Mutex::new(Zones::new(setup.config.eviction_rates)),
+            unmarked: Mutex::default(),
+            registered: Mutex::default(),
         }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
-        let Some(node) = self.nodes.get(key) else { return Ok(Action::Done) };
-        let silence = self.heard.lock().entry(key.name.clone()).or_insert_with(Instant::now).elapsed();
+        let node = self.nodes.get(key);
+        self.tell_of(&key.name, node.as_deref());
+        let Some(node) = node else {
+            self.unmarked.lock().remove(&key.name);
+            self.look_at_zones();
+            return Ok(Action::Done);
+        };
+        let silence = self.silence_of(&key.name);
         let silent = silence >= self.grace;
-        for step in plan(&node, silent, self.clock.now()) {
+        let (eviction, wait) = self.may_evict(&node, silent);
+        for step in plan(&node, silent, eviction, self.clock.now()) {
             self.apply(&node, step).await?;
         }
+        self.mark_pods(&node).await?;
         let left = if silent { self.grace } else { self.grace.saturating_sub(silence) };
+        let left = wait.map_or(left, |wait| wait.min(left));
         Ok(Action::RequeueAfter(left.max(Duration::from_millis(100))))
     }
 }
 
 impl NodeLifecycle {
+    fn silence_of(&self, name: &str) -> Duration {
+        self.heard.lock().entry(name.to_owned()).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Tells of nodes that came or went.
+    fn tell_of(&self, name: &str, node: Option<&Node>) {
+        let before = match node {
+            Some(node) => self.registered.lock().insert(name.to_owned(), node.metadata.uid.clone()),
+            None => self.registered.lock().remove(name),
+        };
+        match (before, node) {
+            (None, Some(node)) => {
+                let message = format!("Registered Node {name} in Controller");
+                self.events.normal(node, "RegisteredNode", &message);
+            }
+            (Some(uid), None) => {
+                let metadata = ObjectMeta { name: Some(name.to_owned()), uid, ..ObjectMeta::default() };
+                let gone = Node { metadata, ..Node::default() };
+                self.events.normal(&gone, "RemovingNode", &format!("Removing Node {name} from Controller"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts who is ready in each zone. When the last node falls, or the first one rises, that concerns all.
+    fn look_at_zones(&self) {
+        let nodes = self.nodes.all();
+        let counted = nodes.iter().filter(|node| label(&node.metadata, EXCLUDED).is_none()).map(|node| {
+            let alive = self.silence_of(name_of(&node.metadata)) < self.grace;
+            (zone_of(node), alive && is_ready(node))
+        });
+        let counted: Vec<_> = counted.collect();
+        if self.zones.lock().observe(counted.into_iter()) {
+            nodes.iter().for_each(|node| self.queue.add(ObjectKey::of(&**node)));
+        }
+    }
+
+    /// Whether the node may be emptied, and when to ask again if not.
+    fn may_evict(&self, node: &Node, silent: bool) -> (Eviction, Option<Duration>) {
+        let after = if silent { silenced(node, self.clock.now()) } else { conditions_of(node) };
+        let in_trouble = evicting(&after).is_some();
+        if in_trouble || self.zones.lock().all_down() {
+            self.look_at_zones();
+        }
+        let mut zones = self.zones.lock();
+        match (in_trouble, zones.all_down()) {
+            (false, _) => (Eviction::NotYet, None),
+            (true, true) => (Eviction::Never, None),
+            (true, false) if is_evicting(taints_of(node)) => (Eviction::NotYet, None),
+            (true, false) => match zones.take(&zone_of(node), Instant::now()) {
+                Ok(()) => (Eviction::Now, None),
+                Err(wait) => (Eviction::NotYet, Some(wait)),
+            },
+        }
+    }
+
     async fn apply(&self, node: &Node, step: Step) -> Result<(), kube::Error> {
         let api: Api<Node> = Api::all(self.client.clone());
         let name = name_of(&node.metadata);
         let version = &node.metadata.resource_version;
         match step {
+            Step::SetLabels(labels) => {
+                let labels: HashMap<String, String> = labels.into_iter().collect();
+                let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
+                api.patch(name, &PatchParams::default(), &patch).await?;
+            }
             Step::SetConditions(all) => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": all}});
                 api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-                self.events.normal(node, "NodeNotReady", &format!("Node {name} status is now: NodeNotReady"));
+                if is_ready(node) {
+                    self.unmarked.lock().insert(name.to_owned());
+                    let message = format!("Node {name} status is now: NodeNotReady");
+                    self.events.normal(node, "NodeNotReady", &message);
+                }
             }
             Step::SetTaints(taints) => {
                 // Taints belong to several; the version keeps a concurrent change of another's from being lost.
                 let fresh = api.get(name).await?;
-                let unchanged = fresh.spec.as_ref().and_then(|spec| spec.taints.as_ref())
-                    == node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
-                if unchanged {
+                if taints_of(&fresh) == taints_of(node) {
                     let version = fresh.metadata.resource_version;
                     let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
                     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
                 }
             }
-            Step::MarkPodsNotReady => {
-                for pod in self.pods.on_node(name).iter().filter(|pod| pods::is_ready(pod)) {
-                    self.mark_not_ready(pod).await?;
-                }
-            }
         }
+        Ok(())
+    }
+
+    /// The pods of a node that fell silent do not serve any more.
+    async fn mark_pods(&self, node: &Node) -> Result<(), kube::Error> {
+        let name = name_of(&node.metadata);
+        if !self.unmarked.lock().contains(name) {
+            return Ok(());
+        }
+        for pod in self.pods.on_node(name).iter().filter(|pod| pods::is_ready(pod)) {
+            self.mark_not_ready(pod).await?;
+        }
+        self.unmarked.lock().remove(name);
         Ok(())
     }
 
@@ -276,14 +320,18 @@ mod tests {
     }
 
     fn check(node: &Node, silent: bool, expected: &[&str]) {
-        let told: Vec<String> = plan(node, silent, DateTime::UNIX_EPOCH).iter().map(tell).collect();
+        check_eviction(node, silent, Eviction::Now, expected);
+    }
+
+    fn check_eviction(node: &Node, silent: bool, eviction: Eviction, expected: &[&str]) {
+        let told: Vec<String> = plan(node, silent, eviction, DateTime::UNIX_EPOCH).iter().map(tell).collect();
         assert_eq!(told, expected);
     }
 
     fn tell(step: &Step) -> String {
         match step {
             Step::SetConditions(all) => {
-                let ready = conditions::find(all, "Ready").unwrap();
+                let ready = api_types::conditions::find(all, "Ready").unwrap();
                 format!("Ready {} {}", ready.status, ready.reason.as_deref().unwrap_or_default())
             }
             Step::SetTaints(taints) => {
@@ -291,24 +339,21 @@ mod tests {
                     |taint: &Taint| format!("{}:{}", taint.key.rsplit('/').next().unwrap(), taint.effect);
                 format!("taints {}", taints.iter().map(short).collect::<Vec<_>>().join(" "))
             }
-            Step::MarkPodsNotReady => "pods not ready".to_owned(),
+            Step::SetLabels(labels) => format!("labels {labels:?}"),
         }
     }
 
     #[test]
     fn a_silent_node_becomes_unknown_and_unreachable() {
-        let steps = [
-            "Ready Unknown NodeStatusUnknown",
-            "taints unreachable:NoSchedule unreachable:NoExecute",
-            "pods not ready",
-        ];
+        let steps =
+            ["Ready Unknown NodeStatusUnknown", "taints unreachable:NoSchedule unreachable:NoExecute"];
         check(&node(Some("True"), json!([]), false), true, &steps);
     }
 
     #[test]
     fn a_ready_node_loses_our_taints_and_keeps_others() {
         let taints = json!([
-            {"key": UNREACHABLE, "effect": "NoExecute"}, {"key": NOT_READY, "effect": "NoSchedule"},
+            {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}, {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
             {"key": "mine", "effect": "NoSchedule"},
         ]);
         check(&node(Some("True"), taints, false), false, &["taints mine:NoSchedule"]);
@@ -327,5 +372,36 @@ mod tests {
     #[test]
     fn a_node_as_it_should_be_is_left_alone() {
         check(&node(Some("True"), json!([]), false), false, &[]);
+    }
+
+    #[test]
+    fn pods_are_driven_off_only_when_that_is_allowed() {
+        let node = node(Some("Unknown"), json!([]), false);
+        check_eviction(&node, false, Eviction::NotYet, &["taints unreachable:NoSchedule"]);
+        check_eviction(&node, false, Eviction::Never, &["taints unreachable:NoSchedule"]);
+    }
+
+    #[test]
+    fn what_was_begun_goes_on_or_is_taken_back() {
+        let taint = |effect: &str| json!({"key": "node.kubernetes.io/not-ready", "effect": effect});
+        let node = node(Some("Unknown"), json!([taint("NoExecute"), taint("NoSchedule")]), false);
+        let swapped = ["taints unreachable:NoSchedule unreachable:NoExecute"];
+        check_eviction(&node, false, Eviction::NotYet, &swapped);
+        check_eviction(&node, false, Eviction::Never, &["taints unreachable:NoSchedule"]);
+    }
+
+    #[test]
+    fn old_names_of_labels_follow_the_new_ones() {
+        let mut node = node(Some("True"), json!([]), false);
+        node.metadata.labels = Some([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
+        check(&node, false, &["labels [(\"beta.kubernetes.io/os\", \"linux\")]"]);
+    }
+
+    #[test]
+    fn a_node_that_never_reported_is_unknown_since_it_came() {
+        let steps = plan(&node(None, json!([]), false), true, Eviction::Now, DateTime::UNIX_EPOCH);
+        let Some(Step::SetConditions(all)) = steps.first() else { panic!("{steps:?}") };
+        assert!(all.iter().all(|one| one.reason.as_deref() == Some("NodeStatusNeverUpdated")));
+        assert_eq!(all.len(), 4);
     }
 }

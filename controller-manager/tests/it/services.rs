@@ -152,6 +152,11 @@ async fn endpoints_without_a_service_are_left_alone_and_those_of_one_go_with_it(
         cluster.create::<Endpoints>(endpoints(name)).await;
     }
     cluster.patch::<Endpoints>("alone", json!({"metadata": {"labels": {"updated": "yes"}}})).await;
+    cluster
+        .until_idle("the mirror, which shows that the controllers run", || async {
+            (!slices(&cluster, "owned").await.is_empty()).then_some(())
+        })
+        .await;
     cluster.api::<Service>("default").delete("owned", &DeleteParams::default()).await.unwrap();
     cluster
         .until_idle("only the endpoints that never had a service", || async {
