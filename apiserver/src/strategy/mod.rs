@@ -179,6 +179,7 @@ static ROWS: &[Row] = &[
     def("secrets", &small::Secrets),
     def("services", &services::Services),
     def(crd::STORAGE, &definition::Definitions),
+    def("apps/daemonsets", &workloads::DaemonSets),
     def("apps/deployments", &workloads::Deployments),
     def("apps/statefulsets", &workloads::StatefulSets),
     def("batch/jobs", &jobs::Jobs),

@@ -30,6 +30,7 @@ use crate::endpoint_slices::HEADLESS;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, name_of};
+use crate::pod_control::is_namespace_going;
 use crate::service_pods::{self, TargetPort};
 use crate::trigger_times::{self, TriggerTimes};
 
@@ -225,6 +226,9 @@ impl Controller for EndpointsController {
         let changed_at = self.times.note(&service, &pods);
         let step = plan(&service, &pods, existing.as_deref(), changed_at);
         if let Err(error) = self.apply(key, step).await {
+            if is_namespace_going(&error) {
+                return Ok(Action::Done);
+            }
             let (reason, what) = match existing {
                 None => ("FailedToCreateEndpoint", "Failed to create endpoint for service"),
                 Some(_) => ("FailedToUpdateEndpoint", "Failed to update endpoint"),

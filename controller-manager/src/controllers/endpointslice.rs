@@ -36,7 +36,7 @@ use crate::expectations::Expectations;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, label, name_of};
-use crate::pod_control::delete_exactly;
+use crate::pod_control::{delete_exactly, is_namespace_going};
 use crate::service_pods::{self, Family, TargetPort};
 use crate::trigger_times::{self, TriggerTimes};
 
@@ -315,6 +315,9 @@ impl Controller for EndpointSliceController {
             Observed { service: &service, pods: &pods, zones: &zones, slices: &slices, changed_at };
         for step in plan(&observed) {
             if let Err(error) = self.apply(key, step).await {
+                if is_namespace_going(&error) {
+                    return Ok(Action::Done);
+                }
                 let why = format!("Error updating Endpoint Slices for Service {key}: {error}");
                 self.events.warning(&*service, "FailedToUpdateEndpointSlices", &why);
                 return Err(error.into());

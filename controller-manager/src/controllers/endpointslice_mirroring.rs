@@ -29,7 +29,7 @@ use crate::expectations::Expectations;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, annotation, label, name_of};
-use crate::pod_control::delete_exactly;
+use crate::pod_control::{delete_exactly, is_namespace_going};
 use crate::service_pods::{Family, TargetPort};
 use crate::trigger_times::LAST_CHANGE;
 
@@ -230,7 +230,10 @@ impl Controller for EndpointSliceMirroring {
             service_of(slice, MANAGER).as_ref() == Some(key) && !owners::is_deleting(&slice.metadata)
         });
         for step in plan(mirrored.as_deref(), &slices) {
-            self.apply(key, mirrored.as_deref(), step).await?;
+            match self.apply(key, mirrored.as_deref(), step).await {
+                Err(error) if is_namespace_going(&error) => return Ok(Action::Done),
+                applied => applied?,
+            }
         }
         Ok(Action::Done)
     }

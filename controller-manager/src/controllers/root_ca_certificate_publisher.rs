@@ -23,9 +23,11 @@ use kube::{Api, Client};
 use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::is_deleting;
+use crate::owners::{annotation, is_deleting};
+use crate::pod_control::is_namespace_going;
 
 const NAME: &str = "kube-root-ca.crt";
+const DESCRIBED: &str = "kubernetes.io/description";
 const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
 
 pub(crate) struct RootCaCertificatePublisher {
@@ -39,12 +41,18 @@ fn wanted(certificate: &str) -> ConfigMap {
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(NAME.to_owned()),
-            annotations: Some([("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned())].into()),
+            annotations: Some([(DESCRIBED.to_owned(), DESCRIPTION.to_owned())].into()),
             ..ObjectMeta::default()
         },
         data: Some([("ca.crt".to_owned(), certificate.to_owned())].into()),
         ..ConfigMap::default()
     }
+}
+
+/// Whether the certificate is the right one, and somebody says what it is for.
+fn is_as_wanted(map: &ConfigMap, wanted: &ConfigMap) -> bool {
+    map.data == wanted.data
+        && annotation(&map.metadata, DESCRIBED).is_some_and(|description| !description.is_empty())
 }
 
 #[async_trait]
@@ -68,13 +76,33 @@ impl Controller for RootCaCertificatePublisher {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &key.name);
         let wanted = wanted(certificate);
         match self.maps.get(&ObjectKey::new(&key.name, NAME)) {
-            Some(map) if map.data == wanted.data => {}
+            Some(map) if is_as_wanted(&map, &wanted) => {}
             Some(map) => {
-                let restored = ConfigMap { data: wanted.data, ..ConfigMap::clone(&map) };
+                let mut restored = ConfigMap { data: wanted.data, ..ConfigMap::clone(&map) };
+                let described = wanted.metadata.annotations.unwrap_or_default();
+                restored.metadata.annotations.get_or_insert_default().extend(described);
                 api.replace(NAME, &PostParams::default(), &restored).await?;
             }
-            None => drop(api.create(&PostParams::default(), &wanted).await?),
+            None => match api.create(&PostParams::default(), &wanted).await {
+                Err(error) if !is_namespace_going(&error) => return Err(error.into()),
+                _ => {}
+            },
         }
         Ok(Action::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_was_changed_is_restored() {
+        let right = wanted("a");
+        assert!(is_as_wanted(&right, &wanted("a")));
+        assert!(!is_as_wanted(&right, &wanted("b")));
+        let mut undescribed = right;
+        undescribed.metadata.annotations = None;
+        assert!(!is_as_wanted(&undescribed, &wanted("a")));
     }
 }

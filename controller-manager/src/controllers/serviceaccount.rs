@@ -23,6 +23,7 @@ use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::is_deleting;
+use crate::pod_control::is_namespace_going;
 
 const DEFAULT: &str = "default";
 
@@ -57,6 +58,7 @@ impl Controller for ServiceAccountController {
         match api.create(&PostParams::default(), &account).await {
             Ok(_) => Ok(Action::Done),
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(Action::Done),
+            Err(error) if is_namespace_going(&error) => Ok(Action::Done),
             Err(error) => Err(error.into()),
         }
     }

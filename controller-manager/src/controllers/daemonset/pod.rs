@@ -52,7 +52,11 @@ pub(super) fn pod_for(set: &DaemonSet, spec: &DaemonSetSpec, node: &str, hash: &
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
     let owner = owners::controller_reference(set);
     let mut pod = pod_of(&spec.template, owner, namespace, name_of(&set.metadata));
-    pod.metadata.labels.get_or_insert_default().insert(HASH.to_owned(), hash.to_owned());
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(HASH.to_owned(), hash.to_owned());
+    if let Some(generation) = owners::annotation(&set.metadata, "deprecated.daemonset.template.generation") {
+        labels.insert("pod-template-generation".to_owned(), generation.to_owned());
+    }
     let inner = pod.spec.get_or_insert_default();
     let ours = tolerations(inner);
     let all = inner.tolerations.get_or_insert_default();
