@@ -13,8 +13,8 @@ use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
 use crate::controller::ReconcileError;
-use crate::informers::{Cached, Informer};
-use crate::owners::{self, label, name_of, uid_of};
+use crate::informers::Cached;
+use crate::owners::{self, label, name_of};
 use crate::pod_control::delete_exactly;
 
 /// The label with a revision's hash, on revisions and on pods.
@@ -54,21 +54,7 @@ pub(crate) fn hash_of(revision: &ControllerRevision) -> &str {
     label(&revision.metadata, HASH).unwrap_or_default()
 }
 
-/// Finds the owner's revisions and makes the one of `template` the newest, creating it when it is new.
-pub(crate) async fn ensure<K>(
-    client: &Client,
-    cache: &Informer<ControllerRevision>,
-    owner: &K,
-    template: &PodTemplateSpec,
-    collisions: Option<i32>,
-) -> Result<History, ReconcileError>
-where
-    K: Cached + Resource<Scope = NamespaceResourceScope>,
-{
-    ensure_among(client, cache.owned_by(uid_of(owner.meta())), owner, template, collisions).await
-}
-
-/// The same when the owner's revisions are known.
+/// Makes the revision of `template` the newest of the owner's, creating it when it is new.
 pub(crate) async fn ensure_among<K>(
     client: &Client,
     mut all: Vec<Arc<ControllerRevision>>,

@@ -239,8 +239,9 @@ impl Controller for DaemonSetController {
         let pods =
             claim_all(&self.client, &*set, &spec.selector, self.pods.in_namespace(&key.namespace)).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-        let history =
-            revisions::ensure(&self.client, &self.revisions, &*set, &spec.template, collisions).await?;
+        let known = self.revisions.in_namespace(&key.namespace);
+        let known = claim_all(&self.client, &*set, &spec.selector, known).await?;
+        let history = revisions::ensure_among(&self.client, known, &*set, &spec.template, collisions).await?;
         let (nodes, hash) = (self.nodes.all(), revisions::hash_of(&history.update));
         let (held, wait) = self.failures.held(&set, &pods);
         let observed =
@@ -249,7 +250,10 @@ impl Controller for DaemonSetController {
             true => self.apply(key, &observed, spec, plan(&observed)).await,
             false => Ok(()),
         };
-        let (status, next) = status(&observed, spec, settled);
+        let (mut status, next) = status(&observed, spec, settled);
+        if history.collisions > 0 {
+            status.collision_count = Some(history.collisions);
+        }
         self.write_status(&set, status).await?;
         done?;
         if settled {

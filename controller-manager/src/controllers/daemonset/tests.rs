@@ -229,7 +229,7 @@ fn old_revisions_that_no_pod_has_go_beyond_the_limit() {
         Arc::new(serde_json::from_value(json!({"metadata": meta, "revision": number})).unwrap())
     };
     let all: Vec<_> = (1..=5).map(revision).collect();
-    let history = History { update: all[4].clone(), all };
+    let history = History { update: all[4].clone(), all, collisions: 0 };
     let names = |in_use: &[&str], limit| -> Vec<i64> {
         surplus(&history, &in_use.iter().copied().collect(), limit).iter().map(|one| one.revision).collect()
     };
