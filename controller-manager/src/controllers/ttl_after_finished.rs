@@ -20,13 +20,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use component_base::clock::{Clock, moment_of};
 use k8s_openapi::api::batch::v1::Job;
-use kube::Client;
 use kube::api::{DeleteParams, PropagationPolicy};
+use kube::{Api, Client};
 
 use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::is_deleting;
+use crate::owners::{is_deleting, name_of};
 use crate::pod_control::delete_exactly;
 
 pub(crate) struct TtlAfterFinished {
@@ -61,14 +61,27 @@ impl Controller for TtlAfterFinished {
         match left(&job, self.clock.now()) {
             None => Ok(Action::Done),
             Some(left) if !left.is_zero() => Ok(Action::RequeueAfter(left)),
-            Some(_) => {
+            Some(_) => self.expire(&job).await,
+        }
+    }
+}
+
+impl TtlAfterFinished {
+    /// Deletes the job if its time is over by what the server has now: it may have been given more.
+    async fn expire(&self, cached: &Job) -> Result<Action, ReconcileError> {
+        let namespace = cached.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Job> = Api::namespaced(self.client.clone(), namespace);
+        let Some(job) = api.get_opt(name_of(&cached.metadata)).await? else { return Ok(Action::Done) };
+        match left(&job, self.clock.now()) {
+            Some(left) if left.is_zero() => {
                 let params = DeleteParams {
                     propagation_policy: Some(PropagationPolicy::Foreground),
                     ..DeleteParams::default()
                 };
-                delete_exactly(&self.client, &*job, params).await?;
+                delete_exactly(&self.client, &job, params).await?;
                 Ok(Action::Done)
             }
+            later => Ok(Action::after(later)),
         }
     }
 }

@@ -9,7 +9,7 @@ use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::logs;
 use controller_manager::{Authority, Config, TokenSigner};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -201,6 +201,22 @@ impl Cluster {
         ignore_absent(
             self.api::<Pod>("default").patch_status(name, &PatchParams::default(), &patch).await.map(drop),
         );
+    }
+
+    /// Waits until there are Events about the object `Kind/name` for each of these reasons.
+    pub(crate) async fn until_events(&self, about: &str, reasons: &[&str]) {
+        let (kind, name) = about.split_once('/').unwrap();
+        let told = || async {
+            let events: Vec<Event> = self.list("").await;
+            let found: Vec<String> = events
+                .into_iter()
+                .filter(|event| event.involved_object.kind.as_deref() == Some(kind))
+                .filter(|event| event.involved_object.name.as_deref() == Some(name))
+                .filter_map(|event| event.reason)
+                .collect();
+            reasons.iter().all(|reason| found.iter().any(|one| one == reason)).then_some(())
+        };
+        self.until_idle(&format!("events {reasons:?} about {about}"), told).await;
     }
 
     /// Waits until `look` gives something, playing the kubelet meanwhile; dumps the objects when it takes too long.

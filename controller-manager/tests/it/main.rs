@@ -5,6 +5,7 @@
 mod cluster;
 mod collection;
 mod crashes;
+mod cronjobs;
 mod daemons;
 mod deployments;
 mod jobs;
