@@ -1,5 +1,7 @@
 //! TLS as the API server speaks it: to its clients, and to node agents.
 
+mod bundle;
+
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -11,6 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::pki::{Credential, Pki};
+use bundle::BundleVerifier;
 
 /// Certificates that do not make a TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +64,19 @@ pub(crate) fn node_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsErro
 /// To a webhook: its certificate must be of the authorities in `bundle` (PEM), or when there are none, of those
 /// that this machine trusts. The server does not say who it is: whoever is asked may be anybody's.
 pub(crate) fn webhook_client_config(bundle: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match bundle.is_empty() {
-        true => parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?,
-        false => parse_roots(bundle)?,
-    };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Rustls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .map_err(TlsError::Rustls)?;
+    let builder = match bundle.is_empty() {
+        true => {
+            builder.with_root_certificates(parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?)
+        }
+        false => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(BundleVerifier::new(bundle, provider)?)),
+    };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -104,19 +111,15 @@ pub(crate) fn extension_client_config(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms;
     let (chain, key) = parse(client)?;
+    let verifier: Arc<dyn ServerCertVerifier> = match authority {
+        None => Arc::new(AnyServer(schemes)),
+        Some(pem) => Arc::new(BundleVerifier::new(pem, provider.clone())?),
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Rustls)?;
-    let builder = match authority {
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(schemes))),
-        Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(TlsError::Pem)?).map_err(TlsError::Rustls)?;
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
+        .map_err(TlsError::Rustls)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(TlsError::Rustls)?))
 }
 

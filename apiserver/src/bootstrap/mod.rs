@@ -6,7 +6,7 @@
 pub(crate) mod flow_control;
 mod rbac;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use api_types::status::{Reason, Status};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
@@ -156,7 +156,20 @@ fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
 }
 
 fn reachable(listening: Option<SocketAddr>) -> Option<SocketAddr> {
-    listening.filter(|l| !l.ip().is_loopback() && !l.ip().is_unspecified())
+    let listening = listening.filter(|l| !l.ip().is_loopback())?;
+    match listening.ip().is_unspecified() {
+        true => own_address(listening.is_ipv4()).map(|own| SocketAddr::new(own, listening.port())),
+        false => Some(listening),
+    }
+}
+
+/// The address from which this machine would talk to the world; one in use for documentation stands for it.
+/// The kernel only looks up the route: nothing is sent.
+fn own_address(is_ipv4: bool) -> Option<IpAddr> {
+    let (any, world) = if is_ipv4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(world).ok()?;
+    socket.local_addr().ok().map(|own| own.ip()).filter(|own| !own.is_loopback())
 }
 
 #[cfg(test)]

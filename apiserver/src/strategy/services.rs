@@ -135,18 +135,27 @@ fn drop_of_type(new: &mut Value, old: &Value) {
     }
 }
 
-/// A service that becomes a name loses its addresses, if the client only repeats what it read.
+/// A service that becomes a name loses its addresses and ports of nodes, as far as the client cleared them or
+/// only repeats what it read.
 fn drop_repeated(new: &mut Value, old: &Value) {
-    let repeats = new["spec"]["clusterIP"] == old["spec"]["clusterIP"];
-    if old["spec"]["type"] == "ExternalName" || !repeats {
+    if old["spec"]["type"] == "ExternalName" {
         return;
     }
+    let address = new["spec"]["clusterIP"].as_str().unwrap_or_default();
+    let keeps_address = !address.is_empty() && new["spec"]["clusterIP"] != old["spec"]["clusterIP"];
+    let old_ports: Vec<Value> =
+        items(&old["spec"]["ports"]).iter().map(|port| port["nodePort"].clone()).collect();
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-        spec.shift_remove(field);
+        let is_repeated = spec.get(field) == old["spec"].get(field);
+        if is_repeated || (field.starts_with("clusterIP") && !keeps_address) {
+            spec.shift_remove(field);
+        }
     }
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        port.as_object_mut().map(|port| port.shift_remove("nodePort"));
+        if old_ports.contains(&port["nodePort"]) {
+            port.as_object_mut().map(|port| port.shift_remove("nodePort"));
+        }
     }
 }
 

@@ -23,10 +23,8 @@ impl Projection for Approval {
                 next.get_mut("status").and_then(Value::as_object_mut).map(|s| s.shift_remove("conditions"));
             }
         }
-        next["metadata"]["managedFields"] = body["metadata"]["managedFields"].clone();
-        if next["metadata"]["managedFields"].is_null() {
-            next["metadata"].as_object_mut().map(|m| m.shift_remove("managedFields"));
-        }
+        // The server's own fields are put back where every update's are.
+        next["metadata"] = body["metadata"].clone();
         Ok(next)
     }
 }

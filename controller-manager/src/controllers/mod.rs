@@ -36,6 +36,7 @@ mod taint_eviction;
 mod token_cleaner;
 mod ttl_after_finished;
 mod validatingadmissionpolicy_status;
+mod volumeattributesclass_protection;
 
 /// Every controller there is.
 pub(crate) static ALL: &[Definition] = &[
@@ -70,5 +71,6 @@ pub(crate) static ALL: &[Definition] = &[
     def::<pod_garbage_collector::PodGarbageCollector>(),
     def::<persistent_volume_claim_protection::PersistentVolumeClaimProtection>(),
     def::<persistent_volume_protection::PersistentVolumeProtection>(),
+    def::<volumeattributesclass_protection::VolumeAttributesClassProtection>(),
     def::<garbage_collector::GarbageCollector>(),
 ];
