@@ -308,6 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn a_service_becomes_a_name_whether_its_address_is_repeated_or_cleared() {
+        let all = services();
+        let first = assign(&all, json!({"type": "NodePort", "ports": [{"port": 80}]}), None).unwrap();
+        for cleared in [false, true] {
+            let mut spec = first["spec"].clone();
+            spec["type"] = "ExternalName".into();
+            if cleared {
+                spec["clusterIP"] = "".into();
+            }
+            let named = assign(&all, spec, Some(&first)).unwrap();
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                assert!(named["spec"].get(field).is_none(), "{field}");
+            }
+            assert!(named["spec"]["ports"][0].get("nodePort").is_none());
+        }
+    }
+
+    #[test]
     fn node_ports_are_given_kept_and_freed() {
         let all = services();
         let first = assign(&all, json!({"type": "NodePort", "ports": [{"port": 80}]}), None).unwrap();
