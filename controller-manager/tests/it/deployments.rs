@@ -292,15 +292,15 @@ async fn a_taken_name_makes_another_one() {
     taken["spec"]["template"] = template("other", "another");
     cluster.create::<ReplicaSet>(taken).await;
     cluster.start_manager();
-    let deployment = cluster
+    let another = cluster
         .until("another set", || async {
-            let deployment = shown(&cluster).await;
-            (deployment["status"]["collisionCount"] == 1 && is_complete(&deployment)).then_some(deployment)
+            let sets: Vec<ReplicaSet> = cluster.list("app=web").await;
+            let rolled_out = is_complete(&shown(&cluster).await);
+            sets.into_iter().next().filter(|_| rolled_out)
         })
         .await;
-    assert_eq!(deployment["status"]["updatedReplicas"], 1);
-    let sets: Vec<ReplicaSet> = cluster.list("app=web").await;
-    assert!(sets.len() == 1 && sets[0].metadata.name.as_ref() != Some(&name));
+    assert_ne!(another.metadata.name, Some(name));
+    assert_eq!(shown(&cluster).await["status"]["collisionCount"], 1);
     cluster.stop().await;
 }
 

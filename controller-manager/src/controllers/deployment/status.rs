@@ -104,8 +104,16 @@ fn condition(
 fn set_condition(all: &mut Vec<DeploymentCondition>, new: DeploymentCondition) {
     let same = |old: &DeploymentCondition| old.status == new.status && old.reason == new.reason;
     if !conditions::find(all, &new.type_).is_some_and(same) {
-        conditions::set(all, new);
+        say_again(all, new);
     }
+}
+
+/// Sets a condition with its new times; what was said last stands last.
+fn say_again(all: &mut Vec<DeploymentCondition>, new: DeploymentCondition) {
+    if let Some(place) = all.iter().position(|one| one.type_ == new.type_) {
+        all[place..].rotate_left(1);
+    }
+    conditions::set(all, new);
 }
 
 /// The reason of the Progressing condition.
@@ -176,7 +184,7 @@ fn note_progress(
         set_condition(all, say("True", AVAILABLE_NOW, "has successfully progressed."));
     } else if has_progressed(old, new) {
         // Said again at each step, as the deadline runs from the last one.
-        conditions::set(all, say("True", "ReplicaSetUpdated", "is progressing."));
+        say_again(all, say("True", "ReplicaSetUpdated", "is progressing."));
     } else if has_timed_out(wanted, all, now) {
         set_condition(all, say("False", TIMED_OUT, "has timed out progressing."));
     }

@@ -386,6 +386,14 @@ fn progress_is_noted_with_its_time() {
 }
 
 #[test]
+fn what_was_said_last_stands_last() {
+    let case = rolling(2, 1, 0).set("v2", 2, 1).said("True", "ReplicaSetUpdated");
+    let told = case.status(None, 30).conditions.unwrap();
+    let types: Vec<_> = told.iter().map(|one| one.type_.as_str()).collect();
+    assert_eq!(types, ["Available", "Progressing"]);
+}
+
+#[test]
 fn a_rollout_without_progress_misses_its_deadline() {
     let stuck = rolling(2, 1, 0).set("v2", 2, 0).said("True", "ReplicaSetUpdated");
     stuck.check_condition("Progressing", 60, Some(("True", "ReplicaSetUpdated", "before")));

@@ -220,7 +220,8 @@ impl<'a> Planner<'a> {
         for (ordinal, pod) in condemned.iter().rev() {
             let going = pods::is_terminating(pod);
             let held = !self.is_available(pod) && first_unavailable != Some(*ordinal);
-            if !going && !(held && self.rules.ordered) {
+            let stays = going || (held && self.rules.ordered);
+            if !stays {
                 self.steps.delete.push((*pod).clone());
             }
             if self.rules.ordered {
