@@ -124,3 +124,8 @@ pub(crate) fn is_ready(object: &Value) -> bool {
 pub(crate) fn count(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
+
+/// Whether a pod, or the pods of a template, are made never to become ready.
+pub(crate) fn is_broken(object: &Value) -> bool {
+    object["metadata"]["annotations"]["sim/never-ready"].is_string()
+}

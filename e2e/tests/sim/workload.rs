@@ -63,16 +63,28 @@ impl Users {
         }
     }
 
-    /// Evicts some pod, as a drain does.
-    pub(crate) async fn evict(&self) {
+    /// Evicts some pod, as a drain does, or deletes it.
+    pub(crate) async fn take_a_pod(&self) {
         let pods: Vec<String> = {
             let view = self.view.lock().unwrap();
             view.model.all("pods").filter(|pod| is_active(pod)).map(|pod| name(pod).to_owned()).collect()
         };
         let Some(pod) = self.chance.of(&pods) else { return };
         let api = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-        let evicted = api.evict(pod, &EvictParams::default()).await;
-        self.note(&format!("evict {pod}"), evicted.map(drop));
+        match self.chance.weighted(&[5, 3, 2]) {
+            0 => {
+                let evicted = api.evict(pod, &EvictParams::default()).await;
+                self.note(&format!("evict {pod}"), evicted.map(drop));
+            }
+            1 => {
+                let deleted = api.delete(pod, &DeleteParams::default()).await;
+                self.note(&format!("delete pod {pod}"), deleted.map(drop));
+            }
+            _ => {
+                let deleted = api.delete(pod, &DeleteParams::default().grace_period(0)).await;
+                self.note(&format!("delete pod {pod} by force"), deleted.map(drop));
+            }
+        }
     }
 
     /// Takes back what would keep workloads from coming to rest.
@@ -198,9 +210,7 @@ impl Users {
 
     async fn change(&self, kind: usize, target: &Value) {
         let chance = &self.chance;
-        // A StatefulSet waits for a pod that never becomes ready until somebody deletes it.
-        let may_break = KINDS[kind].2 != "statefulsets";
-        let template = match may_break && chance.happens(0.15) {
+        let template = match chance.happens(0.15) {
             true => {
                 json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": "yes"}}})
             }

@@ -301,7 +301,7 @@ impl World {
             }
             5 => {
                 self.disturbed();
-                users.evict().await;
+                users.take_a_pod().await;
             }
             6 => self.cut(&self.control, 2_000..40_000),
             _ => {}

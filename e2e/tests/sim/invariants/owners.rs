@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Invariant, Surroundings};
-use crate::model::{Change, Model, has_ended, is_going, is_ready, name, uid};
+use crate::model::{Change, Model, has_ended, is_broken, is_going, is_ready, name, uid};
 
 pub(super) struct Owners;
 
@@ -38,7 +38,7 @@ impl Invariant for Owners {
                 ));
             } else if orphaned(object) {
                 found.push(format!("{resource} {} belongs to nobody", name(object)));
-            } else if resource == "pods" && !has_ended(object) && !is_ready(object) {
+            } else if resource == "pods" && !has_ended(object) && !is_ready(object) && !is_broken(object) {
                 found.push(format!("pod {} is not ready: {}", name(object), object["status"]));
             }
         }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::history::History;
 use super::{Invariant, Surroundings};
-use crate::model::{Change, Model, controller, count, is_active, name, uid};
+use crate::model::{Change, Model, controller, count, is_active, is_broken, name, uid};
 
 #[derive(Default)]
 pub(super) struct ReplicaSets {
@@ -32,7 +32,8 @@ impl Invariant for ReplicaSets {
             let wanted = count(set, "/spec/replicas");
             let active = model.controlled_by("pods", uid(set)).filter(|pod| is_active(pod)).count();
             let status = |field: &str| count(set, &format!("/status/{field}"));
-            active as i64 != wanted || status("replicas") != wanted || status("readyReplicas") != wanted
+            let ready = is_broken(&set["spec"]["template"]) || status("readyReplicas") == wanted;
+            active as i64 != wanted || status("replicas") != wanted || !ready
         };
         let say = |set: &Value| format!("replicaset {}: {}", name(set), set["status"]);
         model.all("replicasets").filter(lacks).map(say).collect()
