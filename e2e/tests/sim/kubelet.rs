@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
+use crate::model::{is_broken, is_ready};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub(crate) struct Kubelet {
 enum State {
     Starting,
     Running,
+    /// Runs, and somebody who gave the node up has written that it does not.
+    Denied,
     /// Has ended, or serves for ever: nothing to do.
     Still,
     Stopping,
@@ -152,6 +155,12 @@ impl Kubelet {
             (local.state, local.due) = (State::Stopping, Some(Instant::now() + self.chance.millis(1..2000)));
         } else if ended && !leaving {
             (local.state, local.due) = (State::Still, None);
+        } else if local.state == State::Running
+            && phase == "Running"
+            && !is_ready(&local.pod)
+            && !is_broken(&local.pod)
+        {
+            (local.state, local.due) = (State::Denied, Some(Instant::now() + self.chance.millis(50..1000)));
         }
     }
 
@@ -170,7 +179,7 @@ impl Kubelet {
             let (state, pod) = (local.state, local.pod.clone());
             let done = match state {
                 State::Starting if self.must_fail(&pod) => self.end(&pod, "Failed").await,
-                State::Starting => self.start(&pod).await,
+                State::Starting | State::Denied => self.start(&pod).await,
                 State::Running => self.end(&pod, self.outcome(&pod)).await,
                 State::Stopping => self.remove(&pod).await,
                 State::Still => Ok(()),
@@ -181,9 +190,9 @@ impl Kubelet {
                     drop(known.remove(&uid));
                 }
                 (Err(_), _) => local.due = Some(Instant::now() + RETRY),
+                (Ok(()), State::Denied) => start_of_life(local, self.lifetime(&pod)),
                 (Ok(()), State::Starting) if !self.must_fail(&pod) => {
-                    local.due = self.lifetime(&pod).map(|life| Instant::now() + life);
-                    local.state = State::Running;
+                    start_of_life(local, self.lifetime(&pod));
                 }
                 (Ok(()), _) => (local.state, local.due) = (State::Still, None),
             }
@@ -202,7 +211,7 @@ impl Kubelet {
     }
 
     async fn start(&self, pod: &Value) -> Result<(), kube::Error> {
-        let ready = !pod["metadata"]["annotations"]["sim/never-ready"].is_string();
+        let ready = !is_broken(pod);
         let now = self.clock.time();
         let state = json!({"running": {"startedAt": now}});
         let number = self.chance.number(1..250);
@@ -270,7 +279,6 @@ pub(crate) fn object(value: Value) -> DynamicObject {
     serde_json::from_value(value).expect("the simulation writes objects that have a kind")
 }
 
-fn is_ready(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+fn start_of_life(local: &mut Local, life: Option<Duration>) {
+    (local.state, local.due) = (State::Running, life.map(|life| Instant::now() + life));
 }

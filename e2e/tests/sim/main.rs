@@ -20,7 +20,7 @@ use trace::Trace;
 use world::Plan;
 
 /// Seeds of an ordinary test run; CI asks for more.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 6;
 /// The last lines of a failed run that are shown; a replay shows all.
 const LINES_SHOWN: usize = 60;
 
@@ -55,7 +55,7 @@ fn a_cluster_without_faults_does_what_it_is_asked() {
 
 #[test]
 fn one_seed_replays_exactly() {
-    let (first, second) = (run(3, None), run(3, None));
+    let (first, second) = (run(6, None), run(6, None));
     let differs = first.lines().into_iter().zip(second.lines()).find(|(a, b)| a != b);
     assert_eq!(differs, None, "the first line that differs");
     assert_eq!(first.hash(), second.hash());

@@ -210,7 +210,9 @@ impl Users {
 
     async fn change(&self, kind: usize, target: &Value) {
         let chance = &self.chance;
-        let template = match chance.happens(0.15) {
+        // A StatefulSet waits for a pod that never becomes ready until somebody deletes it.
+        let may_break = KINDS[kind].2 != "statefulsets";
+        let template = match may_break && chance.happens(0.15) {
             true => {
                 json!({"metadata": {"annotations": {"v": chance.number(1..6).to_string(), "sim/never-ready": "yes"}}})
             }
