@@ -113,18 +113,10 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
     let configured = configured(&config, &metrics, &tasks)?;
-    let backends = Arc::new(Backends::new(
-        &*tls::node_client_config(&pki)?,
-        &tls::unverified_client_config()?,
-        config.limits.dial_timeout,
-        tasks.clone(),
-    ));
+    let backends = backends(&config, &pki, &tasks)?;
     // With the store's tasks: what the last requests leave is written before the end.
-    let audit = config
-        .audit
-        .as_ref()
-        .map(|audit| Audit::open(audit, config.clock, &backends, &store_tasks))
-        .transpose()?;
+    let audit = config.audit.as_ref();
+    let audit = audit.map(|audit| Audit::open(audit, config.clock, &backends, &store_tasks)).transpose()?;
     let authorizers = authorizers(&config, &view, &backends, &metrics, &tasks)?;
     metrics.extend(|registry| flow.register(registry));
     let server = Arc::new(Server {
@@ -162,16 +154,17 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     tasks.spawn_until_shutdown("custom resource definitions", keeper.run());
     // Only now: a client that is let in finds the roles and namespaces that every cluster has.
     if let Some(socket) = listener {
-        let listener = Listener {
-            socket,
-            tls: tls::server_config(&pki)?,
-            layers: layers.clone(),
-            limits: config.limits.clone(),
-        };
-        let (connections, stop) = (tasks.clone(), shutdown.clone());
-        tasks.spawn("listener", async move { listener.serve(connections, stop).await });
+        let (tls, limits) = (tls::server_config(&pki)?, config.limits.clone());
+        let listener = Listener { socket, tls, layers, limits };
+        let connections = tasks.clone();
+        tasks.spawn("listener", async move { listener.serve(connections, shutdown).await });
     }
     Ok(running)
+}
+
+fn backends(config: &Config, pki: &Pki, tasks: &Tasks) -> Result<Arc<Backends>, StartError> {
+    let (nodes, unverified) = (tls::node_client_config(pki)?, tls::unverified_client_config()?);
+    Ok(Arc::new(Backends::new(&nodes, &unverified, config.limits.dial_timeout, tasks.clone())))
 }
 
 async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
