@@ -9,7 +9,7 @@ pub mod strategic;
 use crate::status::{Details, Reason, Status};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A JSON patch may have as many operations as in Kubernetes.
 const OPERATIONS_MAX: usize = 10_000;
@@ -98,6 +98,13 @@ pub fn merge(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     let mut patched = object.clone();
     json_patch::merge(&mut patched, patch);
     Ok(patched)
+}
+
+/// Whether two objects have the same fields, those named `besides` left out.
+pub fn same_but(old: &Map<String, Value>, new: &Map<String, Value>, besides: &[&str]) -> bool {
+    let counts = |name: &&String| !besides.contains(&name.as_str());
+    old.keys().filter(counts).count() == new.keys().filter(counts).count()
+        && new.iter().filter(|(name, _)| counts(name)).all(|(name, value)| old.get(name) == Some(value))
 }
 
 #[cfg(test)]

@@ -140,6 +140,14 @@ impl LabelSelector {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
     }
 
+    /// The labels that an object must have with exactly one value; it may have to meet more than these.
+    pub fn required(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.requirements.iter().filter_map(|requirement| match &requirement.test {
+            Test::In(values) if values.len() == 1 => Some((&*requirement.key, &**values.first()?)),
+            _ => None,
+        })
+    }
+
     /// Matches the labels of an object in JSON.
     pub fn matches_object(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];

@@ -29,7 +29,7 @@ mod watch;
 use ring::{Event, Previous, Ring, RingLimits};
 pub(crate) use snapshot::Snapshot;
 use snapshot::{Resource, World};
-pub(crate) use stored::{FieldPaths, Stored};
+pub(crate) use stored::{FieldPaths, Marks, Stored};
 use watch::{Registry, Watchers};
 pub(crate) use watch::{WatchEvent, WatchSpec, WatchStream};
 

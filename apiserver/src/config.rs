@@ -110,6 +110,8 @@ pub struct Limits {
     pub bookmark_interval: Duration,
     /// How often a write without a precondition is tried again when other writers are faster.
     pub write_attempts_max: usize,
+    /// Objects of one collection that are being deleted at the same time.
+    pub deletions_at_once_max: usize,
     /// Open requests may take this long to end at shutdown.
     pub drain_timeout: Duration,
 }
@@ -138,6 +140,7 @@ impl Default for Limits {
             continue_age_max: Duration::from_secs(360),
             bookmark_interval: Duration::from_secs(60),
             write_attempts_max: 16,
+            deletions_at_once_max: 64,
             drain_timeout: Duration::from_secs(5),
         }
     }

@@ -9,6 +9,9 @@ use component_base::flags::{LogFlags, with_config_file};
 use component_base::signals::shutdown_on_signals;
 use tracing::error;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Serves the Kubernetes API from a store of its own.
 ///
 /// Everything else of a cluster, controllers, scheduler, node agents and kubectl, talks to this process and

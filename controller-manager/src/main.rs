@@ -12,6 +12,9 @@ use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
 use controller_manager::{Authority, Config, EvictionRates, NodeRanges, Prefix, Selection, TokenSigner};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the control loops of a cluster.
 ///
 /// Each controller watches objects through the API server and writes what is missing: a Deployment gets its

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use component_base::clock::Clock;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A container's shim is this same program, started again; it must be single-threaded, so it comes first.
     nodeagent::shim::main_if_asked();

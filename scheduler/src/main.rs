@@ -11,6 +11,9 @@ use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
 use scheduler::{Bounds, Config, ProfileConfig};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Assigns pods to nodes.
 ///
 /// Watches pods without a node, filters the nodes that can run each, scores the rest, and binds the pod to the

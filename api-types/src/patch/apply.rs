@@ -10,6 +10,7 @@ mod field_set;
 mod managed;
 mod merge;
 
+use super::same_but;
 use crate::schema::Schema;
 use crate::status::{Cause, Details, Reason, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -219,7 +220,7 @@ fn reconcile(
         return Err(ApplyError::Conflicts(conflicts));
     }
     yield_to(&mut managed, Some(&mine), &differences);
-    let changed = without_managed(old) != without_managed(&pruned);
+    let changed = !is_same_but_owners(old, &pruned);
     if let Some(i) = managed.position(&mine) {
         let before = last.and_then(|l| l.time);
         // As in Kubernetes, who only joins the owners of what is there already has no time.
@@ -325,7 +326,7 @@ fn stamp(writer: &Writer<'_>) -> String {
 }
 
 fn changes(schema: &Schema, old: &Value, new: &Value, writer: &Writer<'_>) -> Comparison {
-    let found = compare(schema, &without_managed(old), &without_managed(new));
+    let found = compare(schema, old, new);
     Comparison {
         added: own(found.added, writer),
         modified: own(found.modified, writer),
@@ -346,12 +347,15 @@ fn own(set: FieldSet, writer: &Writer<'_>) -> FieldSet {
     set
 }
 
-fn without_managed(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-        metadata.shift_remove("managedFields");
+/// Whether two states of an object differ in nothing but `managedFields`.
+fn is_same_but_owners(old: &Value, new: &Value) -> bool {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
+    same_but(old, new, &["metadata"]) && {
+        match (old.get("metadata"), new.get("metadata")) {
+            (Some(Value::Object(old)), Some(Value::Object(new))) => same_but(old, new, &["managedFields"]),
+            (old, new) => old == new,
+        }
     }
-    object
 }
 
 /// What a create changes: an object that has what every object of its kind has, and nothing else.

@@ -32,21 +32,18 @@ pub(super) fn fill(schema: &Schema, value: &mut Value) {
     match (schema.ty, value) {
         (Type::Object, Value::Object(fields)) => {
             for (name, child) in schema.properties.iter() {
-                match (fields.get_mut(name), &child.default) {
-                    (Some(Value::Null), Some(default)) if !child.nullable => {
-                        fields.insert(name.clone(), (**default).clone());
-                    }
-                    (Some(zero), Some(default))
-                        if child.builtin && !child.pointer && super::normalize::is_zero(zero) =>
-                    {
-                        fields.insert(name.clone(), (**default).clone());
-                    }
-                    (None, Some(default)) => {
-                        fields.insert(name.clone(), (**default).clone());
-                    }
-                    _ => {}
+                let Some(default) = &child.default else { continue };
+                let is_missing = match fields.get(name) {
+                    None => true,
+                    Some(Value::Null) => !child.nullable,
+                    Some(other) => child.builtin && !child.pointer && super::normalize::is_zero(other),
+                };
+                if is_missing {
+                    fields.insert(name.clone(), (**default).clone());
                 }
-                fields.get_mut(name).into_iter().for_each(|v| fill(child, v));
+            }
+            for (name, value) in fields {
+                schema.properties.get(name).into_iter().for_each(|child| fill(child, value));
             }
         }
         (Type::Map, Value::Object(entries)) => {

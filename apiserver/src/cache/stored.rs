@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -28,6 +30,29 @@ pub(crate) struct Stored {
     pub(crate) bytes: Bytes,
     paths: FieldPaths,
     facts: OnceLock<Facts>,
+    /// Of all labels and indexed fields, once they are known: see [`Marks`].
+    marks: AtomicU64,
+}
+
+/// A few bits of names and values. Whoever lacks a bit of what is asked for does not match, and that is seen
+/// without touching anything else of the object; whoever has them all may match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks(u64);
+
+impl Marks {
+    /// Tells marks that nothing was asked of from those of an object with nothing.
+    const KNOWN: u64 = 1 << 63;
+
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
+        let mut hasher = DefaultHasher::new();
+        (name, value).hash(&mut hasher);
+        self.0 |= 1 << (hasher.finish() % 63);
+    }
+
+    /// Whether an object with these marks may have everything that `wanted` marks.
+    pub(crate) fn may_have(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
 }
 
 /// Labels and fields, packed: `text` is all names and values, `ends` where each ends.
@@ -39,7 +64,7 @@ struct Facts {
 
 impl Stored {
     pub(crate) fn new(key: Key, revision: Revision, bytes: Bytes, paths: FieldPaths) -> Self {
-        Self { key, revision, bytes, paths, facts: OnceLock::new() }
+        Self { key, revision, bytes, paths, facts: OnceLock::new(), marks: AtomicU64::new(0) }
     }
 
     /// The same state as if it had been written at `revision`.
@@ -79,6 +104,20 @@ impl Stored {
     /// The object, parsed.
     pub(crate) fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes).expect("a stored object is the JSON that the server encoded")
+    }
+
+    /// The marks of all labels and indexed fields.
+    pub(crate) fn marks(&self) -> Marks {
+        let known = self.marks.load(Ordering::Relaxed);
+        if known != 0 {
+            return Marks(known);
+        }
+        let mut marks = Marks(Marks::KNOWN);
+        self.labels().for_each(|(name, value)| marks.add(name, value));
+        let fields = self.paths.iter().filter_map(|path| Some((path, self.field(path)?)));
+        fields.for_each(|(path, value)| marks.add(path, value));
+        self.marks.store(marks.0, Ordering::Relaxed);
+        marks
     }
 
     fn facts(&self) -> &Facts {
@@ -254,6 +293,21 @@ mod tests {
         assert_eq!(pod.label("app"), Some("a\"b"));
         assert_eq!(pod.field("spec.nodeName"), Some("n1"));
         assert_eq!(pod.field("status.phase"), Some(""));
+    }
+
+    #[test]
+    fn marks_rule_out_only_what_does_not_match() {
+        let pod = stored(r#"{"metadata":{"labels":{"app":"a"}},"spec":{"nodeName":"n1"}}"#);
+        let marks_of = |pairs: &[(&str, &str)]| {
+            let mut marks = Marks::default();
+            pairs.iter().for_each(|(name, value)| marks.add(name, value));
+            marks
+        };
+        assert!(pod.marks().may_have(Marks::default()));
+        assert!(pod.marks().may_have(marks_of(&[("app", "a"), ("spec.nodeName", "n1")])));
+        let others = (0..100).map(|i| i.to_string());
+        let ruled_out = others.filter(|value| !pod.marks().may_have(marks_of(&[("app", value)]))).count();
+        assert!(ruled_out > 80, "{ruled_out} of 100");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::unowned::Unowned;
 use super::{Accept, Form, encode};
 use crate::strategy::printers;
 
@@ -32,12 +33,7 @@ pub(crate) fn object_body(
     match accept.form {
         Form::Whole => bytes.clone(),
         Form::Metadata => partial_bytes(bytes, &accept.form_version),
-        Form::Table => {
-            let object = parse(bytes);
-            let revision = object["metadata"]["resourceVersion"].clone();
-            let rows = vec![row(kind, &object, include, &accept.form_version, now)];
-            encode(&table(kind, json!({ "resourceVersion": revision }), rows, true, &accept.form_version))
-        }
+        Form::Table => watch_object(kind, bytes, accept, include, now, true),
     }
 }
 
@@ -53,10 +49,9 @@ pub(crate) fn watch_object(
     if accept.form != Form::Table {
         return object_body(kind, bytes, accept, include, now);
     }
-    let object = parse(bytes);
-    let revision = object["metadata"]["resourceVersion"].clone();
-    let rows = vec![row(kind, &object, include, &accept.form_version, now)];
-    encode(&table(kind, json!({ "resourceVersion": revision }), rows, first, &accept.form_version))
+    let revision = Revised::of(bytes).map_or(Value::Null, Value::from);
+    let rows = Rows { kind, include, version: &accept.form_version, now };
+    rows.table(&json!({ "resourceVersion": revision }), std::slice::from_ref(bytes), first)
 }
 
 /// A list in the form that was asked for.
@@ -90,12 +85,8 @@ pub(crate) fn list_body(
             concatenate(&list_head("PartialObjectMetadataList", &version, &metadata), "", &objects)
         }
         Form::Table => {
-            let rows = items
-                .objects
-                .iter()
-                .map(|b| row(kind, &parse(b), include, &accept.form_version, now))
-                .collect();
-            encode(&table(kind, metadata, rows, true, &accept.form_version))
+            let rows = Rows { kind, include, version: &accept.form_version, now };
+            rows.table(&metadata, &items.objects, true)
         }
     }
 }
@@ -136,10 +127,6 @@ fn type_prefix(kind: &Kind) -> String {
     format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", kind.kind, kind.api_version())
 }
 
-fn parse(bytes: &Bytes) -> Value {
-    serde_json::from_slice(bytes).unwrap_or(Value::Null)
-}
-
 /// The metadata of an encoded object, cut out of it.
 #[derive(Deserialize)]
 struct Described<'a> {
@@ -147,50 +134,105 @@ struct Described<'a> {
     metadata: &'a RawValue,
 }
 
-/// As [`partial`], from bytes to bytes.
-fn partial_bytes(bytes: &Bytes, version: &str) -> Bytes {
-    let described: Result<Described<'_>, _> = serde_json::from_slice(bytes);
-    let metadata = described.as_ref().map_or("{}", |object| object.metadata.get());
-    let version = json!(format!("meta.k8s.io/{version}"));
-    Bytes::from(format!(
-        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":{version},\"metadata\":{metadata}}}"
-    ))
-}
-
-fn partial(object: &Value, version: &str) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
-    })
-}
-
-fn row(kind: &Kind, object: &Value, include: &str, version: &str, now: DateTime<Utc>) -> Value {
-    let cells = printers::cells(kind, object, now);
-    match include {
-        "None" => json!({ "cells": cells }),
-        "Object" => json!({ "cells": cells, "object": object }),
-        _ => json!({ "cells": cells, "object": partial(object, version) }),
+impl<'a> Described<'a> {
+    /// The metadata's text; an object that cannot be read has none.
+    fn text(bytes: &'a [u8]) -> &'a str {
+        serde_json::from_slice::<Described<'a>>(bytes).map_or("{}", |object| object.metadata.get())
     }
 }
 
-fn table(kind: &Kind, metadata: Value, rows: Vec<Value>, with_columns: bool, version: &str) -> Value {
-    let columns: Vec<_> = if with_columns {
-        printers::columns(kind)
-            .iter()
-            .map(|c| {
-                json!({
-                    "name": c.name, "type": c.kind, "format": c.format,
-                    "description": c.description, "priority": c.priority,
-                })
+/// The revision that an encoded object says it is of.
+#[derive(Deserialize)]
+struct Revised {
+    metadata: RevisedMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RevisedMetadata {
+    resource_version: Option<String>,
+}
+
+impl Revised {
+    fn of(bytes: &[u8]) -> Option<String> {
+        serde_json::from_slice::<Self>(bytes).ok()?.metadata.resource_version
+    }
+}
+
+/// The metadata of an object, as an object of its own.
+fn partial_bytes(bytes: &Bytes, version: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(bytes.len());
+    put_partial(&mut out, Described::text(bytes), version);
+    out.freeze()
+}
+
+fn put_partial(out: &mut BytesMut, metadata: &str, version: &str) {
+    let head = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/"#;
+    for part in [head, version, r#"","metadata":"#, metadata, "}"] {
+        out.put_slice(part.as_bytes());
+    }
+}
+
+/// How the rows of a Table are written.
+struct Rows<'a> {
+    kind: &'a Kind,
+    /// What of its object each row carries: `None`, `Metadata` or `Object`.
+    include: &'a str,
+    version: &'a str,
+    now: DateTime<Utc>,
+}
+
+impl Rows<'_> {
+    fn table(&self, metadata: &Value, objects: &[Bytes], with_columns: bool) -> Bytes {
+        let columns = if with_columns { self.columns() } else { Value::Null };
+        let mut out = BytesMut::with_capacity(objects.iter().map(Bytes::len).sum());
+        let version = self.version;
+        let head = format!(
+            r#"{{"kind":"Table","apiVersion":"meta.k8s.io/{version}","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
+        );
+        out.put_slice(head.as_bytes());
+        for (index, bytes) in objects.iter().enumerate() {
+            if index > 0 {
+                out.put_u8(b',');
+            }
+            self.put(&mut out, bytes);
+        }
+        out.put_slice(b"]}");
+        out.freeze()
+    }
+
+    fn columns(&self) -> Value {
+        let columns = printers::columns(self.kind).iter().map(|c| {
+            json!({
+                "name": c.name, "type": c.kind, "format": c.format,
+                "description": c.description, "priority": c.priority,
             })
-            .collect()
-    } else {
-        Vec::new()
-    };
-    let columns = if with_columns { Value::Array(columns) } else { Value::Null };
-    json!({
-        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
-        "columnDefinitions": columns, "rows": rows,
-    })
+        });
+        columns.collect()
+    }
+
+    /// One row; what it carries of the object is cut out of the object's own text.
+    fn put(&self, out: &mut BytesMut, bytes: &Bytes) {
+        let cells = printers::cells(self.kind, &self.printable(bytes), self.now);
+        out.put_slice(br#"{"cells":"#);
+        out.put_slice(&encode(&Value::Array(cells)));
+        if self.include != "None" {
+            out.put_slice(br#","object":"#);
+        }
+        match self.include {
+            "None" => {}
+            "Object" => out.put_slice(bytes),
+            _ => put_partial(out, Described::text(bytes), self.version),
+        }
+        out.put_u8(b'}');
+    }
+
+    /// What a printer may ask for. Who owns which field is much of an object's text, and only a column that a
+    /// definition names could show it.
+    fn printable(&self, bytes: &[u8]) -> Value {
+        match self.kind.custom {
+            Some(_) => serde_json::from_slice(bytes).unwrap_or(Value::Null),
+            None => Unowned::read(bytes).unwrap_or(Value::Null),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use api_types::kinds::Kind;
 use api_types::names;
+use api_types::patch::same_but;
 use api_types::status::{FieldError, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
 use component_base::random::Random;
@@ -192,19 +193,23 @@ pub(super) fn is_deleting(object: &Value) -> bool {
 /// Whether two states are the same but for the times at which managers wrote. A generation counts changes and is
 /// none itself: what a client took away, admission may have put back after it was counted.
 pub(super) fn is_unchanged(old: &Value, new: &Value) -> bool {
-    without_times(old) == without_times(new)
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
+    let [old_metadata, new_metadata] = [old, new].map(|object| object.get("metadata"));
+    same_but(old, new, &["metadata"])
+        && match (old_metadata, new_metadata) {
+            (Some(Value::Object(old)), Some(Value::Object(new))) => {
+                same_but(old, new, &["resourceVersion", "generation", "managedFields"])
+                    && are_owners_unchanged(old.get("managedFields"), new.get("managedFields"))
+            }
+            (old, new) => old == new,
+        }
 }
 
-fn without_times(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(metadata) = object["metadata"].as_object_mut() {
-        metadata.shift_remove("resourceVersion");
-        metadata.shift_remove("generation");
-        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.shift_remove("time");
-            }
-        }
-    }
-    object
+fn are_owners_unchanged(old: Option<&Value>, new: Option<&Value>) -> bool {
+    let [old, new] = [old, new].map(|owners| owners.and_then(Value::as_array).map_or(&[][..], Vec::as_slice));
+    old.len() == new.len()
+        && old.iter().zip(new).all(|pair| match pair {
+            (Value::Object(old), Value::Object(new)) => same_but(old, new, &["time"]),
+            (old, new) => old == new,
+        })
 }

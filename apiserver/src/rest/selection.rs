@@ -6,7 +6,7 @@ use api_types::kinds::Kind;
 use api_types::selectors::{FieldSelector, LabelSelector};
 use api_types::status::Status;
 
-use crate::cache::Stored;
+use crate::cache::{Marks, Stored};
 use crate::request_info::Query;
 use crate::strategy::conversion;
 
@@ -15,6 +15,8 @@ use crate::strategy::conversion;
 pub(super) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
+    /// What every object that matches has.
+    marks: Marks,
 }
 
 impl Selection {
@@ -53,7 +55,14 @@ impl Selection {
             }
             term.path = conversion::stored_field(kind, &term.path).into_owned();
         }
-        Ok(Self { labels, fields })
+        let mut marks = Marks::default();
+        labels.required().for_each(|(name, value)| marks.add(name, value));
+        // Name and namespace are no indexed fields, and the empty value is that of an absent one, too.
+        let indexed = fields.terms.iter().filter(|term| {
+            term.equal && !term.value.is_empty() && !term.path.starts_with("metadata.")
+        });
+        indexed.for_each(|term| marks.add(&term.path, &term.value));
+        Ok(Self { labels, fields, marks })
     }
 
     pub(super) fn is_everything(&self) -> bool {
@@ -75,7 +84,8 @@ impl Selection {
     }
 
     pub(super) fn matches(&self, stored: &Stored) -> bool {
-        self.labels.matches_with(|key| stored.label(key))
+        stored.marks().may_have(self.marks)
+            && self.labels.matches_with(|key| stored.label(key))
             && self.fields.matches_with(|path| stored.field(path))
     }
 

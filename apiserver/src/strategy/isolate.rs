@@ -103,18 +103,17 @@ fn keep_server_owned(new: &mut Value, old: &Value) {
 /// A write of the status may change the status, and of the metadata only what is not the user's: finalizers,
 /// owners, labels and annotations stay editable as in kube-apiserver's own strategies for most kinds.
 fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let status = new.get("status").cloned();
-    let metadata = new.get("metadata").cloned();
-    *new = old.clone();
-    let Some(object) = new.as_object_mut() else { return };
-    if let Some(mut metadata) = metadata {
-        copy_field(&mut metadata, old.get("metadata"), "ownerReferences");
-        object.insert("metadata".to_owned(), metadata);
+    let (Some(object), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
+    object.retain(|field, _| matches!(field.as_str(), "metadata" | "status") || before.contains_key(field));
+    for (field, value) in before {
+        // Most writes bring the rest as it is.
+        if field != "status" && !object.get(field).is_some_and(|kept| field == "metadata" || kept == value) {
+            object.insert(field.clone(), value.clone());
+        }
     }
-    match status {
-        Some(status) => object.insert("status".to_owned(), status),
-        None => object.shift_remove("status"),
-    };
+    if let Some(metadata) = object.get_mut("metadata") {
+        copy_field(metadata, old.get("metadata"), "ownerReferences");
+    }
 }
 
 fn copy_field(into: &mut Value, from: Option<&Value>, field: &str) {
