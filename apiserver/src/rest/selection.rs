@@ -58,9 +58,10 @@ impl Selection {
         let mut marks = Marks::default();
         labels.required().for_each(|(name, value)| marks.add(name, value));
         // Name and namespace are no indexed fields, and the empty value is that of an absent one, too.
-        let indexed = fields.terms.iter().filter(|term| {
-            term.equal && !term.value.is_empty() && !term.path.starts_with("metadata.")
-        });
+        let indexed = fields
+            .terms
+            .iter()
+            .filter(|term| term.equal && !term.value.is_empty() && !term.path.starts_with("metadata."));
         indexed.for_each(|term| marks.add(&term.path, &term.value));
         Ok(Self { labels, fields, marks })
     }
