@@ -123,6 +123,16 @@ pub fn builtin() -> &'static [Arc<Kind>] {
     &ROWS
 }
 
+/// The kinds of what is measured while pods run. Their objects are found out when somebody asks; they have no
+/// definition in the built-in OpenAPI document.
+pub fn measured() -> &'static [Arc<Kind>] {
+    static ROWS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+        let rows = parse::table(include_str!("kinds/measured.txt")).expect("a test reads the table");
+        rows.into_iter().map(|row| Arc::new(Kind { definition: String::new(), ..row })).collect()
+    });
+    &ROWS
+}
+
 /// The built-in row that serves `group`/`version`/`plural`.
 pub fn find_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
     builtin().iter().find(|k| k.group == group && k.version == version && k.plural == plural)
@@ -158,6 +168,13 @@ mod tests {
             columns,
             subresources,
         ));
+    }
+
+    #[test]
+    fn what_is_measured_is_not_kept() {
+        let names: Vec<_> = measured().iter().map(|row| row.group_resource()).collect();
+        assert_eq!(names, ["nodes.metrics.k8s.io", "pods.metrics.k8s.io"]);
+        assert!(measured().iter().all(|row| !row.is_kept() && row.definition.is_empty()));
     }
 
     #[test]

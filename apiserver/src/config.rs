@@ -41,6 +41,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous: bool,
+    /// Whether `metrics.k8s.io` is served, from the node agents' figures.
+    pub node_metrics: bool,
     pub clock: Clock,
     /// Where generated names and uids come from.
     pub random: Random,
@@ -64,6 +66,7 @@ impl Default for Config {
             encryption_config: None,
             audit: None,
             anonymous: true,
+            node_metrics: false,
             clock: Clock::system(),
             random: Random::system(),
             limits: Limits::default(),

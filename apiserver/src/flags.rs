@@ -63,6 +63,9 @@ pub struct Flags {
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     anonymous_auth: bool,
+    /// Serve metrics.k8s.io: what nodes and pods use, asked of the node agents.
+    #[arg(long)]
+    node_metrics: bool,
     /// How many writes the history keeps at most, for reads of the past [default: 1000000; 4096 in memory].
     #[arg(long, value_name = "N")]
     history_revisions_max: Option<u64>,
@@ -94,6 +97,7 @@ impl Flags {
             authorization_modes: self.authorization_mode,
             authorization_config: self.authorization_config,
             anonymous: self.anonymous_auth,
+            node_metrics: self.node_metrics,
             clock,
             random: Random::system(),
         }

@@ -22,6 +22,7 @@ mod health;
 mod matching;
 mod metrics;
 mod negotiate;
+mod node_metrics;
 mod node_proxy;
 mod openapi;
 mod pki;

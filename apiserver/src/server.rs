@@ -44,7 +44,7 @@ use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call, Connection};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, admission, aggregation, health, openapi, subresource, transaction};
+use crate::{UserInfo, admission, aggregation, health, node_metrics, openapi, subresource, transaction};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -60,6 +60,7 @@ pub(crate) struct Server {
     pub(crate) pki: Arc<crate::Pki>,
     pub(crate) backends: Arc<Backends>,
     pub(crate) aggregator: aggregation::Aggregator,
+    pub(crate) node_answers: node_metrics::Answers,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) limits: Limits,

@@ -5,6 +5,7 @@
 //! goes through the API: nothing here knows the store or another controller.
 
 mod bootstrap_token;
+mod claims;
 mod controller;
 mod controllers;
 mod endpoint_slices;
@@ -31,6 +32,7 @@ mod trigger_times;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use component_base::Shutdown;
@@ -74,6 +76,8 @@ pub struct Config {
     pub node_ranges: Option<NodeRanges>,
     /// Finished pods kept in the cluster before the oldest are removed.
     pub terminated_pod_threshold: usize,
+    /// Where volumes of the default class are made. Without it there is no such class.
+    pub host_path_volumes: Option<PathBuf>,
 }
 
 impl Config {
@@ -93,6 +97,7 @@ impl Config {
             eviction_rates: EvictionRates::default(),
             node_ranges: None,
             terminated_pod_threshold: 12_500,
+            host_path_volumes: None,
         }
     }
 }

@@ -89,6 +89,9 @@ struct Flags {
     /// How many finished pods are kept before the oldest are removed; 0 keeps all.
     #[arg(long, default_value = "12500")]
     terminated_pod_gc_threshold: usize,
+    /// The folder in which volumes of the class `standard` are made. Only for clusters whose nodes all see it.
+    #[arg(long, value_name = "DIR")]
+    host_path_volumes_dir: Option<PathBuf>,
     /// Deployments reconciled at the same time.
     #[arg(long, default_value = "5")]
     concurrent_deployment_syncs: usize,
@@ -159,6 +162,7 @@ impl Flags {
             len_v4: self.node_cidr_mask_size_ipv4,
             len_v6: self.node_cidr_mask_size_ipv6,
         });
+        config.host_path_volumes = self.host_path_volumes_dir.clone();
         config.terminated_pod_threshold = self.terminated_pod_gc_threshold;
         config.election = self.leader_elect.then(|| Election {
             lease_duration: self.leader_elect_lease_duration,

@@ -35,7 +35,7 @@ use crate::pod::qos::value;
 use crate::pod::status::Host;
 use crate::pod::worker::{Mailbox, Worker};
 use crate::runtime::{self, Runtime, SandboxFilter};
-use crate::server;
+use crate::server::{self, Readings};
 
 /// How long a namespace's services are remembered for the environment of new containers.
 const SERVICES_FRESH: Duration = Duration::from_secs(10);
@@ -57,6 +57,7 @@ pub(crate) struct Agent {
     pub(crate) disk: bool,
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     pub(crate) pulls: Semaphore,
+    pub(crate) readings: Readings,
     pub(crate) tasks: Tasks,
     pods: Mutex<BTreeMap<String, Mailbox>>,
     services: Mutex<BTreeMap<String, (Instant, Vec<Service>)>>,
@@ -101,6 +102,7 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
         disk: !matches!(config.runtime, RuntimeKind::Simulated),
         allocatable: registration.allocatable(),
         pulls: Semaphore::new(config.pulls_max),
+        readings: Readings::default(),
         tasks: tasks.clone(),
         pods: Mutex::default(),
         services: Mutex::default(),

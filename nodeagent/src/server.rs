@@ -25,6 +25,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+pub(crate) use stats::Readings;
+
 use crate::agent::Agent;
 use crate::config::{Config, Pem};
 use crate::runtime::{Container, ContainerFilter, ExecRequest, RuntimeError, Streams, labels};

@@ -1,5 +1,7 @@
 //! The paths of a group's version with what may be done on them, from the rows of the kinds table.
 
+use std::sync::Arc;
+
 use api_types::kinds::Kind;
 use serde_json::{Map, Value, json};
 
@@ -39,7 +41,8 @@ pub(super) fn of_version(table: &Table, group: &str, version: &str) -> Map<Strin
     if rows().any(|row| row.custom.is_none()) {
         paths.insert(format!("{base}/"), document("get available resources", "APIResourceList"));
     }
-    for row in rows() {
+    let is_described = |row: &&Arc<Kind>| row.custom.is_some() || !row.definition.is_empty();
+    for row in rows().filter(is_described) {
         add_row(&mut paths, row, &base);
     }
     paths.sort_keys();

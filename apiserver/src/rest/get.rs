@@ -3,6 +3,7 @@
 use api_types::status::Status;
 use http::StatusCode;
 
+use super::selection::Selection;
 use super::{Answer, Call, Verb, list, past};
 
 pub(super) struct Get;
@@ -12,7 +13,7 @@ impl Verb for Get {
 
     async fn answer(call: Call) -> Answer {
         if !call.kind.is_kept() {
-            let computed = list::computed(&call, &call.info.name).pop();
+            let computed = list::computed(&call, &call.info.name, &Selection::default()).await.pop();
             let found = computed.ok_or_else(|| Status::not_found(&call.kind, &call.info.name))?;
             return call.object(StatusCode::OK, &found);
         }

@@ -32,7 +32,7 @@ impl Verb for List {
             let snapshot = page.snapshot(&call).await?;
             collect(&call, &selection, &page, &snapshot).await?
         } else {
-            let objects = computed(&call, selection.name().unwrap_or_default());
+            let objects = computed(&call, selection.name().unwrap_or_default(), &selection).await;
             Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
         };
         let now = call.server.clock.now();
@@ -41,10 +41,12 @@ impl Verb for List {
     }
 }
 
-/// The objects of a kind of which nothing is kept: all, or that of a name.
-pub(super) fn computed(call: &Call, name: &str) -> Vec<Bytes> {
-    let found = computed::objects(&call.kind, &*call.server.view, call.server.clock.now());
-    let wanted = |object: &Value| name.is_empty() || object["metadata"]["name"] == name;
+/// The objects of a kind of which nothing is kept: all that are selected, or that of a name.
+pub(super) async fn computed(call: &Call, name: &str, selection: &Selection) -> Vec<Bytes> {
+    let found = computed::objects(call, name).await;
+    let wanted = |object: &Value| {
+        (name.is_empty() || object["metadata"]["name"] == name) && selection.matches_object(object)
+    };
     found
         .into_iter()
         .filter(wanted)

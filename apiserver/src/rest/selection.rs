@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api_types::kinds::Kind;
 use api_types::selectors::{FieldSelector, LabelSelector};
 use api_types::status::Status;
+use serde_json::Value;
 
 use crate::cache::{Marks, Stored};
 use crate::request_info::Query;
@@ -88,6 +89,11 @@ impl Selection {
         stored.marks().may_have(self.marks)
             && self.labels.matches_with(|key| stored.label(key))
             && self.fields.matches_with(|path| stored.field(path))
+    }
+
+    /// The same for an object that is not stored.
+    pub(super) fn matches_object(&self, object: &Value) -> bool {
+        self.labels.matches_object(object) && self.fields.matches_object(object)
     }
 
     /// The selection as a watch's filter.

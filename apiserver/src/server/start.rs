@@ -36,6 +36,7 @@ use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::flow_control::{FlowControl, keeper};
 use crate::metrics::RequestMetrics;
+use crate::node_metrics::{Answers, WithMetrics};
 use crate::pki::{self, Pki, PkiError};
 use crate::service_ip::{ServiceAddresses, ServiceCidr};
 use crate::store::OpenError;
@@ -108,7 +109,11 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
     let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
     let view: Arc<dyn View> = objects.clone();
-    let registry = Registry::new(Box::new(Definitions::new(objects.clone())));
+    let definitions = Definitions::new(objects.clone());
+    let registry = match config.node_metrics {
+        true => Registry::new(Box::new(WithMetrics::new(definitions))),
+        false => Registry::new(Box::new(definitions)),
+    };
     let services = Arc::new(ServiceAddresses::new(cidr));
     let flow = FlowControl::new(view.clone(), config.limits.requests_inflight_max());
     let metrics = RequestMetrics::new();
@@ -127,6 +132,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         tokens: Tokens::new(&pki, config.clock),
         aggregator: aggregation::Aggregator::new(&pki)?,
         backends,
+        node_answers: Answers::default(),
         objects,
         view,
         registry,

@@ -1,21 +1,32 @@
 //! Kinds of which nothing is kept: their objects are found out when somebody asks.
 
-use api_types::kinds::Kind;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
+use crate::node_metrics;
+use crate::rest::Call;
 use crate::view::View;
 
-type Find = fn(&dyn View, DateTime<Utc>) -> Vec<Value>;
+/// Finds the objects that a call is about: all, or that of the name.
+type Find = for<'a> fn(&'a Call, &'a str) -> BoxFuture<'a, Vec<Value>>;
 
-static ROWS: &[(&str, Find)] = &[("componentstatuses", component_statuses)];
+static ROWS: &[(&str, Find)] = &[
+    ("componentstatuses", |call, _| {
+        async { component_statuses(&*call.server.view, call.server.clock.now()) }.boxed()
+    }),
+    ("nodes.metrics.k8s.io", node_metrics::of_nodes),
+    ("pods.metrics.k8s.io", node_metrics::of_pods),
+];
 
 /// The objects of a computed kind, without type names.
-pub(crate) fn objects(kind: &Kind, view: &dyn View, now: DateTime<Utc>) -> Vec<Value> {
-    let group_resource = kind.group_resource();
-    ROWS.iter()
-        .find(|(resource, _)| *resource == group_resource)
-        .map_or_else(Vec::new, |row| row.1(view, now))
+pub(crate) async fn objects(call: &Call, name: &str) -> Vec<Value> {
+    let group_resource = call.kind.group_resource();
+    match ROWS.iter().find(|(resource, _)| *resource == group_resource) {
+        Some((_, find)) => find(call, name).await,
+        None => Vec::new(),
+    }
 }
 
 /// Components that elect a leader, and the lease by which they show that they live.

@@ -16,12 +16,16 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod garbage_collector;
 mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod persistent_volume_binder;
 mod persistent_volume_claim_protection;
+mod persistent_volume_expander;
+mod persistent_volume_host_path_provisioner;
 mod persistent_volume_protection;
 mod pod_garbage_collector;
 mod replicaset;
@@ -69,6 +73,10 @@ pub(crate) static ALL: &[Definition] = &[
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),
     def::<pod_garbage_collector::PodGarbageCollector>(),
+    def::<persistent_volume_binder::PersistentVolumeBinder>(),
+    def::<persistent_volume_host_path_provisioner::HostPathProvisioner>(),
+    def::<persistent_volume_expander::PersistentVolumeExpander>(),
+    def::<ephemeral_volume::EphemeralVolume>(),
     def::<persistent_volume_claim_protection::PersistentVolumeClaimProtection>(),
     def::<persistent_volume_protection::PersistentVolumeProtection>(),
     def::<volumeattributesclass_protection::VolumeAttributesClassProtection>(),

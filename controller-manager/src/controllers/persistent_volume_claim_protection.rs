@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, Client};
 
+use crate::claims::claims_of;
 use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::finalizers::{drop_finalizer, waits_for};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::name_of;
 
 const FINALIZER: &str = "kubernetes.io/pvc-protection";
 
@@ -55,17 +55,6 @@ impl Controller for PersistentVolumeClaimProtection {
         }
         Ok(Action::Done)
     }
-}
-
-/// The names of the claims that the pod mounts, those made for it among them.
-fn claims_of(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claim = |volume: &k8s_openapi::api::core::v1::Volume| match &volume.persistent_volume_claim {
-        Some(source) => Some(source.claim_name.clone()),
-        None if volume.ephemeral.is_some() => Some(format!("{}-{}", name_of(&pod.metadata), volume.name)),
-        None => None,
-    };
-    volumes.filter_map(claim).collect()
 }
 
 /// A pod that waits for a node does not count: no node starts one whose claim is going.

@@ -16,5 +16,6 @@ mod replicas;
 mod rollouts;
 mod services;
 mod statefulsets;
+mod storage;
 mod trust;
 mod workloads;

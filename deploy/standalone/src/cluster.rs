@@ -59,6 +59,7 @@ pub struct Cluster {
     client: kube::Client,
     node_names: Vec<String>,
     kubeconfig: Option<PathBuf>,
+    volumes_dir: PathBuf,
     /// Node agents stop first, while the API still answers; then controllers and scheduler, then the server.
     nodes: Tasks,
     control: Tasks,
@@ -75,14 +76,15 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         component_base::client::install_crypto_provider();
         let server = Shutdown::new();
-        let api = apiserver::start(options.server.clone(), server.clone())
-            .await
-            .context("the API server does not start")?;
+        // The nodes are of this process, and say what their pods use.
+        let config = apiserver::Config { node_metrics: true, ..options.server.clone() };
+        let api = apiserver::start(config, server.clone()).await.context("the API server does not start")?;
         let client = loopback(&api, UserInfo::admin());
         let (nodes, control) = (Shutdown::new(), Shutdown::new());
         let guards = [&nodes, &control, &server].map(|token| token.clone().drop_guard());
         let cluster = Self {
             kubeconfig: api.credentials().admin_kubeconfig_path(),
+            volumes_dir: volumes_dir(&options),
             node_names: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
             nodes: Tasks::new(nodes),
             control: Tasks::new(control),
@@ -165,6 +167,7 @@ impl Cluster {
         let config = controller_manager::Config {
             root_ca: Some(pki.ca_pem().to_owned()),
             signing: Some(Arc::new(authority)),
+            host_path_volumes: Some(self.volumes_dir.clone()),
             token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
             election,
             ..controller_manager::Config::new(ClientSource::Ready(client), clock)
@@ -243,6 +246,12 @@ pub fn scheduler(
 ) -> impl Future<Output = anyhow::Result<()>> + Send {
     let config = scheduler::Config { seed, ..scheduler::Config::new(ClientSource::Ready(client), clock) };
     scheduler::run(config, shutdown)
+}
+
+/// Where volumes of the default class are. Simulated nodes make no folder.
+fn volumes_dir(options: &Options) -> PathBuf {
+    let dir = options.data_dir.as_deref().unwrap_or(Path::new("/var/lib/coxswain")).join("volumes");
+    std::path::absolute(&dir).unwrap_or(dir)
 }
 
 fn loopback(api: &Running, user: UserInfo) -> kube::Client {

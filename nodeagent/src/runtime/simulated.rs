@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use component_base::clock::Clock;
 use component_base::supervise::Tasks;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, broadcast, watch};
@@ -22,6 +23,7 @@ use super::{
     Result, Runtime, RuntimeError, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxFilter,
     SandboxState, Stats, Streams, labels_match,
 };
+use crate::pod::qos::value;
 
 /// Annotations of a pod that say how its containers behave. `CONTAINER.` may stand before the last part,
 /// as in `simulation.coxswain.dev/app.exit-code`.
@@ -80,6 +82,27 @@ pub fn stages(container: &str, annotations: &BTreeMap<String, String>, is_work: 
     stages
 }
 
+/// What a container uses all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Usage {
+    cpu_milli: u64,
+    memory_bytes: u64,
+}
+
+/// The usage that the annotations `cpu` (`250m`) and `memory` (`64Mi`) say; else a thousandth of a core and 1 MiB.
+fn usage(container: &str, annotations: &BTreeMap<String, String>) -> Usage {
+    let get = |key: &str| {
+        let own = format!("{ANNOTATION_PREFIX}{container}.{key}");
+        let text = annotations.get(&own).or_else(|| annotations.get(&format!("{ANNOTATION_PREFIX}{key}")))?;
+        Some(value(&Quantity(text.clone())))
+    };
+    // Below zero becomes zero, beyond the range the end of it.
+    Usage {
+        cpu_milli: get("cpu").map_or(1, |cores| (cores * 1000.0).round() as u64),
+        memory_bytes: get("memory").map_or(1 << 20, |bytes| bytes as u64),
+    }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
@@ -96,6 +119,7 @@ struct Simulated {
     record: Container,
     config: ContainerConfig,
     stages: Vec<Stage>,
+    usage: Usage,
     logs: Vec<LogLine>,
     log_changed: watch::Sender<usize>,
     stop: Arc<Notify>,
@@ -305,6 +329,7 @@ impl Runtime for SimulatedRuntime {
                 _ => home.config.labels.contains_key(JOB_LABEL),
             };
             let stages = stages(&config.name, &home.config.annotations, is_work);
+            let usage = usage(&config.name, &home.config.annotations);
             let image_id = match state.images.get(&config.image) {
                 Some(image) => image.id.clone(),
                 None => return Err(RuntimeError::ImageNotPresent { image: config.image.clone() }),
@@ -328,6 +353,7 @@ impl Runtime for SimulatedRuntime {
                 record: record.clone(),
                 config: config.clone(),
                 stages,
+                usage,
                 logs: Vec::new(),
                 log_changed: watch::channel(0).0,
                 stop: Arc::new(Notify::new()),
@@ -419,9 +445,15 @@ impl Runtime for SimulatedRuntime {
         let at = self.0.simulation.clock.now();
         let found = self.container_status(container).await?;
         let running = found.started_at.map(|start| at - start).unwrap_or_default();
-        // A simulated container uses one thousandth of a core and 1 MiB.
-        let cpu_nanoseconds = u64::try_from(running.num_microseconds().unwrap_or(0)).unwrap_or(0);
-        Ok(Stats { cpu_nanoseconds, memory_working_set_bytes: 1 << 20, memory_usage_bytes: 1 << 20, at })
+        let usage = {
+            let state = self.0.state.lock();
+            state.containers.get(container).map(|found| found.usage).ok_or_else(|| no_container(container))?
+        };
+        let milliseconds = u64::try_from(running.num_milliseconds()).unwrap_or(0);
+        // A thousandth of a core for a millisecond is a microsecond.
+        let cpu_nanoseconds = milliseconds.saturating_mul(usage.cpu_milli).saturating_mul(1000);
+        let memory = usage.memory_bytes;
+        Ok(Stats { cpu_nanoseconds, memory_working_set_bytes: memory, memory_usage_bytes: memory, at })
     }
 
     async fn exec(&self, container: &str, request: &ExecRequest, mut streams: Streams) -> Result<i32> {
@@ -565,6 +597,14 @@ mod tests {
             Stage::Exit { code: 3, reason: String::new() },
         ];
         assert_eq!(stages("app", &given, false), expected);
+    }
+
+    #[test]
+    fn annotations_say_what_a_container_uses() {
+        let given = annotations(&[("cpu", "250m"), ("app.cpu", "2"), ("memory", "64Mi")]);
+        assert_eq!(usage("app", &given), Usage { cpu_milli: 2000, memory_bytes: 64 << 20 });
+        assert_eq!(usage("side", &given).cpu_milli, 250);
+        assert_eq!(usage("app", &BTreeMap::new()), Usage { cpu_milli: 1, memory_bytes: 1 << 20 });
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //!
 //! A type turns its source into a path on the node, which containers mount. Types whose content comes from
 //! the API write it with `payload`, which switches to new content in one step; they are mounted again and again, so that
-//! changes reach running containers. Persistent volume claims are not there.
+//! changes reach running containers. Of persistent volumes those are there that are folders of the node.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ mod downward_api;
 mod empty_dir;
 mod host_path;
 mod payload;
+mod persistent_volume_claim;
 mod projected;
 mod secret;
 mod service_account_token;
@@ -35,6 +36,8 @@ pub(crate) enum VolumeError {
     HostPath { volume: String, path: String, wanted: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : unsupported field {field:?}")]
     Field { volume: String, field: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : error processing PVC {claim}: {why}")]
+    Claim { volume: String, claim: String, why: String },
     #[error("volume {volume:?} is of a type that this node does not support")]
     Unsupported { volume: String },
     #[error(
@@ -114,6 +117,7 @@ static TYPES: &[Row] = &[
     def::<secret::SecretVolume>(),
     def::<downward_api::DownwardApi>(),
     def::<projected::Projected>(),
+    def::<persistent_volume_claim::Claim>(),
 ];
 
 fn row_of(volume: &Volume) -> Option<&'static Row> {
