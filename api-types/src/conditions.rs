@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::{
     DaemonSetCondition, DeploymentCondition, ReplicaSetCondition, StatefulSetCondition,
 };
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{
     NamespaceCondition, NodeCondition, PersistentVolumeClaimCondition, PodCondition,
@@ -41,6 +42,7 @@ macro_rules! optional_time {
 optional_time!(
     DaemonSetCondition,
     DeploymentCondition,
+    HorizontalPodAutoscalerCondition,
     JobCondition,
     NamespaceCondition,
     NodeCondition,

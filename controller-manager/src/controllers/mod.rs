@@ -18,6 +18,7 @@ mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod garbage_collector;
+mod horizontal_pod_autoscaler;
 mod job;
 mod namespace;
 mod node_ipam;
@@ -30,6 +31,7 @@ mod persistent_volume_protection;
 mod pod_garbage_collector;
 mod replicaset;
 mod replicationcontroller;
+mod resource_claim;
 mod resource_quota;
 mod root_ca_certificate_publisher;
 mod service_cidr;
@@ -73,6 +75,8 @@ pub(crate) static ALL: &[Definition] = &[
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),
     def::<pod_garbage_collector::PodGarbageCollector>(),
+    def::<horizontal_pod_autoscaler::HorizontalPodAutoscaling>(),
+    def::<resource_claim::ResourceClaims>(),
     def::<persistent_volume_binder::PersistentVolumeBinder>(),
     def::<persistent_volume_host_path_provisioner::HostPathProvisioner>(),
     def::<persistent_volume_expander::PersistentVolumeExpander>(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod budgets;
+mod autoscaling;
 mod cluster;
 mod collection;
 mod crashes;
