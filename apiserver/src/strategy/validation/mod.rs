@@ -146,8 +146,13 @@ pub(super) fn name_rule(kind: &Kind) -> Option<NameRule> {
 
 /// Resources whose changed objects are checked as new ones and then once more as changed ones; what is wrong with
 /// them is a cause each time.
-const CHECKED_TWICE: &[&str] =
-    &["persistentvolumes", "replicationcontrollers", "apps/daemonsets", "apps/replicasets"];
+const CHECKED_TWICE: &[&str] = &[
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "replicationcontrollers",
+    "apps/daemonsets",
+    "apps/replicasets",
+];
 
 /// Everything that is wrong with an object, its metadata aside.
 pub(super) fn validate(check: &Check<'_>) -> Errors {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Check;
 use super::affinity::validate_node_selector;
 use super::fields::{check_below, is_same};
+use super::pod_change::keep;
 use super::quantities::{amounts, quantity, shown};
 use super::storage::check_driver_name;
 use super::volumes::{SOURCES, check_no_backsteps, sole_source, validate_kind};
@@ -16,37 +17,88 @@ pub(super) fn volume(check: &Check<'_>, errors: &mut Errors) {
     validate_spec(&check.new["spec"], "spec", false, errors);
     let Some(old) = check.old else { return };
     let (new, old) = (&check.new["spec"], &old["spec"]);
-    if SOURCES.iter().any(|source| new[*source] != old[*source]) {
+    let before = as_expandable(old, new);
+    if SOURCES.iter().any(|source| new[*source] != before[*source]) {
         let why = "spec.persistentvolumesource is immutable after creation";
         errors.push(FieldError::forbidden("spec.persistentvolumesource", why));
     }
     if !is_same(&new["volumeMode"], &old["volumeMode"]) {
-        errors.push(FieldError::immutable("spec.volumeMode", new["volumeMode"].clone()));
+        errors.push(FieldError::immutable("volumeMode", new["volumeMode"].clone()));
     }
     if !old["nodeAffinity"].is_null() && new["nodeAffinity"] != old["nodeAffinity"] {
-        errors.push(FieldError::immutable("spec.nodeAffinity", new["nodeAffinity"].clone()));
+        errors.push(FieldError::immutable("nodeAffinity", new["nodeAffinity"].clone()));
     }
+    if !old["volumeAttributesClassName"].is_null() && new["volumeAttributesClassName"].is_null() {
+        let why = "update from non-nil value to nil is forbidden";
+        errors.push(FieldError::forbidden("spec.volumeAttributesClassName", why));
+    }
+}
+
+/// The spec as it was, and with the secret for its expansion if that is what was added.
+fn as_expandable(old: &Value, new: &Value) -> Value {
+    const SECRET: &str = "controllerExpandSecretRef";
+    let mut before = old.clone();
+    let added = new["csi"].get(SECRET).filter(|secret| secret.is_object());
+    if let (Some(secret), Some(csi)) = (added, before.get_mut("csi").and_then(Value::as_object_mut))
+        && csi.get(SECRET).is_none_or(Value::is_null)
+    {
+        csi.insert(SECRET.to_owned(), secret.clone());
+    }
+    before
 }
 
 /// The spec of a volume; an inline one is part of an attachment and says less.
 pub(super) fn validate_spec(spec: &Value, path: &str, is_inline: bool, errors: &mut Errors) {
     validate_access_modes(spec, path, errors);
-    if !is_inline {
-        validate_capacity(&spec["capacity"], &format!("{path}.capacity"), errors);
+    match is_inline {
+        true => validate_inline(spec, path, errors),
+        false => validate_capacity(&spec["capacity"], &format!("{path}.capacity"), errors),
     }
     if let Some((kind, source)) = sole_source(spec, path, errors) {
-        if is_inline && kind != "csi" {
-            errors.push(FieldError::forbidden(
-                format!("{path}.{kind}"),
-                "only csi is allowed for inline volumes",
-            ));
-        }
         validate_source(kind, source, path, errors);
     }
-    validate_affinity(spec, path, errors);
+    validate_attributes_class(spec, path, errors);
+    if !is_inline {
+        validate_affinity(spec, path, errors);
+    }
     if spec["hostPath"]["path"] == "/" && spec["persistentVolumeReclaimPolicy"] == "Recycle" {
         let why = "may not be 'recycle' for a hostPath mount of '/'";
         errors.push(FieldError::forbidden(format!("{path}.persistentVolumeReclaimPolicy"), why));
+    }
+}
+
+/// A volume that an attachment describes has neither an owner nor a choice.
+fn validate_inline(spec: &Value, path: &str, errors: &mut Errors) {
+    let why = "may not be specified in the context of inline volumes";
+    for field in ["claimRef", "capacity", "nodeAffinity", "storageClassName"] {
+        if !is_same(&spec[field], &Value::Null) {
+            errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
+        }
+    }
+    if spec["csi"].is_null() {
+        let why = "has to be specified in the context of inline volumes";
+        errors.push(FieldError::required(format!("{path}.csi"), why));
+    }
+    for (field, only, what) in [
+        ("persistentVolumeReclaimPolicy", "Retain", "may only be Retain"),
+        ("volumeMode", "Filesystem", "may not specify volumeMode other than Filesystem"),
+    ] {
+        if text(spec, field).is_some_and(|given| given != only) {
+            let why = format!("{what} in the context of inline volumes");
+            errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
+        }
+    }
+}
+
+fn validate_attributes_class(spec: &Value, path: &str, errors: &mut Errors) {
+    let Some(class) = spec["volumeAttributesClassName"].as_str() else { return };
+    if class.is_empty() {
+        let why = "an empty string is disallowed";
+        errors.push(FieldError::required(format!("{path}.volumeAttributesClassName"), why));
+    }
+    if spec["csi"].is_null() {
+        let why = "has to be specified when using volumeAttributesClassName";
+        errors.push(FieldError::required(format!("{path}.csi"), why));
     }
 }
 
@@ -109,17 +161,26 @@ const CSI_SECRETS: &[&str] = &[
     "nodeExpandSecretRef",
 ];
 
+const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
 fn validate_access_modes(spec: &Value, path: &str, errors: &mut Errors) {
-    let modes = items(&spec["accessModes"]);
-    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+    let (modes, at) = (items(&spec["accessModes"]), format!("{path}.accessModes"));
+    for mode in modes.iter().filter_map(Value::as_str).filter(|mode| !ACCESS_MODES.contains(mode)) {
+        errors.push(FieldError::not_supported(&at, mode, ACCESS_MODES));
+    }
+    let has = |sole: bool| {
+        let known = modes.iter().filter_map(Value::as_str).filter(|mode| ACCESS_MODES.contains(mode));
+        known.into_iter().any(|mode| (mode == "ReadWriteOncePod") == sole)
+    };
+    if has(true) && has(false) {
         let why = "may not use ReadWriteOncePod with other access modes";
-        errors.push(FieldError::forbidden(format!("{path}.accessModes"), why));
+        errors.push(FieldError::forbidden(at, why));
     }
 }
 
 fn validate_capacity(capacity: &Value, path: &str, errors: &mut Errors) {
-    let Some(given) = capacity.as_object() else { return };
-    if !given.contains_key("storage") || given.len() > 1 {
+    let given = capacity.as_object();
+    if given.is_none_or(|given| !given.contains_key("storage") || given.len() > 1) {
         errors.push(FieldError::not_supported(path, capacity.clone(), &["storage"]));
     }
     for (path, _, value) in amounts(capacity, path) {
@@ -184,41 +245,56 @@ pub(super) fn claim(check: &Check<'_>, errors: &mut Errors) {
     let new = &check.new["spec"];
     validate_claim(new, "spec", errors);
     let Some(old) = check.old else { return };
-    validate_claim_change(new, &old["spec"], old["status"]["phase"] == "Bound", errors);
+    validate_claim_change(new, &old["spec"], &check.new["status"], errors);
 }
 
-fn validate_claim_change(new: &Value, old: &Value, is_bound: bool, errors: &mut Errors) {
+fn validate_claim_change(new: &Value, old: &Value, status: &Value, errors: &mut Errors) {
     let mut masked = new.clone();
-    let mut restore = |field: &str| {
-        let Some(fields) = masked.as_object_mut() else { return };
-        match old.get(field) {
-            Some(value) => fields.insert(field.to_owned(), value.clone()),
-            None => fields.shift_remove(field),
-        };
-    };
-    for field in ["volumeName", "storageClassName"] {
-        // The binder names the volume once, and the default class may come late.
-        if text(old, field).is_none() && old[field].is_null() {
-            restore(field);
+    let is_bound = status["phase"] == "Bound";
+    let names_class = |spec: &Value| !spec["volumeAttributesClassName"].is_null();
+    // The binder names the volume once, the default class may come late, and what is bound may be of another class.
+    for (field, may_change) in [
+        ("volumeName", text(old, "volumeName").is_none()),
+        ("storageClassName", old["storageClassName"].is_null() && !new["storageClassName"].is_null()),
+        ("volumeAttributesClassName", is_bound && names_class(new)),
+    ] {
+        if may_change {
+            keep(&mut masked, old, field);
         }
     }
-    let (was, is) = (&old["resources"]["requests"]["storage"], &new["resources"]["requests"]["storage"]);
-    if is_bound {
-        restore("volumeAttributesClassName");
-        restore("resources");
-        if quantity(is) < quantity(was) {
-            let why = "field can not be less than previous value";
-            errors.push(FieldError::forbidden("spec.resources.requests.storage", why));
-        }
+    let storage = |spec: &Value| spec["resources"]["requests"]["storage"].clone();
+    let (was, is) = (storage(old), storage(new));
+    let requests = masked.pointer_mut("/resources/requests").and_then(Value::as_object_mut);
+    if let Some(requests) = requests.filter(|_| is_bound) {
+        requests.insert("storage".to_owned(), was.clone());
     }
     if masked != *old {
         let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         errors.push(FieldError::forbidden("spec", why));
     }
+    // A claim that could not grow may go back to more than it has.
+    let has = quantity(&status["capacity"]["storage"]);
+    if quantity(&is) < quantity(&was) && has.is_some() && quantity(&is) <= has {
+        let why = "field can not be less than status.capacity";
+        errors.push(FieldError::forbidden("spec.resources.requests.storage", why));
+    }
     if !is_same(&new["volumeMode"], &old["volumeMode"]) {
-        errors.push(FieldError::immutable("spec.volumeMode", new["volumeMode"].clone()));
+        errors.push(FieldError::immutable("volumeMode", new["volumeMode"].clone()));
+    }
+    if names_class(old) && text(new, "volumeAttributesClassName").is_none() {
+        let what = if names_class(new) { "an empty string" } else { "nil" };
+        let why = format!("update from non-nil value to {what} is forbidden");
+        errors.push(FieldError::forbidden("spec.volumeAttributesClassName", why));
     }
 }
+
+const RESIZES: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
 
 pub(super) fn claim_status(check: &Check<'_>, errors: &mut Errors) {
     for (path, _, value) in amounts(&check.new["status"]["capacity"], "status.capacity") {
@@ -226,6 +302,27 @@ pub(super) fn claim_status(check: &Check<'_>, errors: &mut Errors) {
             errors.push(FieldError::invalid(path, shown(value), "must be greater than or equal to 0"));
         }
     }
+    let status = &check.new["status"];
+    for (resource, resize) in status["allocatedResourceStatuses"].as_object().into_iter().flatten() {
+        let path = "status.allocatedResourceStatus";
+        check_resource(resource, path, errors);
+        if !RESIZES.contains(&resize.as_str().unwrap_or_default()) {
+            errors.push(FieldError::not_supported(path, resource.as_str(), RESIZES));
+        }
+    }
+    for resource in status["allocatedResources"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+        check_resource(resource, "status.allocatedResources", errors);
+    }
+}
+
+/// Of what Kubernetes itself counts a claim has storage alone.
+fn check_resource(name: &str, path: &str, errors: &mut Errors) {
+    let wrong = names::check_label_key(name);
+    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
+    if wrong.is_empty() && is_native && name != "storage" {
+        errors.push(FieldError::not_supported(path, name, &["storage"]));
+    }
+    invalid_all(wrong, path, name, errors);
 }
 
 #[cfg(test)]
@@ -236,21 +333,64 @@ mod tests {
         json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage}}})
     }
 
-    fn change(new: Value, old: Value, is_bound: bool) -> Vec<String> {
+    fn change(new: Value, old: Value, status: Value) -> Vec<String> {
         let mut errors = Errors::new();
-        validate_claim_change(&new, &old, is_bound, &mut errors);
+        validate_claim_change(&new, &old, &status, &mut errors);
         errors.into_iter().map(|e| e.path).collect()
     }
 
     #[test]
     fn a_bound_claim_may_grow_and_nothing_else() {
-        assert!(change(claim_of("2Gi"), claim_of("1Gi"), true).is_empty());
-        assert_eq!(change(claim_of("2Gi"), claim_of("1Gi"), false), ["spec"]);
-        assert_eq!(change(claim_of("1Gi"), claim_of("2Gi"), true), ["spec.resources.requests.storage"]);
+        let bound = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}});
+        let storage = "spec.resources.requests.storage";
+        assert!(change(claim_of("2Gi"), claim_of("1Gi"), bound.clone()).is_empty());
+        assert_eq!(change(claim_of("2Gi"), claim_of("1Gi"), json!({})), ["spec"]);
+        assert!(change(claim_of("2Gi"), claim_of("3Gi"), bound.clone()).is_empty());
+        assert_eq!(change(claim_of("1Gi"), claim_of("2Gi"), bound.clone()), [storage]);
         let mut named = claim_of("1Gi");
         named["volumeName"] = json!("pv");
-        assert!(change(named.clone(), claim_of("1Gi"), false).is_empty());
-        assert_eq!(change(claim_of("1Gi"), named, false), ["spec"]);
+        assert!(change(named.clone(), claim_of("1Gi"), json!({})).is_empty());
+        assert_eq!(change(claim_of("1Gi"), named, json!({})), ["spec"]);
+        let mut classed = claim_of("1Gi");
+        classed["volumeAttributesClassName"] = json!("gold");
+        assert!(change(classed.clone(), claim_of("1Gi"), bound.clone()).is_empty());
+        assert_eq!(change(claim_of("1Gi"), classed, bound), ["spec", "spec.volumeAttributesClassName"]);
+    }
+
+    #[test]
+    fn a_claims_resize_is_a_known_one() {
+        let status = |statuses: Value| json!({"status": {"allocatedResourceStatuses": statuses}});
+        let check =
+            |object: Value| super::super::tests::paths("", "persistentvolumeclaims", "status", &object, None);
+        assert!(check(status(json!({"storage": "NodeResizePending"}))).is_empty());
+        assert_eq!(check(status(json!({"storage": "Odd"}))), ["status.allocatedResourceStatus"]);
+        assert_eq!(check(status(json!({"cpu": "NodeResizePending"}))), ["status.allocatedResourceStatus"]);
+    }
+
+    #[test]
+    fn a_changed_volume_keeps_what_it_is() {
+        let old = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "volumeMode": "Filesystem", "csi": {"driver": "d", "volumeHandle": "h"}});
+        let volume = |spec: &Value| json!({"metadata": {"name": "v"}, "spec": spec});
+        let change = |pointer: &str, value: Value| {
+            let mut new = old.clone();
+            *new.pointer_mut(pointer).unwrap() = value;
+            super::super::tests::paths("", "persistentvolumes", "", &volume(&new), Some(&volume(&old)))
+        };
+        assert_eq!(change("/volumeMode", json!("Block")), ["volumeMode"]);
+        assert_eq!(change("/csi/volumeHandle", json!("i")), ["spec.persistentvolumesource"]);
+        assert_eq!(change("/capacity", json!({})), ["spec.capacity"; 4]);
+        assert_eq!(change("/accessModes/0", json!("Odd")), ["spec.accessModes"; 2]);
+        let secret = json!({"driver": "d", "volumeHandle": "h", "controllerExpandSecretRef": {"name": "s", "namespace": "n"}});
+        assert!(change("/csi", secret).is_empty());
+    }
+
+    #[test]
+    fn an_inline_volume_is_one_of_a_driver() {
+        let mut errors = Errors::new();
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}, "volumeMode": "Block"});
+        validate_spec(&spec, "spec", true, &mut errors);
+        let paths: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(paths, ["spec.capacity", "spec.csi", "spec.volumeMode"]);
     }
 
     #[test]
