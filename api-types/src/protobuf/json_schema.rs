@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 60;
 /// Reads a schema and what stands below it.
 pub(super) fn read(bytes: &[u8], out: &mut Map<String, Value>) -> Result<(), ProtobufError> {
     let definition = format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1{DEFINITION}");
-    let schema = schema::builtin_definition(&definition).ok_or_else(|| ProtobufError::Unknown(definition))?;
+    let schema = schema::builtin_definition(&definition).ok_or(ProtobufError::Unknown(definition))?;
     Reader { schema, depth: 0 }.fields(bytes, out)
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Duplicates {
     Paths(Vec<String>),
     /// YAML: a sentence each, with its line.
     Lines(Vec<String>),
+    /// A JSON patch, whose fields are none of the object's: a sentence each.
+    Operations(Vec<String>),
 }
 
 impl Default for Duplicates {
@@ -36,7 +38,7 @@ impl Duplicates {
     pub(crate) fn notes(&self) -> Vec<String> {
         match self {
             Self::Paths(paths) => paths.iter().map(|path| format!("duplicate field {path:?}")).collect(),
-            Self::Lines(lines) => lines.clone(),
+            Self::Lines(lines) | Self::Operations(lines) => lines.clone(),
         }
     }
 

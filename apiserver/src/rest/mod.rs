@@ -48,6 +48,7 @@ pub(crate) use write::{Projection, Whole, acted_on, commit_put, commit_status, w
 
 use crate::UserInfo;
 use crate::admission::{self, Notes, Operation, Options, Review, Rounds};
+use crate::authz::Attributes;
 use crate::cache::Stored;
 use crate::negotiate::{self, Accept, Form};
 use crate::request_info::RequestInfo;
@@ -206,10 +207,21 @@ async fn answer_subresource(call: Call) -> Answer {
         Action::View(_) => run(call).await,
         Action::Do(act) => act(call).await,
         Action::Connect { act, params } => {
+            check_opening(&call).await?;
             let mut options = connect_options(&call, &row.group, &row.version, &row.kind, params);
             admit_body(&call, Operation::Connect, Options::Connect, &mut options).await?;
             act(call).await
         }
+    }
+}
+
+/// A stream into a pod makes something, also where a WebSocket has to ask for it with GET. What a proxy passes on
+/// is whatever its verb says.
+async fn check_opening(call: &Call) -> Result<(), Status> {
+    let is_proxied = call.info.subresource == "proxy";
+    match call.info.verb == "get" && call.connection.upgrade.is_some() && !is_proxied {
+        true => call.authorize("create").await,
+        false => Ok(()),
     }
 }
 
@@ -286,6 +298,13 @@ impl Call {
     /// The key of the object `name` in the request's namespace.
     pub(crate) fn key_of(&self, name: &str) -> Key {
         Key::new(&self.kind.storage, self.namespace(), name)
+    }
+
+    /// Whether the user may do `verb` too where the request asks for something else.
+    pub(crate) async fn authorize(&self, verb: &str) -> Result<(), Status> {
+        let mut attributes = Attributes::of(&self.user, &self.info);
+        verb.clone_into(&mut attributes.verb);
+        self.server.authorizers.check(&attributes).await
     }
 
     /// The namespace of the request's objects: empty for a cluster-wide kind.

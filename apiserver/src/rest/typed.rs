@@ -23,14 +23,15 @@ pub(crate) fn read(
     Ok((normalized(kind, decoded.value), warnings))
 }
 
-/// As `read`, for what a patch has made of an object: it is the patch that is wrong.
+/// As `read`, for what a patch has made of an object: it is the patch that is wrong, and `shown` of the outcome.
 pub(super) fn read_patched(
     kind: &Kind,
     decoded: Decoded,
+    shown: impl FnOnce(&Value) -> String,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
     let warnings = inspect(kind, &decoded, validation).map_err(|why| {
-        let error = FieldError::invalid("patch", decoded.value.to_string(), why);
+        let error = FieldError::invalid("patch", shown(&decoded.value), why);
         Status::invalid_kind("", "", "", vec![error])
     })?;
     Ok((normalized(kind, decoded.value), warnings))

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::write::{Manage, Proposal, create_object, update_object};
 use super::{Answer, Call, DeleteOptions, Reviewed, Verb, Whole, WriteOptions, past, remove, typed};
-use crate::authz::Attributes;
 use crate::store::Revision;
 
 pub(super) struct Undo;
@@ -58,7 +57,7 @@ async fn undo_update(call: &Call, options: &WriteOptions, before: &Value, after:
 
 /// The object goes, if it is still what it was created as.
 async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answer {
-    authorize(call, "delete").await?;
+    call.authorize("delete").await?;
     let current = call.read(&*call.stored()?).await?;
     let status = ["status".to_owned()];
     let differ = changes(&typed::of(&call.kind), after, &current);
@@ -83,7 +82,7 @@ async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answ
 
 /// The object comes back as a new one of the same name.
 async fn undo_delete(call: &Call, options: &WriteOptions, before: Value) -> Answer {
-    authorize(call, "create").await?;
+    call.authorize("create").await?;
     let mut object = before;
     let metadata = object["metadata"].as_object_mut().ok_or_else(|| Status::internal("no metadata"))?;
     for field in ["resourceVersion", "uid", "managedFields", "ownerReferences", "finalizers"] {
@@ -91,13 +90,6 @@ async fn undo_delete(call: &Call, options: &WriteOptions, before: Value) -> Answ
     }
     let proposal = Proposal { object, manage: Manage::Update, expected: None, warnings: Vec::new() };
     create_object(call, options, proposal).await?.answer(call, &Whole)
-}
-
-/// The request as such is authorized as a patch; what it comes down to is asked for beside it.
-async fn authorize(call: &Call, verb: &str) -> Result<(), Status> {
-    let mut attributes = Attributes::of(&call.user, &call.info);
-    verb.clone_into(&mut attributes.verb);
-    call.server.authorizers.check(&attributes).await
 }
 
 fn changed_since(call: &Call, conflicts: &[UndoConflict]) -> Status {

@@ -166,3 +166,23 @@ async fn what_cannot_be_reached_is_said() {
     assert_eq!(get("/api/v1/namespaces/default/pods/none/proxy/").await.0, 404);
     client.stop().await;
 }
+
+/// A WebSocket asks with GET, and what it opens is made all the same.
+#[tokio::test]
+async fn a_stream_into_a_pod_needs_the_right_to_create_it() {
+    let client = Client::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = |verbs: &[&str]| json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": verbs}]});
+    let binding = json!({"metadata": {"name": "r"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "eve"}]});
+    assert_eq!(client.post(&format!("{roles}/roles"), &role(&["get"])).await.0, 201);
+    assert_eq!(client.post(&format!("{roles}/rolebindings"), &binding).await.0, 201);
+    let eve = client.acting_as(apiserver::UserInfo { name: "eve".into(), ..Default::default() });
+    let open = || {
+        let request = http::Request::get(format!("{PODS}/p/exec?command=sh"));
+        let request = request.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "websocket");
+        request.body(Body::empty()).unwrap()
+    };
+    assert_eq!(eve.respond(open()).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(client.put(&format!("{roles}/roles/r"), &role(&["get", "create"])).await.0, 200);
+    assert_eq!(eve.respond(open()).await.status(), StatusCode::NOT_FOUND);
+}
