@@ -4,8 +4,8 @@
 //! back, late. Watches are held up, cut, or told that they are too old.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tower::BoxError;
@@ -174,7 +175,7 @@ impl Link {
         if fault == Fault::Lost || self.is_cut() {
             if parts.status == StatusCode::CREATED {
                 let at = self.net.started.elapsed();
-                self.net.view.lock().unwrap().surroundings.lost_creations.push(at);
+                self.net.view.lock().surroundings.lost_creations.push(at);
             }
             return Err(broken(io::ErrorKind::ConnectionReset));
         }

@@ -12,9 +12,9 @@ mod observer;
 mod trace;
 mod workload;
 mod world;
-
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use trace::Trace;
 use world::Plan;
@@ -90,12 +90,12 @@ fn seeds_hold_the_invariants() {
                     let trace = run(seed, None);
                     if trace.has_failed() {
                         println!("{}", failure(seed, &trace));
-                        failures.lock().unwrap().push(seed);
+                        failures.lock().push(seed);
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().unwrap();
+    let failures = failures.into_inner();
     assert!(failures.is_empty(), "of the seeds {first} to {} these failed: {failures:?}", end - 1);
 }

@@ -2,6 +2,7 @@
 //! invariants against each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::Shutdown;
@@ -11,8 +12,8 @@ use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::ApiResource;
 use kube::discovery::{Discovery, verbs};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::Value;
-use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 use crate::invariants::{self, Invariant, Surroundings};
@@ -154,7 +155,7 @@ impl Observer {
     /// Applies the changes in their order; one that is missing is a gap in a watch.
     fn follow(&mut self) {
         let view = self.view.clone();
-        let mut view = view.lock().unwrap();
+        let mut view = view.lock();
         let at = self.started.elapsed();
         for (revision, changes) in std::mem::take(&mut self.waiting) {
             if revision != self.revision + 1 {

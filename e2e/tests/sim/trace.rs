@@ -1,8 +1,9 @@
 //! What happened in a run, line by line, in an order that the seed alone decides.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Lines kept for reading; all count for the hash.
@@ -29,7 +30,7 @@ impl Trace {
 
     /// Notes that `actor` did or suffered `what`.
     pub(crate) fn note(&self, actor: &str, what: &str) {
-        let mut inner = self.0.lock().unwrap();
+        let mut inner = self.0.lock();
         let line = format!("{:>9.3} {actor:<22} {what}", inner.started.elapsed().as_secs_f64());
         line.hash(&mut inner.hash);
         if inner.lines.len() < LINES_MAX {
@@ -40,26 +41,26 @@ impl Trace {
     /// Notes that something is as it must not be.
     pub(crate) fn problem(&self, what: String) {
         self.note("PROBLEM", &what);
-        let mut inner = self.0.lock().unwrap();
+        let mut inner = self.0.lock();
         if inner.problems.len() < PROBLEMS_MAX {
             inner.problems.push(what);
         }
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        !self.0.lock().unwrap().problems.is_empty()
+        !self.0.lock().problems.is_empty()
     }
 
     pub(crate) fn problems(&self) -> Vec<String> {
-        self.0.lock().unwrap().problems.clone()
+        self.0.lock().problems.clone()
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().lines.clone()
+        self.0.lock().lines.clone()
     }
 
     /// A figure that two runs share only if all their lines are the same.
     pub(crate) fn hash(&self) -> u64 {
-        self.0.lock().unwrap().hash.finish()
+        self.0.lock().hash.finish()
     }
 }

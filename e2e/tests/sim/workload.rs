@@ -1,12 +1,13 @@
 //! What users do: workloads come, change and go, drawn from the seed.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
     DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, PropagationPolicy,
 };
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
@@ -66,7 +67,7 @@ impl Users {
     /// Evicts some pod, as a drain does, or deletes it.
     pub(crate) async fn take_a_pod(&self) {
         let pods: Vec<String> = {
-            let view = self.view.lock().unwrap();
+            let view = self.view.lock();
             view.model.all("pods").filter(|pod| is_active(pod)).map(|pod| name(pod).to_owned()).collect()
         };
         let Some(pod) = self.chance.of(&pods) else { return };
@@ -108,7 +109,7 @@ impl Users {
 
     /// The workloads of a kind that users made and that are not going.
     fn existing(&self, plural: &str) -> Vec<Value> {
-        let view = self.view.lock().unwrap();
+        let view = self.view.lock();
         let free = |object: &&Value| {
             let owned =
                 object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());

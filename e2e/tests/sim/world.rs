@@ -1,7 +1,7 @@
 //! One run: starts a cluster, lets users and faults at it, then leaves it alone and sees that it comes to rest.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use component_base::Shutdown;
@@ -10,6 +10,7 @@ use component_base::leader::Election;
 use component_base::supervise::Tasks;
 use coxswain::{Cluster, Options, UserInfo};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
@@ -93,7 +94,7 @@ impl Process {
         for number in 1.. {
             let link = net.link(&format!("{}#{number}", self.name), false);
             let life = Life { link: link.clone(), shutdown: stop.child_token(), number };
-            *self.life.lock().unwrap() = Some(life.clone());
+            *self.life.lock() = Some(life.clone());
             let shutdown = life.shutdown.clone();
             tokio::select! {
                 biased;
@@ -103,14 +104,14 @@ impl Process {
             }
             link.dead.cancel();
             shutdown.cancel();
-            let away = std::mem::replace(&mut *self.away.lock().unwrap(), Duration::from_secs(1));
+            let away = std::mem::replace(&mut *self.away.lock(), Duration::from_secs(1));
             sleep(away).await;
             trace.note(&self.name, "starts again");
         }
     }
 
     fn life(&self) -> Option<Life> {
-        self.life.lock().unwrap().clone()
+        self.life.lock().clone()
     }
 }
 
@@ -309,14 +310,14 @@ impl World {
     }
 
     fn disturbed(&self) {
-        self.view.lock().unwrap().surroundings.disturbed_at = Some(self.started.elapsed());
+        self.view.lock().surroundings.disturbed_at = Some(self.started.elapsed());
     }
 
     /// Ends some process, at once or cleanly; it comes back after a while.
     fn restart(&self, among: &[Arc<Process>], away: std::ops::Range<u64>) {
         let Some(process) = self.chance.of(among) else { return };
         let Some(life) = process.life() else { return };
-        *process.away.lock().unwrap() = self.chance.millis(away);
+        *process.away.lock() = self.chance.millis(away);
         match self.chance.happens(0.6) {
             true => {
                 self.trace.note("fault", &format!("{} is killed", process.name));
@@ -361,7 +362,7 @@ impl World {
             }
             sleep(Duration::from_secs(2)).await;
             let (unfinished, quiet) = {
-                let view = self.view.lock().unwrap();
+                let view = self.view.lock();
                 (view.unfinished(), self.started.elapsed().saturating_sub(view.model.changed_at))
             };
             if unfinished.is_empty() && quiet >= QUIET {
