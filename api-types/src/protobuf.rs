@@ -268,15 +268,14 @@ fn entry_of(entry: &[u8]) -> Result<(String, Option<Wire<'_>>), ProtobufError> {
 fn value(schema: &Schema, wire: Wire<'_>) -> Result<Value, ProtobufError> {
     match (schema.ty, wire) {
         (Type::Boolean, Wire::Varint(number)) => Ok(Value::Bool(number != 0)),
-        (Type::Number, Wire::Fixed(bits)) => {
-            Ok(Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
-        }
+        (Type::Number, Wire::Fixed(bits)) => Ok(float(f64::from_bits(bits))),
         (_, Wire::Varint(number)) => Ok(Value::from(number.cast_signed())),
         (_, Wire::Fixed(number)) => Ok(Value::from(number)),
         (Type::String, Wire::Bytes(bytes)) => text_value(schema, bytes),
         (Type::Quantity, Wire::Bytes(bytes)) => Ok(Value::String(first_text(bytes)?)),
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes),
-        (Type::Object, Wire::Bytes(bytes)) if places(&schema.definition).is_some() => {
+        // A message without fields is an object of which nothing is known.
+        (Type::Object | Type::Any, Wire::Bytes(bytes)) if places(&schema.definition).is_some() => {
             let mut fields = Map::new();
             message(schema, bytes, &mut fields)?;
             Ok(Value::Object(fields))
@@ -290,6 +289,16 @@ fn value(schema: &Schema, wire: Wire<'_>) -> Result<Value, ProtobufError> {
         }
         // JSON as it is: raw extensions, field sets.
         (_, Wire::Bytes(bytes)) => embedded(bytes),
+    }
+}
+
+/// A float as Go writes it: without a fraction if it has none.
+fn float(number: f64) -> Value {
+    const EXACT_MAX: f64 = 9.0e15;
+    #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+    match number.fract() == 0.0 && number.abs() < EXACT_MAX {
+        true => Value::from(number as i64),
+        false => Number::from_f64(number).map_or(Value::Null, Value::Number),
     }
 }
 
@@ -423,13 +432,17 @@ mod tests {
         let list = [field(5, b"array"), field(24, &field(1, &text))].concat();
         let entry = [field(1, b"colours"), field(2, &list)].concat();
         let schema = [field(5, b"object"), field(29, &entry)].concat();
-        let version = [field(1, b"v1"), varint(2, 1), varint(3, 1), field(4, &field(1, &schema))].concat();
+        let status = field(5, &field(1, b""));
+        let version =
+            [field(1, b"v1"), varint(2, 1), varint(3, 1), field(4, &field(1, &schema)), status].concat();
         let raw = field(2, &[field(1, b"example.test"), field(7, &version)].concat());
         let definition = decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &raw)).unwrap();
         assert_eq!(
             definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
             json!({"type": "object", "properties": {"colours": {"type": "array", "items": {"type": "string", "default": "red"}}}})
         );
+        assert_eq!(definition["spec"]["versions"][0]["subresources"], json!({"status": {}}));
+        assert_eq!((float(10.0), float(0.5)), (json!(10), json!(0.5)));
     }
 
     #[test]
