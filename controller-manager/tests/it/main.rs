@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod budgets;
 mod autoscaling;
+mod budgets;
 mod cluster;
 mod collection;
 mod crashes;
