@@ -73,12 +73,12 @@ pub(crate) struct NodeLifecycle {
     registered: Mutex<HashMap<String, Option<String>>>,
 }
 
-/// One thing to do.
+/// One thing to write.
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
-    SetLabels(Vec<(String, String)>),
-    SetConditions(Vec<NodeCondition>),
-    SetTaints(Vec<Taint>),
+    Labels(Vec<(String, String)>),
+    Conditions(Vec<NodeCondition>),
+    Taints(Vec<Taint>),
 }
 
 fn plan(node: &Node, silent: bool, eviction: Eviction, now: DateTime<Utc>) -> Vec<Step> {
@@ -89,18 +89,18 @@ fn plan(node: &Node, silent: bool, eviction: Eviction, now: DateTime<Utc>) -> Ve
     });
     let missing: Vec<_> = missing.collect();
     if !missing.is_empty() {
-        steps.push(Step::SetLabels(missing));
+        steps.push(Step::Labels(missing));
     }
     let all = conditions_of(node);
     let after = if silent { silenced(node, now) } else { all.clone() };
     if after != all {
-        steps.push(Step::SetConditions(after.clone()));
+        steps.push(Step::Conditions(after.clone()));
     }
     let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
     let old = taints_of(node);
     let wanted = taints(old, &after, unschedulable, eviction, now);
     if wanted != old {
-        steps.push(Step::SetTaints(wanted));
+        steps.push(Step::Taints(wanted));
     }
     steps
 }
@@ -244,12 +244,12 @@ impl NodeLifecycle {
         let name = name_of(&node.metadata);
         let version = &node.metadata.resource_version;
         match step {
-            Step::SetLabels(labels) => {
+            Step::Labels(labels) => {
                 let labels: HashMap<String, String> = labels.into_iter().collect();
                 let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
                 api.patch(name, &PatchParams::default(), &patch).await?;
             }
-            Step::SetConditions(all) => {
+            Step::Conditions(all) => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": all}});
                 api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
                 if is_ready(node) {
@@ -258,7 +258,7 @@ impl NodeLifecycle {
                     self.events.normal(node, "NodeNotReady", &message);
                 }
             }
-            Step::SetTaints(taints) => {
+            Step::Taints(taints) => {
                 // Taints belong to several; the version keeps a concurrent change of another's from being lost.
                 let fresh = api.get(name).await?;
                 if taints_of(&fresh) == taints_of(node) {
@@ -330,16 +330,16 @@ mod tests {
 
     fn tell(step: &Step) -> String {
         match step {
-            Step::SetConditions(all) => {
+            Step::Conditions(all) => {
                 let ready = api_types::conditions::find(all, "Ready").unwrap();
                 format!("Ready {} {}", ready.status, ready.reason.as_deref().unwrap_or_default())
             }
-            Step::SetTaints(taints) => {
+            Step::Taints(taints) => {
                 let short =
                     |taint: &Taint| format!("{}:{}", taint.key.rsplit('/').next().unwrap(), taint.effect);
                 format!("taints {}", taints.iter().map(short).collect::<Vec<_>>().join(" "))
             }
-            Step::SetLabels(labels) => format!("labels {labels:?}"),
+            Step::Labels(labels) => format!("labels {labels:?}"),
         }
     }
 
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn a_node_that_never_reported_is_unknown_since_it_came() {
         let steps = plan(&node(None, json!([]), false), true, Eviction::Now, DateTime::UNIX_EPOCH);
-        let Some(Step::SetConditions(all)) = steps.first() else { panic!("{steps:?}") };
+        let Some(Step::Conditions(all)) = steps.first() else { panic!("{steps:?}") };
         assert!(all.iter().all(|one| one.reason.as_deref() == Some("NodeStatusNeverUpdated")));
         assert_eq!(all.len(), 4);
     }
