@@ -1,7 +1,7 @@
 //! Certificates, tokens and roles that controllers fill in.
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -98,5 +98,31 @@ async fn a_token_secret_is_filled_and_goes_with_its_account() {
     cluster.api::<ServiceAccount>("default").delete("robot", &DeleteParams::default()).await.unwrap();
     let gone = || async { api.get_opt("t").await.unwrap().is_none().then_some(()) };
     cluster.until_idle("the secret to go", gone).await;
+    cluster.stop().await;
+}
+
+fn bootstrap_token(id: &str, expiration: &str) -> Value {
+    json!({"metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true",
+            "expiration": expiration}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_tokens_sign_what_joins_and_go_when_they_end() {
+    let cluster = Cluster::start().await;
+    let info = json!({"metadata": {"name": "cluster-info", "namespace": "kube-public"}, "data": {"kubeconfig": "x"}});
+    cluster.create::<ConfigMap>(info).await;
+    cluster.create::<Secret>(bootstrap_token("abcdef", "2999-01-01T00:00:00Z")).await;
+    cluster.create::<Secret>(bootstrap_token("ghijkl", "2020-01-01T00:00:00Z")).await;
+    let (maps, secrets) = (cluster.api::<ConfigMap>("kube-public"), cluster.api::<Secret>("kube-system"));
+    let signed =
+        || async { maps.get("cluster-info").await.unwrap().data?.get("jws-kubeconfig-abcdef").cloned() };
+    assert!(cluster.until_idle("the signature", signed).await.contains(".."));
+    let ended = || async { secrets.get_opt("bootstrap-token-ghijkl").await.unwrap().is_none().then_some(()) };
+    cluster.until_idle("the ended token to go", ended).await;
+    secrets.delete("bootstrap-token-abcdef", &DeleteParams::default()).await.unwrap();
+    let unsigned = || async { (maps.get("cluster-info").await.unwrap().data?.len() == 1).then_some(()) };
+    cluster.until_idle("the signature to go", unsigned).await;
     cluster.stop().await;
 }
