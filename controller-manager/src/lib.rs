@@ -29,6 +29,7 @@ mod signing;
 mod signing_request;
 mod token_signer;
 mod trigger_times;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
 
 pub use prefix::{Prefix, PrefixError};
+use why::Ledger;
+
 pub use signing::{Authority, SigningError};
 pub use token_signer::{SignerError, TokenSigner};
 
@@ -192,6 +195,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let client = config.client.connect_as(caller).await?;
     let health = Health::new(metrics.clone());
     let figures = runtime::Figures::new(&metrics);
+    let ledger = Ledger::new(config.clock);
+    let shown = ledger.clone();
+    health.page("/debug/why", move |query| shown.page(query));
     let ready = health.readiness("informers");
     let side = Tasks::new(shutdown.child_token());
     if let Some(address) = config.health {
@@ -199,7 +205,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     // Who stands by is as ready as it can be.
     let standing_by = ready.clone();
-    let work = |stop: Shutdown| runtime::run(&config, client.clone(), seen.clone(), figures, ready, stop);
+    let work =
+        |stop: Shutdown| runtime::run(&config, client.clone(), seen.clone(), figures, ledger, ready, stop);
     let ended = match config.election.clone() {
         None => {
             work(shutdown.child_token()).await;

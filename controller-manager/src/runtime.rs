@@ -22,6 +22,7 @@ use crate::controllers;
 use crate::informers::Informers;
 use crate::key::ObjectKey;
 use crate::queue::{self, Queue};
+use crate::why::{self, Ledger};
 
 /// Reconciles that are under way at a stop may take this long.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -88,9 +89,11 @@ pub(crate) async fn run(
     client: Client,
     seen: Seen,
     figures: Figures,
+    ledger: Ledger,
     ready: Readiness,
     shutdown: Shutdown,
 ) {
+    let client = why::accounted(client);
     ready.fail("caches are being filled");
     let clock = config.clock;
     let tasks = Tasks::new(shutdown.clone());
@@ -112,7 +115,8 @@ pub(crate) async fn run(
         };
         let controller = (row.start)(&setup);
         let concurrency = config.concurrency.get(row.name).copied().unwrap_or(row.concurrency).max(1);
-        loops.push(Loop { name: row.name, controller, queue, concurrency, figures: figures.clone() });
+        let (figures, ledger) = (figures.clone(), ledger.clone());
+        loops.push(Loop { name: row.name, controller, queue, concurrency, figures, ledger });
     }
     for mut synced in informers.start(&client, &tasks) {
         let waited = shutdown.run_until_cancelled(synced.wait_for(|synced| *synced)).await;
@@ -138,6 +142,7 @@ struct Loop {
     queue: Queue,
     concurrency: usize,
     figures: Figures,
+    ledger: Ledger,
 }
 
 impl Loop {
@@ -162,46 +167,50 @@ impl Loop {
 
     async fn reconcile(&self, key: ObjectKey) {
         let begun = tokio::time::Instant::now();
-        let caught = AssertUnwindSafe(self.controller.reconcile(&key)).catch_unwind().await;
+        let reconcile = AssertUnwindSafe(self.controller.reconcile(&key)).catch_unwind();
+        let (caught, account) = why::account(reconcile).await;
         let name = vec![("name".to_owned(), self.name.to_owned())];
         self.figures.works.get_or_create(&name).observe(begun.elapsed().as_secs_f64());
-        let result = match caught {
-            Ok(Ok(action)) => {
-                self.queue.forget(&key);
-                if let Action::RequeueAfter(delay) = action {
-                    self.queue.add_after(key.clone(), delay);
-                }
-                "success"
+        let (result, again, failure) = match caught {
+            Ok(Ok(Action::Done)) => ("success", None, None),
+            Ok(Ok(Action::RequeueAfter(delay))) => ("success", Some(delay), None),
+            Ok(Err(problem)) => {
+                let (result, delay) = self.failed(&key, &problem);
+                (result, delay, Some(told(&problem)))
             }
-            Ok(Err(problem)) => self.failed(&key, &problem),
             Err(_) => {
                 error!(controller = self.name, %key, "reconcile panicked; the key is tried again");
-                self.queue.add_failed(key.clone());
-                "panic"
+                ("panic", Some(self.queue.add_failed(key.clone())), Some("it panicked".to_owned()))
             }
         };
+        if failure.is_none() {
+            self.queue.forget(&key);
+            again.into_iter().for_each(|delay| self.queue.add_after(key.clone(), delay));
+        }
+        self.ledger.note(self.name, &key, failure.as_deref(), account, again);
         self.queue.done(&key);
         let labels =
             vec![("controller".to_owned(), self.name.to_owned()), ("result".to_owned(), result.to_owned())];
         self.figures.reconciles.get_or_create(&labels).inc();
     }
 
-    fn failed(&self, key: &ObjectKey, problem: &ReconcileError) -> &'static str {
+    /// What a failure counts as, and after how long the key comes again.
+    fn failed(&self, key: &ObjectKey, problem: &ReconcileError) -> (&'static str, Option<Duration>) {
         match problem {
             ReconcileError::Terminal(why) => {
                 warn!(controller = self.name, %key, why, "cannot reconcile until the object changes");
-                "terminal"
+                ("terminal", None)
             }
             ReconcileError::Request(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 let delay = self.queue.add_failed(key.clone());
                 debug!(controller = self.name, %key, ?delay, "lost a race: {}", status.message);
-                "conflict"
+                ("conflict", Some(delay))
             }
             problem => {
                 let delay = self.queue.add_failed(key.clone());
                 let chain = told(problem);
                 warn!(controller = self.name, %key, ?delay, "reconcile failed: {chain}");
-                "error"
+                ("error", Some(delay))
             }
         }
     }

@@ -38,6 +38,7 @@ use crate::key::ObjectKey;
 use crate::owners::{self, name_of, uid_of};
 use crate::pod_control::{claim_all, delete_exactly, is_namespace_going, slow_start};
 use crate::revisions::{self, History};
+use crate::why;
 use claims::Owned;
 use identity::{ordinal_of, pod_for, pod_name, revision_of};
 use plan::{Observed, Steps, Template, plan};
@@ -210,6 +211,9 @@ impl StatefulSetController {
             let (pod, own) = (pod_name(set, *ordinal), name_of(&set.metadata));
             let what = format!("create Pod {pod} in StatefulSet {own} failed error: {why}");
             self.events.warning(set, CREATE.failed, &what);
+        }
+        if let Some(ordinal) = steps.waits_on {
+            why::waits_for(format!("pod {} to be available", pod_name(set, ordinal)));
         }
         let taken = steps.create.iter().any(|(ordinal, _)| self.is_name_taken(set, *ordinal));
         Ok((taken || steps.waits).then_some(NAME_TAKEN_WAIT))

@@ -50,6 +50,8 @@ pub(super) struct Steps {
     pub refused: Vec<(i32, String)>,
     /// A claim has to go before its pod can be made.
     pub waits: bool,
+    /// The pod that has to be available before those after it are looked at.
+    pub waits_on: Option<i32>,
 }
 
 /// What the set's spec says, with the defaults.
@@ -153,6 +155,7 @@ impl<'a> Planner<'a> {
                 Some(pod) => self.keep_pod(ordinal, pod),
             };
             if waits && self.rules.ordered {
+                self.steps.waits_on = Some(ordinal);
                 return false;
             }
         }
