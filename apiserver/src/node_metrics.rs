@@ -41,8 +41,11 @@ pub(crate) struct Answers {
 /// The rows of a source, and those of `metrics.k8s.io` behind them.
 pub(crate) struct WithMetrics<S> {
     source: S,
-    joined: Mutex<(Arc<Vec<Arc<Kind>>>, Arc<Vec<Arc<Kind>>>)>,
+    /// Those of the source, and what was made of them.
+    joined: Mutex<(Rows, Rows)>,
 }
+
+type Rows = Arc<Vec<Arc<Kind>>>;
 
 impl<S: RowSource> WithMetrics<S> {
     pub(crate) fn new(source: S) -> Self {
@@ -51,7 +54,7 @@ impl<S: RowSource> WithMetrics<S> {
 }
 
 impl<S: RowSource> RowSource for WithMetrics<S> {
-    fn rows(&self) -> Arc<Vec<Arc<Kind>>> {
+    fn rows(&self) -> Rows {
         let others = self.source.rows();
         let mut joined = self.joined.lock();
         if joined.1.is_empty() || !Arc::ptr_eq(&joined.0, &others) {

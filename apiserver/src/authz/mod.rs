@@ -148,7 +148,7 @@ pub(crate) trait Authorizer: Send + Sync {
 enum Row {
     Local(Arc<dyn Authorizer>),
     /// Asked over the network.
-    Outside(Webhook),
+    Outside(Box<Webhook>),
 }
 
 /// The authorizers of this server, in order.
@@ -178,7 +178,7 @@ impl Authorizers {
             }
             Entry::Node => Row::Local(self.node.clone()),
             Entry::Rbac => Row::Local(self.rbac.clone()),
-            Entry::Webhook(config) => Row::Outside(Webhook::new(*config, backends.clone())),
+            Entry::Webhook(config) => Row::Outside(Box::new(Webhook::new(*config, backends.clone()))),
         };
         let rows = std::iter::once(Row::Local(Arc::new(Masters))).chain(entries.into_iter().map(row));
         self.rows.store(Arc::new(rows.collect()));

@@ -214,8 +214,13 @@ fn json_of(attributes: &Attributes, whole: bool) -> Value {
 fn drop_empty(object: &mut Value) {
     if let Some(fields) = object.as_object_mut() {
         fields.retain(|_, value| {
-            !(value == "" || value.as_array().is_some_and(Vec::is_empty))
-                && !value.as_object().is_some_and(serde_json::Map::is_empty)
+            let is_empty = match value {
+                Value::String(text) => text.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                Value::Object(fields) => fields.is_empty(),
+                _ => false,
+            };
+            !is_empty
         });
     }
 }
