@@ -96,8 +96,8 @@ fn plan_claim(claim: &ResourceClaim, is_done: impl Fn(&str, &str) -> bool) -> St
     let status = claim.status.clone().unwrap_or_default();
     let reserved = status.reserved_for.unwrap_or_default();
     let has = |one: &ResourceClaimConsumerReference| {
-        !(one.resource == "pods" && one.api_group.as_deref().unwrap_or_default().is_empty())
-            || !is_done(&one.name, &one.uid)
+        let is_pod = one.resource == "pods" && one.api_group.as_deref().unwrap_or_default().is_empty();
+        !is_pod || !is_done(&one.name, &one.uid)
     };
     let rest: Vec<_> = reserved.iter().filter(|one| has(one)).cloned().collect();
     let owner = controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod");

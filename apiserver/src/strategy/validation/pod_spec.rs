@@ -13,15 +13,20 @@ use crate::strategy::rules::{Errors, indexed, invalid_all, items, join, one_of, 
 
 /// A template's labels, annotations and spec.
 pub(super) fn validate_template(template: &Value, path: &str, errors: &mut Errors) {
-    check_labels(&format!("{path}.labels"), &template["metadata"]["labels"], errors);
-    let annotations = &template["metadata"]["annotations"];
-    crate::strategy::metadata::check_annotations(&format!("{path}.annotations"), annotations, errors);
-    pod_annotations::validate(&template["metadata"], &template["spec"], path, errors);
+    validate_description(template, path, errors);
     validate(&template["spec"], &format!("{path}.spec"), errors);
     if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(format!("{path}.spec.ephemeralContainers"), why));
     }
+}
+
+/// A template's labels and annotations.
+pub(super) fn validate_description(template: &Value, path: &str, errors: &mut Errors) {
+    check_labels(&format!("{path}.labels"), &template["metadata"]["labels"], errors);
+    let annotations = &template["metadata"]["annotations"];
+    crate::strategy::metadata::check_annotations(&format!("{path}.annotations"), annotations, errors);
+    pod_annotations::validate(&template["metadata"], &template["spec"], path, errors);
 }
 
 /// The template of a kind whose objects are nothing else.

@@ -227,7 +227,8 @@ pub(super) fn replication_controller(check: &Check<'_>, errors: &mut Errors) {
     if !wanted.into_iter().flatten().all(|(key, value)| labels[key] == *value) {
         errors.push(mismatch(labels));
     }
-    validate_template(&spec["template"], errors);
+    pod_spec::validate_template(&spec["template"], "spec.template", errors);
+    validate_lasting(&spec["template"], errors);
 }
 
 fn mismatch(labels: &Value) -> FieldError {
@@ -263,12 +264,16 @@ fn validate_selected(spec: &Value, what: &str, errors: &mut Errors) {
     } else if !LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str())) {
         errors.push(mismatch(labels));
     }
-    validate_template(&spec["template"], errors);
+    match what {
+        // Its pods mount volumes that stand in no template; as in Kubernetes, each pod's spec is checked by itself.
+        "statefulset" => pod_spec::validate_description(&spec["template"], "spec.template", errors),
+        _ => pod_spec::validate_template(&spec["template"], "spec.template", errors),
+    }
+    validate_lasting(&spec["template"], errors);
 }
 
 /// Pods that a controller keeps running restart always and have no deadline.
-fn validate_template(template: &Value, errors: &mut Errors) {
-    pod_spec::validate_template(template, "spec.template", errors);
+fn validate_lasting(template: &Value, errors: &mut Errors) {
     let (spec, path) = (&template["spec"], "spec.template.spec");
     if let Some(policy) = spec["restartPolicy"].as_str().filter(|p| *p != "Always") {
         errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), policy, &["Always"]));
@@ -311,6 +316,17 @@ mod tests {
         let operator = "spec.selector.matchExpressions[0].operator";
         assert_eq!(paths("apps", "deployments", "", &odd, None), [operator, "spec.selector"]);
         assert_eq!(paths("apps", "daemonsets", "", &odd, None), [operator]);
+    }
+
+    #[test]
+    fn a_stateful_set_mounts_what_its_claims_will_be() {
+        let mut object = workload(json!({"matchLabels": {"a": "b"}}), json!({"a": "b"}));
+        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+        object["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mounts;
+        object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+        assert!(paths("apps", "statefulsets", "", &object, None).is_empty());
+        let unknown = "spec.template.spec.containers[0].volumeMounts[0].name";
+        assert_eq!(paths("apps", "daemonsets", "", &object, None), [unknown]);
     }
 
     #[test]
