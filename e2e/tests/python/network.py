@@ -51,7 +51,7 @@ def a_service_changes_its_type_and_its_status_is_kept():
     service = update(path, service)
     assert not {"clusterIP", "clusterIPs", "ipFamilies"} & set(service["spec"]), service
     assert "nodePort" not in service["spec"]["ports"][0], service
-    balanced = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}
+    balanced = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1", "ipMode": "VIP"}]}}
     meta = {"name": "b"}
     create(services, {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"type": "LoadBalancer", "ports": ports}})
     seen = patch(services + "/b/status", {"metadata": {"annotations": {"seen": "true"}}, "status": balanced})
