@@ -10,6 +10,9 @@ use crate::runtime::{Container, ContainerState, Sandbox, SandboxState};
 
 /// The first delay of CrashLoopBackOff and of ImagePullBackOff; it doubles.
 pub(crate) const BACKOFF_BASE: Duration = Duration::from_secs(10);
+/// Volumes mostly wait for something that comes soon, such as a claim's volume: the kubelet's own times.
+const VOLUMES_BASE: Duration = Duration::from_millis(500);
+const VOLUMES_MAX: Duration = Duration::from_secs(122);
 /// The longest delay of both.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// A container that ran this long starts its back-off anew.
@@ -110,14 +113,26 @@ impl Failure {
         let failures = previous.map_or(0, |it| it.failures) + 1;
         Self { reason: reason.to_owned(), message, at: now, retry_at: now + backoff(failures), failures }
     }
+
+    /// The next failure of a pod's volumes after `previous`.
+    pub(crate) fn of_volumes(previous: Option<&Failure>, message: String, now: DateTime<Utc>) -> Self {
+        let failure = Self::after(previous, "FailedMount", message, now);
+        let delay = doubled(VOLUMES_BASE, VOLUMES_MAX, failure.failures);
+        Self { retry_at: now + delay, ..failure }
+    }
 }
 
 /// 10 s after the first failure, doubling up to 5 min; none before.
 pub(crate) fn backoff(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        n => BACKOFF_BASE.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX),
+        n => doubled(BACKOFF_BASE, BACKOFF_MAX, n),
     }
+}
+
+/// `base` after the first failure, doubling up to `max`.
+fn doubled(base: Duration, max: Duration, failures: u32) -> Duration {
+    base.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(max)
 }
 
 #[derive(Clone, Debug, Default)]

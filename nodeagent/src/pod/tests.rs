@@ -165,10 +165,13 @@ fn volumes_come_before_the_sandbox() {
 #[test]
 fn failed_volumes_wait_for_their_retry() {
     let mut world = World::new(json!({"containers": [{"name": "app"}]}));
-    let failure = Failure::after(None, "FailedMount", "no such secret".into(), world.now);
-    world.memory.volumes = Volumes::Failed(failure.clone());
-    assert_eq!(world.plan(), Plan { steps: vec![], look_again: Some(failure.retry_at) });
-    assert_eq!(world.after(10).steps(), [Step::MountVolumes]);
+    let first = Failure::of_volumes(None, "no such secret".into(), world.now);
+    let second = Failure::of_volumes(Some(&first), "no such secret".into(), world.now);
+    let waited = [&first, &second].map(|failure| (failure.retry_at - world.now).num_milliseconds());
+    assert_eq!(waited, [500, 1000]);
+    world.memory.volumes = Volumes::Failed(second.clone());
+    assert_eq!(world.plan(), Plan { steps: vec![], look_again: Some(second.retry_at) });
+    assert_eq!(world.after(1).steps(), [Step::MountVolumes]);
 }
 
 #[test]

@@ -374,10 +374,8 @@ impl Worker {
         self.memory.volumes = match &self.memory.volumes {
             // Containers run with the content they have; only its renewal failed.
             Volumes::Mounted => Volumes::Mounted,
-            Volumes::Pending => Volumes::Failed(Failure::after(None, "FailedMount", message, now)),
-            Volumes::Failed(before) => {
-                Volumes::Failed(Failure::after(Some(before), "FailedMount", message, now))
-            }
+            Volumes::Pending => Volumes::Failed(Failure::of_volumes(None, message, now)),
+            Volumes::Failed(before) => Volumes::Failed(Failure::of_volumes(Some(before), message, now)),
         };
     }
 
