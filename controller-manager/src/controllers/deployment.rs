@@ -35,10 +35,12 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::expectations::Expectations;
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, annotation, name_of, uid_of};
 use crate::pod_control::{claim_all, delete_exactly, is_namespace_going};
+use crate::why;
 use history::REVISION;
 use wanted::{Wanted, has_template, size};
 
@@ -58,6 +60,8 @@ pub(crate) struct DeploymentController {
     deployments: Arc<Informer<Deployment>>,
     sets: Arc<Informer<ReplicaSet>>,
     pods: Arc<Informer<Pod>>,
+    /// Sets that were written: without them, a lagging cache would have two templates rolled out at once.
+    expectations: Expectations,
 }
 
 /// One thing to do.
@@ -179,11 +183,19 @@ impl Controller for DeploymentController {
             deployments,
             sets,
             pods,
+            expectations: Expectations::default(),
         }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
-        let Some(deployment) = self.deployments.get(key) else { return Ok(Action::Done) };
+        let Some(deployment) = self.deployments.get(key) else {
+            self.expectations.forget(key);
+            return Ok(Action::Done);
+        };
+        if !self.expectations.are_met(key, &*self.sets) {
+            why::waits_for("its replica sets as they were written");
+            return Ok(Action::Done);
+        }
         let Some(spec) = deployment.spec.as_ref() else { return Ok(Action::Done) };
         if owners::is_empty(&spec.selector) {
             let text = "This deployment is selecting all pods. A non-empty selector is required.";
@@ -261,6 +273,7 @@ impl DeploymentController {
         let (api, name) = (self.sets_api(deployment), name_of(&set.metadata));
         match api.create(&PostParams::default(), set).await {
             Ok(created) => {
+                self.expectations.created(&ObjectKey::of(deployment), &self.sets, &created);
                 self.tell_scaled(deployment, name, 0, size(set));
                 sets.push(Arc::new(created));
                 Ok(Creation::Made(name.to_owned()))
@@ -274,6 +287,7 @@ impl DeploymentController {
                 if !is_ours {
                     return Ok(Creation::Collided);
                 }
+                self.expectations.created(&ObjectKey::of(deployment), &self.sets, &taken);
                 sets.push(Arc::new(taken));
                 Ok(Creation::None)
             }
@@ -305,6 +319,7 @@ impl DeploymentController {
         }
         let api = self.sets_api(deployment);
         let changed = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        self.expectations.created(&ObjectKey::of(deployment), &self.sets, &changed);
         self.tell_scaled(deployment, name, before, change.replicas);
         if let Some(set) = sets.iter_mut().find(|set| name_of(&set.metadata) == name) {
             *set = Arc::new(changed);

@@ -217,7 +217,9 @@ fn check_course(change: &Change<'_>, errors: &mut Errors) {
         errors.push(FieldError::invalid("status.completionTime", end.clone(), why));
     }
     let (start, was) = (&change.new["startTime"], &change.old["startTime"]);
-    if !was.is_null() && time(start) != time(was) && spec["suspend"] != true {
+    // Who goes on after a suspension starts anew.
+    let resumes = change.had("Suspended") && !change.has("Suspended") && !start.is_null();
+    if !was.is_null() && time(start) != time(was) && spec["suspend"] != true && !resumes {
         let why = "startTime cannot be removed for unsuspended job";
         errors.push(FieldError::required("status.startTime", why));
     }
@@ -246,12 +248,15 @@ mod tests {
     fn a_status_follows_the_course_of_a_job() {
         let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z");
         let complete = json!({"startTime": early, "completionTime": late, "conditions": conditions(&["SuccessCriteriaMet", "Complete"])});
+        let suspended = json!({"startTime": early, "conditions": conditions(&["Suspended"])});
         let indexed = json!({"completionMode": "Indexed", "completions": 3, "parallelism": 1, "backoffLimitPerIndex": 1});
         for (spec, old, new, wrong) in [
             (json!({}), json!({"startTime": early}), complete.clone(), vec![]),
             (json!({}), json!({}), json!({"active": -1}), vec!["active"]),
             (json!({}), json!({"startTime": early}), json!({}), vec!["startTime"]),
             (json!({"suspend": true}), json!({"startTime": early}), json!({}), vec![]),
+            (json!({}), suspended.clone(), json!({"startTime": late}), vec![]),
+            (json!({}), suspended.clone(), json!({}), vec!["startTime"]),
             (
                 json!({}),
                 json!({"failed": 2, "succeeded": 1}),
