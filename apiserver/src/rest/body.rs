@@ -10,6 +10,9 @@ use api_types::status::Status;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+/// So many fields that stand twice are told; as in Kubernetes, nobody reads more.
+const NOTES_MAX: usize = 100;
+
 /// A decoded body and what is to be said of fields that it names twice; the last one counts.
 pub(crate) struct Decoded {
     pub(crate) value: Value,
@@ -144,10 +147,14 @@ impl<'a> At<'a> {
         At { path, notes: self.notes, yaml: self.yaml }
     }
 
-    fn note(&self, duplicate: &str, key: &Key) {
-        self.notes.borrow_mut().push(match key.line {
-            Some(line) => format!("line {line}: key {:?} already set in map", key.name),
-            None => duplicate.to_owned(),
+    fn note(&self, duplicate: &Path<'_>, key: &Key<'_>) {
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() == NOTES_MAX {
+            return;
+        }
+        notes.push(match key.piece {
+            Some(piece) => format!("line {}: key {:?} already set in map", piece.line(), key.name),
+            None => duplicate.to_string(),
         });
     }
 }
@@ -230,7 +237,7 @@ impl<'de> Visitor<'de> for At<'_> {
                 continue;
             }
             if out.contains_key(&key.name) {
-                self.note(&path.to_string(), &key);
+                self.note(&path, &key);
             }
             let value = fields.next_value_seed(self.below(path))?;
             out.insert(key.name, value);
@@ -240,21 +247,22 @@ impl<'de> Visitor<'de> for At<'_> {
 }
 
 /// A field's name. YAML may give it as something else than a text.
-struct Key {
+struct Key<'a> {
     name: String,
     /// `<<`: the fields of its value stand here.
     is_merge: bool,
-    line: Option<usize>,
+    /// Where it stands in the input, if that is YAML.
+    piece: Option<plain::Piece<'a>>,
 }
 
 struct KeyAt<'a> {
     yaml: Option<&'a [u8]>,
 }
 
-impl<'de> DeserializeSeed<'de> for KeyAt<'_> {
-    type Value = Key;
+impl<'de, 'a> DeserializeSeed<'de> for KeyAt<'a> {
+    type Value = Key<'a>;
 
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Key, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Key<'a>, D::Error> {
         match self.yaml {
             Some(_) => reader.deserialize_any(self),
             None => reader.deserialize_str(self),
@@ -262,43 +270,42 @@ impl<'de> DeserializeSeed<'de> for KeyAt<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for KeyAt<'_> {
-    type Value = Key;
+impl<'de, 'a> Visitor<'de> for KeyAt<'a> {
+    type Value = Key<'a>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a field's name")
     }
 
-    fn visit_bool<E>(self, v: bool) -> Result<Key, E> {
-        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    fn visit_bool<E>(self, v: bool) -> Result<Key<'a>, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, piece: None })
     }
 
-    fn visit_i64<E>(self, v: i64) -> Result<Key, E> {
-        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    fn visit_i64<E>(self, v: i64) -> Result<Key<'a>, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, piece: None })
     }
 
-    fn visit_u64<E>(self, v: u64) -> Result<Key, E> {
-        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    fn visit_u64<E>(self, v: u64) -> Result<Key<'a>, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, piece: None })
     }
 
-    fn visit_f64<E: Error>(self, v: f64) -> Result<Key, E> {
-        Ok(Key { name: v.to_string(), is_merge: false, line: None })
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Key<'a>, E> {
+        Ok(Key { name: v.to_string(), is_merge: false, piece: None })
     }
 
-    fn visit_str<E>(self, v: &str) -> Result<Key, E> {
-        Ok(Key { name: v.to_owned(), is_merge: false, line: None })
+    fn visit_str<E>(self, v: &str) -> Result<Key<'a>, E> {
+        Ok(Key { name: v.to_owned(), is_merge: false, piece: None })
     }
 
-    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Key, E> {
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Key<'a>, E> {
         let piece = self.yaml.and_then(|input| plain::find(input, v));
-        let line = piece.map(plain::Piece::line);
         let is_plain = piece.is_some_and(plain::Piece::is_plain);
         let name = match plain::resolve(v) {
             Value::Bool(meant) if is_plain => meant.to_string(),
             Value::Number(meant) if is_plain => meant.to_string(),
             _ => v.to_owned(),
         };
-        Ok(Key { is_merge: is_plain && v == "<<", name, line })
+        Ok(Key { is_merge: is_plain && v == "<<", name, piece })
     }
 }
 
@@ -381,6 +388,14 @@ mod tests {
         for text in ["a: .nan", "a: {<<: 1}"] {
             assert_eq!(decode_yaml(text.as_bytes()).err().unwrap().code(), 400, "{text}");
         }
+    }
+
+    #[test]
+    fn only_the_first_of_many_repeated_fields_are_told() {
+        let many = "a: 1\n".repeat(1000);
+        let Duplicates::Lines(lines) = decode_yaml(many.as_bytes()).unwrap().duplicates else { panic!() };
+        assert_eq!(lines.len(), NOTES_MAX);
+        assert_eq!(lines.last().unwrap(), "line 101: key \"a\" already set in map");
     }
 
     #[test]

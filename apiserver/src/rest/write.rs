@@ -357,8 +357,9 @@ impl Attempt<'_> {
             Some((old, _)) => {
                 errors.extend(strategy::metadata::validate_update(kind, object, old));
                 let whole = context.subresource.is_empty() && strategy::checks_all_metadata(kind);
+                let again = strategy::metadata::validate_again(object);
                 for _ in 0..if whole { 3 } else { 2 } {
-                    errors.extend(strategy::metadata::validate_again(object));
+                    errors.extend_from_slice(&again);
                 }
                 errors.extend(metadata::check_finalizers(old, object));
                 errors.extend(strategy.validate_update(context, object, old));

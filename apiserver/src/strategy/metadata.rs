@@ -163,7 +163,6 @@ fn check_finalizers(finalizers: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// What of the metadata an update may not change. The server has already put back what it owns.
 /// What a change of an object says again: labels, annotations and owners are looked at when an object is read, when
 /// it is compared with what it was, and by the rules of its kind, and each time what is wrong is a cause.
 pub(crate) fn validate_again(object: &Value) -> Vec<FieldError> {
@@ -174,6 +173,7 @@ pub(crate) fn validate_again(object: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// What of the metadata an update may not change. The server has already put back what it owns.
 pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in ["name", "namespace"] {
