@@ -20,6 +20,7 @@ use std::sync::Arc;
 use api_types::pods;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use component_base::client::said;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
@@ -233,7 +234,7 @@ impl Controller for EndpointsController {
                 None => ("FailedToCreateEndpoint", "Failed to create endpoint for service"),
                 Some(_) => ("FailedToUpdateEndpoint", "Failed to update endpoint"),
             };
-            self.events.warning(&*service, reason, &format!("{what} {key}: {error}"));
+            self.events.warning(&*service, reason, &format!("{what} {key}: {}", said(&error)));
             return Err(error.into());
         }
         Ok(Action::Done)

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use api_types::pods;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use component_base::client::said;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
@@ -318,7 +319,7 @@ impl Controller for EndpointSliceController {
                 if is_namespace_going(&error) {
                     return Ok(Action::Done);
                 }
-                let why = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                let why = format!("Error updating Endpoint Slices for Service {key}: {}", said(&error));
                 self.events.warning(&*service, "FailedToUpdateEndpointSlices", &why);
                 return Err(error.into());
             }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::client::said;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, PostParams};
@@ -191,7 +192,8 @@ impl HostPathProvisioner {
                 self.events.normal(claim, "ProvisioningSucceeded", &message);
             }
             Err(error) => {
-                let message = format!("failed to provision volume with StorageClass {CLASS:?}: {error}");
+                let message =
+                    format!("failed to provision volume with StorageClass {CLASS:?}: {}", said(&error));
                 self.events.warning(claim, "ProvisioningFailed", &message);
                 return Err(error.into());
             }

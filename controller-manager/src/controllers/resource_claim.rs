@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use api_types::pods;
 use async_trait::async_trait;
+use component_base::client::told;
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaimStatus};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -175,7 +176,7 @@ impl ResourceClaims {
                 Entry::Make { entry, template } => match self.make(&pod, &entry, &template).await {
                     Ok(status) => status,
                     Err(error) => {
-                        let message = format!("PodResourceClaim {entry}: {error}");
+                        let message = format!("PodResourceClaim {entry}: {}", told(&error));
                         self.events.warning(&*pod, "FailedResourceClaimCreation", &message);
                         return Err(error);
                     }
