@@ -261,6 +261,7 @@ impl Attempt<'_> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let context = call.context();
         let old = self.old.map(|(value, _)| value);
+        strategy.unify(&mut object);
         // Defaults first, so that a manifest without them is not taken for a change of the spec.
         typed::default(&call.kind, &mut object);
         // What the client means is its manager's; what the server sets from here on is nobody's.

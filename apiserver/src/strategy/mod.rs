@@ -1,6 +1,6 @@
 //! What differs between kinds: a table of strategies, and one default for all the others.
 //!
-//! The generic path asks [`find`] for the row of a kind and calls, in this order: `prepare_for_create` or
+//! The generic path asks [`find`] for the row of a kind and calls, in this order: `unify`, `prepare_for_create` or
 //! `prepare_for_update`, `default`, mutating admission, `assign`, the schema check, `validate_create` or
 //! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
 
@@ -72,6 +72,9 @@ pub(crate) enum Haste {
 /// kind has a status subresource, a changed spec bumps the generation, a deletion is immediate.
 /// All work on the JSON object and must take any well-formed JSON: schema checks come later.
 pub(crate) trait Strategy: Send + Sync + 'static {
+    /// Fields that are two names of one fact: what is said by one is said by the other, and its writer owns both.
+    fn unify(&self, _new: &mut Value) {}
+
     /// Before a create: clears what the client may not set, sets what the server owns.
     fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
         isolate::for_create(context.kind, new);

@@ -1,6 +1,6 @@
 //! Nodes and leases: heartbeats, whose last seconds a crash may lose.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Context, Haste, Strategy, isolate};
 
@@ -8,10 +8,25 @@ pub(super) struct Nodes;
 pub(super) struct Leases;
 
 impl Strategy for Nodes {
+    fn unify(&self, new: &mut Value) {
+        unify_ranges(new);
+    }
+
     fn haste(&self, context: &Context<'_>, new: &Value, old: Option<&Value>) -> Haste {
         let is_heartbeat = context.subresource == "status"
             && old.is_some_and(|old| without_times(new) == without_times(old));
         if is_heartbeat { Haste::Lazy } else { Haste::Synced }
+    }
+}
+
+/// The older field has the first of the ranges, and is believed where the two differ.
+fn unify_ranges(node: &mut Value) {
+    let Some(spec) = node.get_mut("spec").filter(|spec| spec.is_object()) else { return };
+    let first = spec["podCIDRs"].get(0).and_then(Value::as_str).map(str::to_owned);
+    match (spec["podCIDR"].as_str().filter(|range| !range.is_empty()), first) {
+        (Some(one), first) if first.as_deref() != Some(one) => spec["podCIDRs"] = json!([one]),
+        (None, Some(first)) => spec["podCIDR"] = json!(first),
+        _ => {}
     }
 }
 
@@ -61,8 +76,6 @@ fn drop_coordinated(lease: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::service_ip::{ServiceAddresses, ServiceCidr};
 
@@ -71,6 +84,20 @@ mod tests {
         let services = ServiceAddresses::new(ServiceCidr::usual());
         let context = Context { subresource, ..Context::fixture(kind, &services) };
         strategy.haste(&context, &new, old.as_ref())
+    }
+
+    #[test]
+    fn a_nodes_range_stands_in_both_fields() {
+        let unified = |spec: Value| {
+            let mut node = json!({ "spec": spec });
+            unify_ranges(&mut node);
+            node["spec"].clone()
+        };
+        let both = json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]});
+        assert_eq!(unified(json!({"podCIDR": "10.0.0.0/24"})), both);
+        assert_eq!(unified(json!({"podCIDRs": ["10.0.0.0/24"]}))["podCIDR"], "10.0.0.0/24");
+        assert_eq!(unified(json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.1.0.0/24"]})), both);
+        assert_eq!(unified(json!({})), json!({}));
     }
 
     #[test]

@@ -6,25 +6,54 @@ use serde_json::Value;
 
 use super::Check;
 use super::fields::check_below;
-use super::quantities::{quantity, shown};
-use crate::strategy::rules::{Errors, indexed, invalid_all, items, selector, text};
+use super::quantities::{check_container_name, quantity, shown};
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
 pub(super) fn autoscaler(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
     let (min, max) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or_default());
-    if spec["maxReplicas"].is_null() {
-        errors.push(FieldError::invalid("spec.maxReplicas", 0, "must be greater than 0"));
+    match max {
+        0 => errors.push(FieldError::required("spec.maxReplicas", "must be set and greater than 0")),
+        ..0 => {
+            errors.push(FieldError::invalid("spec.maxReplicas", max, "must be greater than or equal to 1"));
+        }
+        _ => {}
     }
     if min.is_some_and(|min| max < min) {
         let why = "must be greater than or equal to `minReplicas`";
         errors.push(FieldError::invalid("spec.maxReplicas", max, why));
     }
+    validate_target_version(check, errors);
     for (path, metric) in indexed(spec, "spec", "metrics") {
         validate_metric(metric, &path, errors);
     }
     for direction in ["scaleUp", "scaleDown"] {
         validate_rules(&spec["behavior"][direction], &format!("spec.behavior.{direction}"), errors);
     }
+}
+
+/// The only kind that can be scaled and is in no group.
+const WITHOUT_GROUP: &str = "ReplicationController";
+
+/// A reference that a change leaves alone is not refused for what an older server let pass.
+fn validate_target_version(check: &Check<'_>, errors: &mut Errors) {
+    let target = |object: &Value| ["apiVersion", "kind"].map(|f| object["spec"]["scaleTargetRef"][f].clone());
+    if check.old.is_none_or(|old| target(old) != target(check.new)) {
+        let reference = &check.new["spec"]["scaleTargetRef"];
+        let needs_group = reference["kind"] != WITHOUT_GROUP;
+        validate_version(reference, needs_group, "spec.scaleTargetRef", errors);
+    }
+}
+
+fn validate_version(reference: &Value, needs_group: bool, path: &str, errors: &mut Errors) {
+    let version = reference["apiVersion"].as_str().unwrap_or_default();
+    let why = match version.matches('/').count() {
+        0 if needs_group => "apiVersion must specify API group".to_owned(),
+        1 if needs_group && version.starts_with('/') => "apiVersion must specify API group".to_owned(),
+        0 | 1 => return,
+        _ => format!("unexpected GroupVersion string: {version}"),
+    };
+    errors.push(FieldError::invalid(format!("{path}.apiVersion"), version, why));
 }
 
 /// Sorts of metrics and the field that each says more in.
@@ -36,6 +65,8 @@ const SOURCES: &[(&str, &str)] = &[
     ("ContainerResource", "containerResource"),
 ];
 
+const KNOWN: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+
 fn validate_metric(metric: &Value, path: &str, errors: &mut Errors) {
     let kind = metric["type"].as_str().unwrap_or_default();
     if kind.is_empty() {
@@ -43,18 +74,21 @@ fn validate_metric(metric: &Value, path: &str, errors: &mut Errors) {
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
     if expected.is_none() {
-        let known = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-        errors.push(FieldError::not_supported(format!("{path}.type"), kind, &known));
+        errors.push(FieldError::not_supported(format!("{path}.type"), kind, KNOWN));
     }
     let given: Vec<&str> =
         SOURCES.iter().map(|(_, field)| *field).filter(|field| metric[*field].is_object()).collect();
     if let Some(first) = given.first() {
         validate_source(first, &metric[*first], &format!("{path}.{first}"), errors);
     }
-    if expected.is_none_or(|expected| !given.contains(&expected)) {
-        let field = expected.map_or_else(|| kind.to_lowercase(), str::to_owned);
-        let why = "must populate information for the given metric source";
-        errors.push(FieldError::required(format!("{path}.{field}"), why));
+    match expected {
+        // Said once for the type, and once more because no source can belong to it.
+        None => errors.push(FieldError::not_supported(format!("{path}.type"), kind, KNOWN)),
+        Some(field) if !given.contains(&field) => {
+            let why = "must populate information for the given metric source";
+            errors.push(FieldError::required(format!("{path}.{field}"), why));
+        }
+        Some(_) => {}
     }
     for other in given.iter().filter(|field| given.len() != 1 && Some(**field) != expected) {
         let why = "must populate the given metric source only";
@@ -72,20 +106,30 @@ fn validate_source(field: &str, source: &Value, path: &str, errors: &mut Errors)
                 &format!("{path}.describedObject"),
                 errors,
             );
+            validate_version(&source["describedObject"], false, &format!("{path}.describedObject"), errors);
             validate_identifier(&source["metric"], &format!("{path}.metric"), errors);
         }
-        "resource" | "containerResource" => {
-            if text(source, "name").is_none() {
-                errors.push(FieldError::required(format!("{path}.name"), "must specify a resource name"));
-            }
-            if field == "containerResource" && text(source, "container").is_none() {
-                errors.push(FieldError::required(format!("{path}.container"), "must specify a container"));
-            }
-        }
+        "resource" | "containerResource" => validate_resource(field, source, path, errors),
         _ => validate_identifier(&source["metric"], &format!("{path}.metric"), errors),
     }
     validate_target(target, &at, errors);
     validate_choice(field, target, &at, errors);
+}
+
+fn validate_resource(field: &str, source: &Value, path: &str, errors: &mut Errors) {
+    let of_container = field == "containerResource";
+    let at = format!("{path}.name");
+    match text(source, "name") {
+        None => errors.push(FieldError::required(at, "must specify a resource name")),
+        Some(name) if of_container => check_container_name(name, &at, errors),
+        Some(_) => {}
+    }
+    let at = format!("{path}.container");
+    match text(source, "container") {
+        _ if !of_container => {}
+        None => errors.push(FieldError::required(at, "must specify a container")),
+        Some(name) => invalid_all(names::check_dns_label(name), &at, name, errors),
+    }
 }
 
 fn validate_identifier(metric: &Value, path: &str, errors: &mut Errors) {
@@ -93,17 +137,16 @@ fn validate_identifier(metric: &Value, path: &str, errors: &mut Errors) {
         None => errors.push(FieldError::required(format!("{path}.name"), "must specify a metric name")),
         Some(name) => invalid_all(names::check_path_segment(name), &format!("{path}.name"), name, errors),
     }
-    selector(&metric["selector"], &format!("{path}.selector"), errors);
 }
 
 fn validate_target(target: &Value, path: &str, errors: &mut Errors) {
-    match target["type"].as_str().unwrap_or_default() {
-        "" => errors.push(FieldError::required(format!("{path}.type"), "must specify a metric target type")),
-        "Utilization" | "Value" | "AverageValue" => {}
-        other => {
-            let why = "must be either Utilization, Value, or AverageValue";
-            errors.push(FieldError::invalid(format!("{path}.type"), other, why));
-        }
+    let (kind, at) = (target["type"].as_str().unwrap_or_default(), format!("{path}.type"));
+    if kind.is_empty() {
+        errors.push(FieldError::required(&at, "must specify a metric target type"));
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        let why = "must be either Utilization, Value, or AverageValue";
+        errors.push(FieldError::invalid(at, kind, why));
     }
     for field in ["value", "averageValue"] {
         if !is_positive(&target[field]) && !target[field].is_null() {
@@ -134,7 +177,7 @@ fn validate_choice(field: &str, target: &Value, path: &str, errors: &mut Errors)
         |field: &str, why: &str| errors.push(FieldError::required(format!("{path}.{field}"), why));
     let both = match field {
         "pods" => {
-            if !is_positive(&target["averageValue"]) {
+            if !has("averageValue") {
                 required("averageValue", "must specify a positive target averageValue");
             }
             None
@@ -191,7 +234,7 @@ fn validate_rules(rules: &Value, path: &str, errors: &mut Errors) {
         ));
     }
     if quantity(&rules["tolerance"]).is_some_and(|tolerance| tolerance.is_negative()) {
-        let why = "must be greater or equal to 0";
+        let why = "must be greater than or equal to 0";
         errors.push(FieldError::invalid(format!("{path}.tolerance"), shown(&rules["tolerance"]), why));
     }
     if items(&rules["policies"]).is_empty() {
@@ -226,7 +269,7 @@ mod tests {
     use super::*;
 
     fn of(extra: Value) -> Vec<String> {
-        let mut spec = json!({"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}});
+        let mut spec = json!({"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         paths("autoscaling", "horizontalpodautoscalers", "", &json!({"spec": spec}), None)
     }
@@ -246,9 +289,31 @@ mod tests {
             (json!({"maxReplicas": 0}), vec!["maxReplicas"]),
             (
                 json!({"scaleTargetRef": {"kind": "", "name": "a/b"}}),
-                vec!["scaleTargetRef.kind", "scaleTargetRef.name"],
+                vec!["scaleTargetRef.kind", "scaleTargetRef.name", "scaleTargetRef.apiVersion"],
             ),
-            (metric(json!({"type": "Odd"})), vec!["metrics[0].type", "metrics[0].odd"]),
+            (
+                json!({"scaleTargetRef": {"apiVersion": "v1", "kind": "ReplicationController", "name": "a"}}),
+                vec![],
+            ),
+            (
+                json!({"scaleTargetRef": {"apiVersion": "a/b/c", "kind": "A", "name": "a"}}),
+                vec!["scaleTargetRef.apiVersion"],
+            ),
+            (json!({"maxReplicas": -1}), vec!["maxReplicas"]),
+            (metric(json!({"type": "Odd"})), vec!["metrics[0].type", "metrics[0].type"]),
+            (
+                metric(json!({"type": "ContainerResource", "containerResource": {"name": "odd",
+                    "container": "Bad", "target": {"type": "Utilization", "averageUtilization": 5}}})),
+                vec![
+                    "metrics[0].containerResource.name",
+                    "metrics[0].containerResource.name",
+                    "metrics[0].containerResource.container",
+                ],
+            ),
+            (
+                cpu(json!({"averageValue": "1"})),
+                vec!["metrics[0].resource.target.type", "metrics[0].resource.target.type"],
+            ),
             (metric(json!({"type": "Pods"})), vec!["metrics[0].pods"]),
             (cpu(json!({"type": "Utilization", "averageUtilization": 50})), vec![]),
             (

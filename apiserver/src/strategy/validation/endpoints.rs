@@ -161,10 +161,13 @@ pub(super) fn endpoints(check: &Check<'_>, errors: &mut Errors) {
 
 fn validate_address(address: &Value, path: &str, errors: &mut Errors) {
     let ip = address["ip"].as_str().unwrap_or_default();
-    let before = errors.len();
-    check_ip(ip, &format!("{path}.ip"), errors);
+    let (before, at) = (errors.len(), format!("{path}.ip"));
+    check_ip(ip, &at, errors);
     if errors.len() == before {
-        check_not_special(ip, &format!("{path}.ip"), errors);
+        check_not_special(ip, &at, errors);
+    } else if ip.parse::<IpAddr>().is_err() {
+        // Said once more by the check of what kind of address it is.
+        errors.push(FieldError::invalid(at, ip, "must be a valid IP address"));
     }
     if let Some(host) = text(address, "hostname") {
         invalid_all(names::check_dns_label(host), &format!("{path}.hostname"), host, errors);
@@ -218,7 +221,7 @@ mod tests {
         let of = |subset: Value| paths("", "endpoints", "", &json!({"subsets": [subset]}), None);
         assert!(of(json!({"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 1}]})).is_empty());
         assert_eq!(of(json!({})), ["subsets[0]"]);
-        assert_eq!(of(json!({"addresses": [{"ip": "x"}]})), ["subsets[0].addresses[0].ip"]);
+        assert_eq!(of(json!({"addresses": [{"ip": "x"}]})), ["subsets[0].addresses[0].ip"; 2]);
         assert_eq!(
             of(json!({"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 0}, {"name": "a", "port": 1}]})),
             ["subsets[0].ports[0].name", "subsets[0].ports[0].port"]

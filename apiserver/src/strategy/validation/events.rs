@@ -14,20 +14,20 @@ const NOTE_BYTES_MAX: usize = 1024;
 
 pub(super) fn event(check: &Check<'_>, errors: &mut Errors) {
     let is_strict = check.kind.group == STRICT_GROUP;
+    validate_namespace(check.new, errors);
+    // Who says when something happened in the newer way says all the rest in that way, too.
+    if text(check.new, "eventTime").is_some() {
+        validate_report(check.new, is_strict, errors);
+    }
     match check.old {
-        // Series are counted by updates of events that were written under older rules.
-        Some(old) if is_strict => validate_fixed(check.new, old, errors),
-        Some(_) => {}
-        None => {
-            validate_namespace(check.new, errors);
-            // Who says when something happened in the newer way says all the rest in that way, too.
-            if is_strict || text(check.new, "eventTime").is_some() {
-                validate_report(check.new, is_strict, errors);
+        _ if !is_strict => {}
+        Some(old) => {
+            if old["series"] != check.new["series"] {
+                validate_series(check.new, errors);
             }
-            if is_strict {
-                validate_strict(check.new, errors);
-            }
+            validate_fixed(check.new, old, errors);
         }
+        None => validate_strict(check.new, errors),
     }
 }
 
@@ -38,9 +38,11 @@ fn involved(event: &Value) -> &Value {
 fn validate_namespace(event: &Value, errors: &mut Errors) {
     let of = involved(event)["namespace"].as_str().unwrap_or_default();
     let own = event["metadata"]["namespace"].as_str().unwrap_or_default();
-    let fits = match of {
-        "" => matches!(own, "default" | "kube-system"),
-        of => of == own,
+    let fits = match (of, text(event, "eventTime").is_some()) {
+        ("", true) => matches!(own, "default" | "kube-system"),
+        ("", false) => matches!(own, "" | "default"),
+        (_, true) => true,
+        (of, false) => of == own,
     };
     if !fits {
         errors.push(FieldError::invalid("involvedObject.namespace", of, "does not match event.namespace"));
@@ -49,10 +51,11 @@ fn validate_namespace(event: &Value, errors: &mut Errors) {
 
 fn validate_report(event: &Value, is_strict: bool, errors: &mut Errors) {
     let controller = if is_strict { "reportingController" } else { "reportingComponent" };
-    match text(event, controller) {
-        None => errors.push(FieldError::required(controller, "")),
-        Some(name) => invalid_all(names::check_label_key(name), controller, name, errors),
+    let name = event[controller].as_str().unwrap_or_default();
+    if name.is_empty() {
+        errors.push(FieldError::required(controller, ""));
     }
+    invalid_all(names::check_label_key(name), controller, name, errors);
     for field in ["reportingInstance", "action", "reason"] {
         match text(event, field) {
             None => errors.push(FieldError::required(field, "")),
@@ -100,6 +103,10 @@ fn validate_strict(event: &Value, errors: &mut Errors) {
             errors.push(FieldError::invalid(*shown, "", "needs to be unset"));
         }
     }
+    validate_series(event, errors);
+}
+
+fn validate_series(event: &Value, errors: &mut Errors) {
     let series = &event["series"];
     if series.is_object() {
         if let Some(count) = Some(series["count"].as_i64().unwrap_or_default()).filter(|count| *count < 2) {
@@ -123,6 +130,10 @@ const FIXED: &[(&str, &str)] = &[
     ("related", "related"),
     ("reportingController", "reportingController"),
     ("reportingInstance", "reportingInstance"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
 ];
 
 fn validate_fixed(new: &Value, old: &Value, errors: &mut Errors) {
@@ -160,7 +171,9 @@ mod tests {
             (json!({"note": "x".repeat(2000)}), vec!["message"]),
             (json!({"deprecatedCount": 3}), vec!["count"]),
             (json!({"series": {"count": 1}}), vec!["series.count", "series.lastObservedTime"]),
-            (json!({"regarding": {"namespace": "other"}}), vec!["involvedObject.namespace"]),
+            (json!({"regarding": {"namespace": "other"}}), vec![]),
+            (json!({"regarding": {}}), vec!["involvedObject.namespace"]),
+            (json!({"reportingController": ""}), vec!["reportingController"; 3]),
         ];
         for (extra, expected) in cases {
             assert_eq!(of(extra.clone()), expected, "{extra}");
@@ -172,5 +185,9 @@ mod tests {
         let event =
             json!({"metadata": {"name": "e", "namespace": "n"}, "involvedObject": {"namespace": "n"}});
         assert!(paths("", "events", "", &event, None).is_empty());
+        let mut other = event.clone();
+        other["involvedObject"]["namespace"] = json!("other");
+        assert_eq!(paths("", "events", "", &other, None), ["involvedObject.namespace"]);
+        assert_eq!(paths("", "events", "", &other, Some(&event)), ["involvedObject.namespace"]);
     }
 }

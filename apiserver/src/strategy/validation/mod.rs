@@ -50,7 +50,8 @@ use super::rules::Errors;
 
 /// Sections of `fields.txt` that code of this folder asks for.
 #[cfg(test)]
-const SHARED: &[&str] = &["volume", "container", "scaleReference", "matchResources", "opaqueConfig"];
+const SHARED: &[&str] =
+    &["volume", "container", "scaleReference", "matchResources", "opaqueConfig", "typedLocalReference"];
 
 /// A write whose object is to be checked.
 pub(super) struct Check<'a> {
@@ -101,7 +102,7 @@ static ROWS: &[Row] = &[
     both("apps/replicasets", workloads::replica_set, workloads::replica_set_status),
     both("apps/statefulsets", workloads::stateful_set, workloads::stateful_set_status),
     def("admissionregistration.k8s.io/mutatingadmissionpolicies", policies::mutating),
-    def("admissionregistration.k8s.io/mutatingadmissionpolicybindings", policies::binding),
+    def("admissionregistration.k8s.io/mutatingadmissionpolicybindings", policies::mutating_binding),
     def("admissionregistration.k8s.io/mutatingwebhookconfigurations", webhooks::configuration),
     def("admissionregistration.k8s.io/validatingadmissionpolicies", policies::validating),
     def("admissionregistration.k8s.io/validatingadmissionpolicybindings", policies::binding),
@@ -132,7 +133,7 @@ static ROWS: &[Row] = &[
     def("storage.k8s.io/csinodes", storage::node),
     def("storage.k8s.io/csistoragecapacities", storage::capacity),
     def("storage.k8s.io/storageclasses", storage::class),
-    def("storage.k8s.io/volumeattachments", storage::attachment),
+    both("storage.k8s.io/volumeattachments", storage::attachment, storage::attachment_status),
     def("storage.k8s.io/volumeattributesclasses", storage::attributes_class),
 ];
 

@@ -79,6 +79,9 @@ fn validate_inline(spec: &Value, path: &str, errors: &mut Errors) {
         let why = "has to be specified in the context of inline volumes";
         errors.push(FieldError::required(format!("{path}.csi"), why));
     }
+    if items(&spec["accessModes"]).is_empty() {
+        errors.push(FieldError::required(format!("{path}.accessModes"), ""));
+    }
     for (field, only, what) in [
         ("persistentVolumeReclaimPolicy", "Retain", "may only be Retain"),
         ("volumeMode", "Filesystem", "may not specify volumeMode other than Filesystem"),

@@ -33,26 +33,55 @@ pub(super) fn validating(check: &Check<'_>, errors: &mut Errors) {
 
 pub(super) fn mutating(check: &Check<'_>, errors: &mut Errors) {
     for (path, mutation) in indexed(&check.new["spec"], "spec", "mutations") {
-        let fields = [("JSONPatch", "jsonPatch"), ("ApplyConfiguration", "applyConfiguration")];
-        for (patch_type, field) in fields {
-            let (is_its, is_given) = (mutation["patchType"] == patch_type, mutation[field].is_object());
-            let path = format!("{path}.{field}");
-            match (is_its, is_given) {
-                (true, false) => errors.push(FieldError::required(
-                    path,
-                    format!("must be specified when patchType is {patch_type}"),
-                )),
-                (false, true) => errors.push(FieldError::forbidden(
-                    path,
-                    format!("must not be specified when patchType is not {patch_type}"),
-                )),
-                (true, true) if text(&mutation[field], "expression").is_none() => errors
-                    .push(FieldError::required(format!("{path}.expression"), "expression is not specified")),
-                _ => {}
+        validate_mutation(mutation, &path, errors);
+    }
+    validate_mutable(&check.new["spec"]["matchConstraints"], "spec.matchConstraints", errors);
+    shared(check, true, errors);
+}
+
+/// Sorts of patches and the field that says more of each.
+const PATCHES: &[(&str, &str)] = &[("JSONPatch", "jsonPatch"), ("ApplyConfiguration", "applyConfiguration")];
+
+fn validate_mutation(mutation: &Value, path: &str, errors: &mut Errors) {
+    let kind = mutation["patchType"].as_str().unwrap_or_default();
+    if !PATCHES.iter().any(|(known, _)| *known == kind) {
+        return;
+    }
+    for (patch, field) in PATCHES {
+        let path = format!("{path}.{field}");
+        match (*patch == kind, mutation[*field].is_object()) {
+            (true, false) => {
+                let why = format!("must be specified when patchType is {kind}");
+                errors.push(FieldError::required(path, why));
+            }
+            (false, true) => {
+                let why = format!("must not be specified when patchType is {kind}");
+                errors.push(FieldError::invalid(path, format!("{{{field}}}"), why));
+            }
+            (true, true) if is_blank(&mutation[*field]["expression"]) => {
+                errors.push(FieldError::required(format!("{path}.expression"), ""));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_blank(expression: &Value) -> bool {
+    expression.as_str().is_none_or(|expression| expression.trim().is_empty())
+}
+
+/// What is deleted cannot be mutated any more.
+const MUTABLE_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
+
+fn validate_mutable(resources: &Value, path: &str, errors: &mut Errors) {
+    for rule in items(&resources["resourceRules"]) {
+        for operation in items(&rule["operations"]).iter().filter_map(Value::as_str) {
+            if !MUTABLE_OPERATIONS.contains(&operation) {
+                let path = format!("{path}.resourceRules.operations");
+                errors.push(FieldError::not_supported(path, operation, MUTABLE_OPERATIONS));
             }
         }
     }
-    shared(check, true, errors);
 }
 
 fn shared(check: &Check<'_>, mutates: bool, errors: &mut Errors) {
@@ -117,8 +146,8 @@ fn conditions(object: &Value, path: &str, errors: &mut Errors) {
 fn message(message: &Value, path: &str, errors: &mut Errors) {
     let Some(message) = message.as_str().filter(|message| !message.is_empty()) else { return };
     if message.trim().is_empty() {
-        errors.push(FieldError::invalid(path, message, "message must be non-empty if specified"));
-    } else if message.contains('\n') {
+        errors.push(FieldError::required(path, "message must be non-empty if specified"));
+    } else if message.trim().contains(['\n', '\r']) {
         errors.push(FieldError::invalid(path, message, "message must not contain line breaks"));
     }
 }
@@ -195,10 +224,7 @@ fn validate_resources(resources: &Value, path: &str, errors: &mut Errors) {
 
 pub(super) fn binding(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
-    if let Some(name) = text(spec, "policyName") {
-        invalid_all(names::check_dns_subdomain(name), "spec.policyName", name, errors);
-    }
-    validate_param_ref(&spec["paramRef"], errors);
+    validate_binding(spec, errors);
     if spec["matchResources"].is_object() {
         // Kubernetes spells the path so.
         validate_resources(&spec["matchResources"], "spec.matchResouces", errors);
@@ -208,6 +234,22 @@ pub(super) fn binding(check: &Check<'_>, errors: &mut Errors) {
         let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
         errors.push(FieldError::invalid("spec.validationActions", spec["validationActions"].clone(), why));
     }
+}
+
+pub(super) fn mutating_binding(check: &Check<'_>, errors: &mut Errors) {
+    let spec = &check.new["spec"];
+    validate_binding(spec, errors);
+    if spec["matchResources"].is_object() {
+        validate_resources(&spec["matchResources"], "spec.matchResources", errors);
+        validate_mutable(&spec["matchResources"], "spec.matchResources", errors);
+    }
+}
+
+fn validate_binding(spec: &Value, errors: &mut Errors) {
+    if let Some(name) = text(spec, "policyName") {
+        invalid_all(names::check_dns_subdomain(name), "spec.policyName", name, errors);
+    }
+    validate_param_ref(&spec["paramRef"], errors);
 }
 
 fn validate_param_ref(reference: &Value, errors: &mut Errors) {
@@ -280,6 +322,33 @@ mod tests {
             ]}),
         );
         assert_eq!(found, ["spec.mutations[2].applyConfiguration", "spec.mutations[1].jsonPatch.expression"]);
+        let patch = json!({"expression": "[JSONPatch{op: 'remove', path: '/a'}]"});
+        for (mutation, expected) in [
+            (json!({}), vec!["patchType"]),
+            (json!({"patchType": "Odd"}), vec!["patchType"]),
+            (
+                json!({"patchType": "ApplyConfiguration", "jsonPatch": patch}),
+                vec!["jsonPatch", "applyConfiguration"],
+            ),
+            (
+                json!({"patchType": "JSONPatch", "jsonPatch": {"expression": " "}}),
+                vec!["jsonPatch.expression"],
+            ),
+        ] {
+            let found = wrong("mutatingadmissionpolicies", json!({"mutations": [mutation.clone()]}));
+            let expected: Vec<String> = expected.iter().map(|at| format!("spec.mutations[0].{at}")).collect();
+            assert_eq!(found, expected, "{mutation}");
+        }
+    }
+
+    #[test]
+    fn what_is_deleted_is_not_mutated() {
+        let rule = json!({"operations": ["CREATE", "DELETE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+        let matching = json!({"policyName": "p", "matchResources": {"resourceRules": [rule]}});
+        assert_eq!(
+            of("mutatingadmissionpolicybindings", matching),
+            ["matchResources.resourceRules.operations"]
+        );
     }
 
     fn of(plural: &str, spec: Value) -> Vec<String> {

@@ -17,9 +17,15 @@ pub(super) fn class(check: &Check<'_>, errors: &mut Errors) {
     let name = check.new["metadata"]["name"].as_str().unwrap_or_default();
     let value = check.new["value"].as_i64().unwrap_or(0);
     if name.starts_with("system-") {
-        if !SYSTEM.contains(&(name, value)) {
+        let known = SYSTEM.iter().find(|(known, _)| *known == name);
+        let error = match known {
+            Some((_, wanted)) if *wanted == value => None,
+            Some((_, wanted)) => Some(format!("value of {name} PriorityClass must be {wanted}")),
+            None => Some(format!("{name} is not a known system priority class")),
+        };
+        if let Some(error) = error {
             let why = "priority class names with 'system-' prefix are reserved for system use only";
-            let why = format!("{why}. error: {name} is not a known system priority class");
+            let why = format!("{why}. error: {error}");
             errors.push(FieldError::forbidden("metadata.name", why));
         }
     } else if value > USER_PRIORITY_MAX {

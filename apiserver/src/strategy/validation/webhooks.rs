@@ -31,9 +31,25 @@ fn validate_webhook(webhook: &Value, path: &str, errors: &mut Errors) {
         let why = "the timeout value must be between 1 and 30 seconds";
         errors.push(FieldError::invalid(format!("{path}.timeoutSeconds"), seconds, why));
     }
+    validate_side_effects(webhook, &format!("{path}.sideEffects"), errors);
     validate_client(&webhook["clientConfig"], &format!("{path}.clientConfig"), errors);
     validate_versions(webhook, path, errors);
     webhook_conditions(webhook, path, errors);
+}
+
+const SIDE_EFFECTS: &[&str] = &["None", "NoneOnDryRun"];
+
+fn validate_side_effects(webhook: &Value, path: &str, errors: &mut Errors) {
+    match webhook["sideEffects"].as_str() {
+        None => {
+            let why = format!("must specify one of {}", SIDE_EFFECTS.join(", "));
+            errors.push(FieldError::required(path, why));
+        }
+        Some(given) if !SIDE_EFFECTS.contains(&given) => {
+            errors.push(FieldError::not_supported(path, given, SIDE_EFFECTS));
+        }
+        Some(_) => {}
+    }
 }
 
 /// At least three labels between dots.
@@ -190,12 +206,16 @@ fn validate_resources(rule: &Value, path: &str, errors: &mut Errors) {
         errors.push(FieldError::required(path, ""));
     }
     let (mut all_subresources, mut all_resources) = (Vec::new(), Vec::new());
+    let mut ends_with_name = false;
     for (index, resource) in resources.iter().enumerate() {
         let at = format!("{path}[{index}]");
         if resource.is_empty() {
             errors.push(FieldError::required(&at, ""));
         }
-        let Some((of, subresource)) = resource.split_once('/') else { continue };
+        let Some((of, subresource)) = resource.split_once('/') else {
+            ends_with_name = *resource != "*" && !resource.is_empty();
+            continue;
+        };
         if all_subresources.contains(&of) {
             let why = format!("if '{of}/*' is present, must not specify {resource}");
             errors.push(FieldError::invalid(&at, *resource, why));
@@ -215,9 +235,8 @@ fn validate_resources(rule: &Value, path: &str, errors: &mut Errors) {
     if resources.len() > 1 && resources.contains(&"*/*") {
         invalid("if '*/*' is present, must not specify other resources");
     }
-    if resources.contains(&"*")
-        && resources.iter().any(|resource| *resource != "*" && !resource.contains('/'))
-    {
+    // Of the resources without a subresource it is the last that counts.
+    if resources.contains(&"*") && ends_with_name {
         invalid("if '*' is present, must not specify other resources without subresources");
     }
 }
@@ -249,6 +268,8 @@ mod tests {
             (json!({"name": ""}), vec!["name"]),
             (json!({"name": "a.b"}), vec!["name"]),
             (json!({"sideEffects": "Some"}), vec!["sideEffects"]),
+            (json!({"sideEffects": null}), vec!["sideEffects"]),
+            (rule(json!({"resources": ["pods", "*"]})), vec![]),
             (json!({"failurePolicy": "Odd"}), vec!["failurePolicy"]),
             (json!({"timeoutSeconds": 31}), vec!["timeoutSeconds"]),
             (json!({"clientConfig": {}}), vec!["clientConfig"]),
