@@ -31,7 +31,7 @@ pub(crate) use snapshot::Snapshot;
 use snapshot::{Resource, World};
 pub(crate) use stored::{FieldPaths, Marks, Stored};
 use watch::{Registry, Watchers};
-pub(crate) use watch::{WatchEvent, WatchSpec, WatchStream};
+pub(crate) use watch::{Ticket, WatchEvent, WatchSpec, WatchStream};
 
 /// Bounds of the cache.
 #[derive(Clone, Debug)]
@@ -99,29 +99,30 @@ impl Objects {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
-        Self::open_all(backend, CacheLimits::default(), encryption.unwrap_or_default(), clock, tasks).await
+        Self::open_all(backend, CacheLimits::default(), encryption, clock, tasks).await
     }
 
     #[cfg(test)]
     pub(crate) async fn open_with(
         backend: Backend,
         limits: CacheLimits,
+        encryption: Encryption,
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
-        Self::open_all(backend, limits, Encryption::default(), clock, tasks).await
+        Self::open_all(backend, limits, Some(encryption), clock, tasks).await
     }
 
     async fn open_all(
         backend: Backend,
         limits: CacheLimits,
-        encryption: Encryption,
+        encryption: Option<Encryption>,
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, OpenError> {
         let cache = Arc::new(Cache::new(limits));
-        let plain = encryption.is_empty();
-        let seals = Seals::new(encryption);
+        let plain = encryption.is_none();
+        let seals = Seals::new(encryption.unwrap_or_default());
         let feed = Arc::new(OpeningFeed { inner: cache.clone(), seals: seals.clone() });
         let storage: Arc<dyn Storage> = match backend {
             Backend::Memory { history } => Arc::new(MemoryStorage::open(clock, history, feed)),
@@ -145,6 +146,18 @@ impl Objects {
     /// Whether a write that changes nothing would still store the object with another key.
     pub(crate) fn is_stale(&self, key: &Key) -> bool {
         self.seals.is_stale(key)
+    }
+
+    /// Encrypts by other rules from now on.
+    pub(crate) fn replace_encryption(&self, encryption: Encryption) {
+        let world = self.cache.world.load();
+        let kept = world.resources.values().flat_map(|objects| objects.values());
+        self.seals.replace(encryption, kept.map(|stored| stored.key.clone()));
+    }
+
+    /// What is wrong with each key management service.
+    pub(crate) fn key_services(&self) -> Vec<Option<String>> {
+        self.seals.services()
     }
 
     /// Makes `transaction` happen, or says why not. When it returns, the result is as durable as asked for
@@ -247,6 +260,13 @@ impl Objects {
     /// The events after `spec.from`, then those to come.
     pub(crate) fn watch(&self, spec: WatchSpec) -> Result<WatchStream, Expired> {
         self.cache.watch(spec)
+    }
+
+    /// Has a watcher told up to where it has seen everything.
+    pub(crate) fn remind(&self, ticket: &Ticket) {
+        let mut hub = self.cache.hub.lock();
+        let revision = self.cache.world.load().revision;
+        hub.watchers.remind(ticket, revision);
     }
 
     /// Says which fields of `resource` selectors may name, for resources that are not built in.

@@ -9,6 +9,7 @@ use component_base::random::Random;
 
 use crate::audit::AuditConfig;
 use crate::authn::oidc::OidcConfig;
+use crate::authz::configuration::WebhookMode;
 use crate::store::Backend;
 
 /// How to start an API server.
@@ -17,6 +18,8 @@ pub struct Config {
     pub backend: Backend,
     /// Where to listen with TLS. `None`: reachable only from inside this process, through a loopback.
     pub listen: Option<SocketAddr>,
+    /// Where other machines reach this server, if not where it listens.
+    pub advertise: Option<IpAddr>,
     /// Names and addresses besides those of this machine that the serving certificate is good for.
     pub certificate_names: Vec<String>,
     /// Addresses of Services come from this range, `address/bits`.
@@ -31,12 +34,16 @@ pub struct Config {
     pub oidc: Option<OidcConfig>,
     /// Several such issuers, and who may ask without credentials, as kube-apiserver's `--authentication-config`.
     pub authentication_config: Option<PathBuf>,
-    /// Which authorizers decide, as kube-apiserver's `--authorization-mode`; webhooks only by the file.
+    /// Which authorizers decide, as kube-apiserver's `--authorization-mode`.
     pub authorization_modes: Vec<String>,
+    /// The service of the mode `Webhook`.
+    pub authorization_webhook: Option<WebhookMode>,
     /// The same and more, as kube-apiserver's `--authorization-config`.
     pub authorization_config: Option<PathBuf>,
     /// Which resources are encrypted in the store, as kube-apiserver's `--encryption-provider-config`.
     pub encryption_config: Option<PathBuf>,
+    /// Whether that file is read again when it changes.
+    pub encryption_reload: bool,
     /// What is kept of requests, and where.
     pub audit: Option<AuditConfig>,
     /// Whether requests without credentials are served as `system:anonymous`.
@@ -44,6 +51,8 @@ pub struct Config {
     /// Whether `metrics.k8s.io` is served, from the node agents' figures.
     pub node_metrics: bool,
     pub clock: Clock,
+    /// What the server was started with, as `/flagz` shows it.
+    pub flags: Vec<(String, String)>,
     /// Where generated names and uids come from.
     pub random: Random,
     pub limits: Limits,
@@ -54,6 +63,7 @@ impl Default for Config {
         Self {
             backend: Backend::memory(),
             listen: None,
+            advertise: None,
             certificate_names: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
             pki_dir: None,
@@ -62,12 +72,15 @@ impl Default for Config {
             oidc: None,
             authentication_config: None,
             authorization_modes: vec!["Node".into(), "RBAC".into()],
+            authorization_webhook: None,
             authorization_config: None,
             encryption_config: None,
+            encryption_reload: false,
             audit: None,
             anonymous: true,
             node_metrics: false,
             clock: Clock::system(),
+            flags: Vec::new(),
             random: Random::system(),
             limits: Limits::default(),
         }

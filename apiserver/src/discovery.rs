@@ -136,6 +136,14 @@ impl Table {
         &self.rows
     }
 
+    /// The row of an object by the type that it names.
+    pub(crate) fn of_object(&self, object: &Value) -> Option<&Arc<Kind>> {
+        let (group, version) = kinds::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
+        self.rows
+            .iter()
+            .find(|k| k.group == group && k.version == version && object["kind"] == k.kind.as_str())
+    }
+
     /// Groups in the order of their first row, each with its versions.
     pub(crate) fn groups(&self) -> Vec<(&str, Vec<&str>)> {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();

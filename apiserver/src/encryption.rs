@@ -130,14 +130,14 @@ struct Key {
 }
 
 impl Encryption {
-    /// Reads `--encryption-provider-config`.
-    pub(crate) fn read(path: &Path) -> Result<Self, EncryptionConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| EncryptionConfigError::Read { path: path.to_path_buf(), source })?;
-        Self::parse(&text, path)
+    /// The text of `--encryption-provider-config`.
+    pub(crate) fn text(path: &Path) -> Result<String, EncryptionConfigError> {
+        std::fs::read_to_string(path)
+            .map_err(|source| EncryptionConfigError::Read { path: path.to_path_buf(), source })
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, EncryptionConfigError> {
+    /// The rules that a file's text has.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, EncryptionConfigError> {
         let wrong = |why: String| EncryptionConfigError::Parse { path: path.to_path_buf(), why };
         let file: File = serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         if (file.api_version.as_str(), file.kind.as_str())
@@ -204,6 +204,16 @@ impl Encryption {
     /// Whether objects of the resource are encrypted when they are written.
     pub(crate) fn seals(&self, resource: &str) -> bool {
         self.is_stale_in_clear(resource)
+    }
+
+    /// What is wrong with each key management service, in their order.
+    pub(crate) fn services(&self) -> Vec<Option<String>> {
+        let providers = self.0.iter().flat_map(|rule| &rule.providers);
+        let problem = |provider: &Provider| match provider {
+            Provider::Service(_, kms) => Some(kms.problem()),
+            _ => None,
+        };
+        providers.filter_map(problem).collect()
     }
 
     /// Whether there is no rule at all.
@@ -353,8 +363,18 @@ pub(crate) mod tests {
             _ => "  - identity: {}\n".to_owned(),
         };
         let providers: String = providers.iter().map(provider).collect();
+        of_resources("[secrets, '*.apps']", &providers)
+    }
+
+    /// Everything is encrypted.
+    pub(crate) fn encryption_of_all() -> Encryption {
+        let secret = BASE64.encode([7; 32]);
+        of_resources("['*.*']", &format!("  - aesgcm: {{keys: [{{name: a, secret: {secret}}}]}}\n"))
+    }
+
+    fn of_resources(resources: &str, providers: &str) -> Encryption {
         let text = format!(
-            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets, '*.apps']\n  providers:\n{providers}"
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: {resources}\n  providers:\n{providers}"
         );
         Encryption::parse(&text, Path::new("test.yaml")).unwrap()
     }

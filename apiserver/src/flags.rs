@@ -1,6 +1,6 @@
 //! The command line of the API server: the same flags for every program that runs one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use component_base::random::Random;
 
 use crate::{
     AuditConfig, AuditWebhook, Backend, Config, DiskLimits, HistoryLimits, Limits, LogFile, OidcConfig,
+    WebhookMode,
 };
 
 /// What an API server is told on the command line, besides how it logs.
@@ -26,6 +27,10 @@ pub struct Flags {
     /// Address and port to serve HTTPS on.
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Where other machines reach this server: the endpoint of the service `kubernetes` [default: where it listens,
+    /// or this machine's own address if that is a loopback or unspecified one].
+    #[arg(long, value_name = "ADDRESS")]
+    advertise_address: Option<IpAddr>,
     /// Further names and addresses that the serving certificate is good for.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     tls_san: Vec<String>,
@@ -38,18 +43,23 @@ pub struct Flags {
     /// An EncryptionConfiguration file: which resources are encrypted in the store, and with which keys.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
+    /// Read the EncryptionConfiguration again when it changes.
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set, requires = "encryption_provider_config")]
+    encryption_provider_config_automatic_reload: bool,
     /// Accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system.
     #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
     enable_bootstrap_token_auth: bool,
     /// An AuthenticationConfiguration file: outside issuers of tokens, and where anonymous requests are served.
     #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
     authentication_config: Option<PathBuf>,
-    /// Which authorizers decide, in this order: AlwaysAllow, AlwaysDeny, Node, RBAC.
+    /// Which authorizers decide, in this order: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook.
     #[arg(long, value_name = "MODE,…", default_value = "Node,RBAC", value_delimiter = ',')]
     authorization_mode: Vec<String>,
     /// An AuthorizationConfiguration file: which authorizers decide, webhooks among them.
     #[arg(long, value_name = "FILE", conflicts_with = "authorization_mode")]
     authorization_config: Option<PathBuf>,
+    #[command(flatten)]
+    authorization_webhook: WebhookFlags,
     #[command(flatten)]
     oidc: OidcFlags,
     #[command(flatten)]
@@ -80,6 +90,7 @@ impl Flags {
         Config {
             backend: self.backend(),
             listen: Some(self.listen),
+            advertise: self.advertise_address,
             limits: Limits {
                 reading_inflight_max: self.max_requests_inflight,
                 mutating_inflight_max: self.max_mutating_requests_inflight,
@@ -90,15 +101,18 @@ impl Flags {
             pki_dir: self.cert_dir.or_else(|| self.data_dir.map(|dir| dir.join("pki"))),
             token_auth_file: self.token_auth_file,
             encryption_config: self.encryption_provider_config,
+            encryption_reload: self.encryption_provider_config_automatic_reload,
             audit: self.audit.config(),
             bootstrap_tokens: self.enable_bootstrap_token_auth,
             oidc: self.oidc.config(),
             authentication_config: self.authentication_config,
             authorization_modes: self.authorization_mode,
+            authorization_webhook: self.authorization_webhook.config(),
             authorization_config: self.authorization_config,
             anonymous: self.anonymous_auth,
             node_metrics: self.node_metrics,
             clock,
+            flags: Vec::new(),
             random: Random::system(),
         }
     }
@@ -136,6 +150,34 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "must be a whole number and s, m, h or d".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// The service of the authorization mode `Webhook`.
+#[derive(Clone, Debug, clap::Args)]
+struct WebhookFlags {
+    /// A kubeconfig that names the service which the mode Webhook asks.
+    #[arg(long, value_name = "FILE")]
+    authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of the SubjectAccessReviews that it is asked with.
+    #[arg(long, value_name = "VERSION", default_value = "v1beta1", value_parser = ["v1", "v1beta1"])]
+    authorization_webhook_version: String,
+    /// How long its yes is kept.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long its no is kept.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    authorization_webhook_cache_unauthorized_ttl: Duration,
+}
+
+impl WebhookFlags {
+    fn config(self) -> Option<WebhookMode> {
+        Some(WebhookMode {
+            kubeconfig: self.authorization_webhook_config_file?,
+            version: self.authorization_webhook_version,
+            authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+            unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+        })
+    }
 }
 
 /// An outside issuer of ID tokens.

@@ -25,11 +25,26 @@ static READY: &[(&str, Check)] = &[
 ];
 
 /// What a check came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Passed,
     Excluded,
-    Failed(&'static str),
+    Failed(String),
+}
+
+/// The checks of an endpoint, and what is wrong by each.
+fn problems(server: &Server, checks: &[(&'static str, Check)]) -> Vec<(String, Option<String>)> {
+    let own = checks.iter().map(|(name, check)| ((*name).to_owned(), check(server).map(str::to_owned)));
+    own.chain(key_services(server.objects.key_services(), server.reloads_keys)).collect()
+}
+
+/// A check for each key management service; where their configuration may change one for all.
+fn key_services(services: Vec<Option<String>>, is_one: bool) -> Vec<(String, Option<String>)> {
+    if is_one && !services.is_empty() {
+        return vec![("kms-providers".to_owned(), services.into_iter().flatten().next())];
+    }
+    let named = services.into_iter().enumerate();
+    named.map(|(index, problem)| (format!("kms-provider-{index}"), problem)).collect()
 }
 
 /// The answer at a health path.
@@ -40,28 +55,28 @@ pub(crate) fn answer(
     let mut segments = info.path.trim_matches('/').splitn(2, '/');
     let endpoint = segments.next()?;
     let checks = match endpoint {
-        "livez" => LIVE,
-        "readyz" | "healthz" => READY,
+        "livez" => problems(server, LIVE),
+        "readyz" | "healthz" => problems(server, READY),
         _ => return None,
     };
     let one = segments.next();
     let excluded: Vec<_> = info.query.get_all("exclude").filter(|name| !name.is_empty()).collect();
-    let outcome = |name: &str, check: Check| match (excluded.contains(&name), check(server)) {
+    let unknown: Vec<_> =
+        excluded.iter().copied().filter(|name| checks.iter().all(|(known, _)| known != name)).collect();
+    let outcome = |name: &str, problem: Option<String>| match (excluded.contains(&name), problem) {
         (true, _) => Outcome::Excluded,
         (false, None) => Outcome::Passed,
         (false, Some(problem)) => Outcome::Failed(problem),
     };
     let chosen: Vec<_> = checks
-        .iter()
+        .into_iter()
         .filter(|(name, _)| one.is_none_or(|o| o == *name))
-        .map(|(name, check)| (*name, outcome(name, *check)))
+        .map(|(name, problem)| (name.clone(), outcome(&name, problem)))
         .collect();
     if one.is_some() && chosen.is_empty() {
         return Some(Ok(plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())));
     }
     let failed = chosen.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
-    let unknown: Vec<_> =
-        excluded.into_iter().filter(|name| checks.iter().all(|(known, _)| known != name)).collect();
     let text = match (failed, info.query.has("verbose")) {
         (false, false) => "ok".to_owned(),
         (_, _) => listing(endpoint, &chosen, &unknown),
@@ -73,7 +88,7 @@ pub(crate) fn answer(
     Some(Ok(response))
 }
 
-fn listing(endpoint: &str, checks: &[(&str, Outcome)], unknown: &[&str]) -> String {
+fn listing(endpoint: &str, checks: &[(String, Outcome)], unknown: &[&str]) -> String {
     let mut text = String::new();
     for (name, outcome) in checks {
         match outcome {
@@ -107,11 +122,25 @@ mod tests {
 
     #[test]
     fn what_fails_and_what_is_left_out_is_listed() {
-        let checks =
-            [("ping", Outcome::Passed), ("etcd", Outcome::Failed("gone")), ("shutdown", Outcome::Excluded)];
+        let checks = [
+            ("ping".to_owned(), Outcome::Passed),
+            ("etcd".to_owned(), Outcome::Failed("gone".to_owned())),
+            ("shutdown".to_owned(), Outcome::Excluded),
+        ];
         let text = listing("readyz", &checks, &["other"]);
         let expected = "[+]ping ok\n[-]etcd failed: gone\n[+]shutdown excluded: ok\n\
             warn: some health checks cannot be excluded: no matches for \"other\"\nreadyz check failed\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_key_service_has_a_check_or_all_have_one() {
+        let services = || vec![None, Some("it sleeps".to_owned())];
+        let names = |is_one| -> Vec<_> {
+            key_services(services(), is_one).into_iter().map(|(name, why)| (name, why.is_some())).collect()
+        };
+        assert_eq!(names(false), [("kms-provider-0".to_owned(), false), ("kms-provider-1".to_owned(), true)]);
+        assert_eq!(names(true), [("kms-providers".to_owned(), true)]);
+        assert!(key_services(Vec::new(), true).is_empty());
     }
 }

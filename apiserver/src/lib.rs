@@ -47,7 +47,7 @@ use std::collections::BTreeMap;
 pub use audit::{AuditConfig, AuditError, AuditWebhook, LogFile, OpenLogError, PolicyError};
 pub use authn::configuration::AuthenticationConfigError;
 pub use authn::oidc::{OidcConfig, OidcError};
-pub use authz::configuration::AuthorizationConfigError;
+pub use authz::configuration::{AuthorizationConfigError, WebhookMode};
 pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use flags::Flags;

@@ -7,6 +7,7 @@ use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
 use component_base::signals::shutdown_on_signals;
+use component_base::zpages;
 use tracing::error;
 
 #[global_allocator]
@@ -41,10 +42,10 @@ async fn main() -> ExitCode {
         Ok(args) => args,
         Err(problem) => return fail(&problem.into()),
     };
-    let flags = Flags::parse_from(args);
+    let (flags, told): (Flags, _) = zpages::parse(args);
     flags.log.init();
     component_base::client::install_crypto_provider();
-    match serve(flags).await {
+    match serve(flags, told).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => fail(&problem),
     }
@@ -55,7 +56,8 @@ fn fail(problem: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(flags: Flags) -> anyhow::Result<()> {
+async fn serve(flags: Flags, told: Vec<(String, String)>) -> anyhow::Result<()> {
     let shutdown = shutdown_on_signals()?;
-    apiserver::run(flags.server.config(Clock::system()), shutdown).await
+    let config = apiserver::Config { flags: told, ..flags.server.config(Clock::system()) };
+    apiserver::run(config, shutdown).await
 }

@@ -19,6 +19,7 @@ use axum::response::Response;
 use component_base::Shutdown;
 use component_base::clock::Clock;
 use component_base::random::Random;
+use component_base::zpages::Zpages;
 use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 pub use loopback::Loopback;
+pub(crate) use start::send;
 pub use start::{Running, StartError, run, start};
 
 use crate::audit::{Audit, Trail};
@@ -49,6 +51,9 @@ use crate::{UserInfo, admission, aggregation, health, node_metrics, openapi, sub
 /// What all requests share.
 pub(crate) struct Server {
     pub(crate) objects: Arc<Objects>,
+    pub(crate) zpages: Zpages,
+    /// Whether the configuration of encryption is read again when it changes.
+    pub(crate) reloads_keys: bool,
     pub(crate) view: Arc<dyn View>,
     pub(crate) registry: Registry,
     pub(crate) services: Arc<ServiceAddresses>,
@@ -453,6 +458,8 @@ fn answer_document(server: &Arc<Server>, info: &RequestInfo, request: &Request) 
         .or_else(|| server.metrics.answer(info, || stored_objects(server, &table)));
     own.unwrap_or_else(|| match info.path.as_str() {
         "/" => negotiate::answer_value(StatusCode::OK, &paths(&table), &Accept::default()),
+        "/flagz" => Ok(health::plain_text(StatusCode::OK, server.zpages.flagz())),
+        "/statusz" => Ok(health::plain_text(StatusCode::OK, server.zpages.statusz(SERVED))),
         "/version" | "/version/" => negotiate::answer_value(StatusCode::OK, &version(), &Accept::default()),
         _ => Ok(health::plain_text(StatusCode::NOT_FOUND, "404 page not found\n".into())),
     })
@@ -470,26 +477,28 @@ fn stored_objects(server: &Server, table: &discovery::Table) -> Vec<(String, usi
     counted.into_values().collect()
 }
 
+/// What is served besides the groups.
+const SERVED: &[&str] = &[
+    "/.well-known/openid-configuration",
+    "/flagz",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/statusz",
+    "/version",
+];
+
 fn paths(table: &discovery::Table) -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
     for (group, versions) in table.groups().iter().filter(|(g, _)| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
-    paths.extend(
-        [
-            "/.well-known/openid-configuration",
-            "/healthz",
-            "/livez",
-            "/metrics",
-            "/openapi/v2",
-            "/openapi/v3",
-            "/openid/v1/jwks",
-            "/readyz",
-            "/version",
-        ]
-        .map(String::from),
-    );
+    paths.extend(SERVED.iter().map(|path| (*path).to_owned()));
     serde_json::json!({ "paths": paths })
 }
 

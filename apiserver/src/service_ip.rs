@@ -1,6 +1,11 @@
 //! Cluster addresses and node ports of services: who has which, so that no two have the same.
 //!
-//! Kept in memory and rebuilt from the stored services at start; the API server is their only allocator.
+//! An address is taken while there is an IPAddress of its name (`objects`), which is written and deleted in the
+//! same revision as the service that has it; `repair` puts right what others did to these objects. Addresses may
+//! be of any range that a ServiceCIDR names. Node ports are kept in memory and rebuilt from the services at start.
+
+pub(crate) mod objects;
+pub(crate) mod repair;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,6 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
+
+use crate::view::View;
 
 /// A range of addresses, as `--service-cidr` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +79,14 @@ impl ServiceCidr {
                 == to_number(&self.network).checked_shr(shift.into())
     }
 
+    /// Whether a service may have the address: all of the range but the network and the broadcast address.
+    fn offers(&self, address: &IpAddr) -> bool {
+        let count = 1u128.checked_shl(u32::from(width(&self.network) - self.prefix)).unwrap_or(u128::MAX);
+        let is_last = |offset| address.is_ipv4() && offset == count - 1;
+        self.contains(address)
+            && !matches!(to_number(address) - to_number(&self.network), offset if offset == 0 || is_last(offset))
+    }
+
     pub(crate) fn is_ipv4(&self) -> bool {
         self.network.is_ipv4()
     }
@@ -125,11 +140,34 @@ const PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 
 #[derive(Default)]
 struct Taken {
+    /// Those of writes that are on their way; all others have an object.
     addresses: BTreeSet<IpAddr>,
     ports: BTreeSet<u16>,
     /// Where the search for a free address goes on, so that an address is not reused at once.
     next_address: u128,
     next_port: u16,
+}
+
+impl Taken {
+    /// Takes a free address of the range. The very first is that of the service `kubernetes`.
+    fn find_free(&mut self, range: &ServiceCidr, first: &ServiceCidr, view: &dyn View) -> Option<IpAddr> {
+        let usable = range.usable();
+        let reserved = (usable / 16).min(256);
+        for step in 0..usable.min(1 << 20) {
+            let offset = (reserved + self.next_address + step) % usable;
+            let address = range.nth(offset + 1);
+            if address == first.first()
+                || self.addresses.contains(&address)
+                || objects::is_taken(view, &address)
+            {
+                continue;
+            }
+            self.addresses.insert(address);
+            self.next_address = (self.next_address + step + 1) % usable;
+            return Some(address);
+        }
+        None
+    }
 }
 
 /// The allocator: shared by all writes.
@@ -148,19 +186,17 @@ impl ServiceAddresses {
         &self.cidr
     }
 
-    /// Notes what a stored service has; used at start.
+    /// Notes the ports that a stored service has; used at start.
     pub(crate) fn note(&self, service: &Value) {
-        let mut taken = self.taken.lock();
-        taken.addresses.extend(addresses_of(service));
-        taken.ports.extend(ports_of(service));
+        self.taken.lock().ports.extend(ports_of(service));
     }
 
-    /// Frees what a service that is gone had.
+    /// Frees the ports that a service that is gone had.
     pub(crate) fn release(&self, service: &Value) {
-        self.release_all(&addresses_of(service), &ports_of(service));
+        self.release_all(&[], &ports_of(service));
     }
 
-    pub(crate) fn release_all(&self, addresses: &[IpAddr], ports: &[u16]) {
+    fn release_all(&self, addresses: &[IpAddr], ports: &[u16]) {
         let mut taken = self.taken.lock();
         addresses.iter().for_each(|address| {
             taken.addresses.remove(address);
@@ -172,13 +208,20 @@ impl ServiceAddresses {
 
     /// An empty claim to collect addresses and ports in.
     pub(crate) fn claim(&self) -> Claim {
-        Claim {
-            of: Some(self.clone()),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            freed_addresses: Vec::new(),
-            freed_ports: Vec::new(),
+        Claim { of: Some(self.clone()), addresses: Vec::new(), ports: Vec::new(), freed_ports: Vec::new() }
+    }
+
+    /// The ranges that addresses may be taken from now: of the family of the first, which is also the only one
+    /// as long as there are no objects for ranges.
+    fn ranges(&self, view: &dyn View) -> Vec<ServiceCidr> {
+        let all = view.objects(objects::RANGES, None);
+        if all.is_empty() {
+            return vec![self.cidr];
         }
+        let ready = all.iter().filter(|range| objects::is_ready(range));
+        let texts = ready.flat_map(|range| range["spec"]["cidrs"].as_array().into_iter().flatten());
+        let parsed = texts.filter_map(|text| text.as_str()?.parse::<ServiceCidr>().ok());
+        parsed.filter(|range| range.is_ipv4() == self.cidr.is_ipv4()).collect()
     }
 }
 
@@ -189,40 +232,32 @@ pub(crate) struct Claim {
     of: Option<ServiceAddresses>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
-    freed_addresses: Vec<IpAddr>,
     freed_ports: Vec<u16>,
 }
 
 impl Claim {
     /// A given address.
-    pub(crate) fn address(&mut self, address: IpAddr) -> Result<(), ClaimError> {
+    pub(crate) fn address(&mut self, view: &dyn View, address: IpAddr) -> Result<(), ClaimError> {
         let Some(owner) = &self.of else { return Ok(()) };
-        if !owner.cidr.contains(&address) {
+        if !owner.ranges(view).iter().any(|range| range.offers(&address)) {
             return Err(ClaimError::OutsideOfRange);
         }
-        if !owner.taken.lock().addresses.insert(address) {
+        if objects::is_taken(view, &address) || !owner.taken.lock().addresses.insert(address) {
             return Err(ClaimError::AddressTaken);
         }
         self.addresses.push(address);
         Ok(())
     }
 
-    /// Any free address. The lower part of the range is kept for addresses that users choose.
-    pub(crate) fn any_address(&mut self) -> Result<IpAddr, ClaimError> {
+    /// Any free address. The lower part of a range is kept for addresses that users choose.
+    pub(crate) fn any_address(&mut self, view: &dyn View) -> Result<IpAddr, ClaimError> {
         let Some(owner) = &self.of else { return Err(ClaimError::Full) };
-        let usable = owner.cidr.usable();
-        let reserved = (usable / 16).min(256);
         let mut taken = owner.taken.lock();
-        for step in 0..usable.min(1 << 20) {
-            let offset = (reserved + taken.next_address + step) % usable;
-            let address = owner.cidr.nth(offset + 1);
-            if offset == 0 || taken.addresses.contains(&address) {
-                continue;
+        for range in owner.ranges(view) {
+            if let Some(address) = taken.find_free(&range, &owner.cidr, view) {
+                self.addresses.push(address);
+                return Ok(address);
             }
-            taken.addresses.insert(address);
-            taken.next_address = (taken.next_address + step + 1) % usable;
-            self.addresses.push(address);
-            return Ok(address);
         }
         Err(ClaimError::Full)
     }
@@ -257,17 +292,15 @@ impl Claim {
     }
 
     /// What the object no longer has once the write has happened.
-    pub(crate) fn free_later(&mut self, addresses: Vec<IpAddr>, ports: Vec<u16>) {
-        self.freed_addresses.extend(addresses);
+    pub(crate) fn free_later(&mut self, ports: Vec<u16>) {
         self.freed_ports.extend(ports);
     }
 
-    /// The write has happened: what was claimed belongs to the object.
+    /// The write has happened: what was claimed belongs to the object, whose addresses have objects now.
     pub(crate) fn keep(mut self) {
-        self.addresses.clear();
         self.ports.clear();
         if let Some(owner) = &self.of {
-            owner.release_all(&self.freed_addresses, &self.freed_ports);
+            owner.release_all(&[], &self.freed_ports);
         }
     }
 }
@@ -300,7 +333,10 @@ pub(crate) fn ports_of(service: &Value) -> Vec<u16> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::view::fixture::Fixture;
 
     fn addresses(cidr: &str) -> ServiceAddresses {
         ServiceAddresses::new(cidr.parse().unwrap())
@@ -317,29 +353,59 @@ mod tests {
         assert!("nonsense".parse::<ServiceCidr>().is_err());
     }
 
+    fn taken(world: Fixture, address: &str) -> Fixture {
+        world.with(objects::ADDRESSES, json!({"metadata": {"name": address}}))
+    }
+
     #[test]
-    fn a_dropped_claim_gives_its_addresses_back() {
-        let all = addresses("10.0.0.0/24");
+    fn an_address_is_taken_while_it_is_claimed_or_has_an_object() {
+        let (all, world) = (addresses("10.0.0.0/24"), Fixture::default());
         let wanted: IpAddr = "10.0.0.7".parse().unwrap();
-        all.claim().address(wanted).unwrap();
+        all.claim().address(&world, wanted).unwrap();
         let mut claim = all.claim();
-        claim.address(wanted).unwrap();
+        claim.address(&world, wanted).unwrap();
+        assert_eq!(all.claim().address(&world, wanted), Err(ClaimError::AddressTaken));
         claim.keep();
-        assert_eq!(all.claim().address(wanted), Err(ClaimError::AddressTaken));
+        assert_eq!(all.claim().address(&taken(world, "10.0.0.7"), wanted), Err(ClaimError::AddressTaken));
     }
 
     #[test]
     fn every_address_is_given_once_until_the_range_is_full() {
-        let all = addresses("10.0.0.0/28");
+        let (all, world) = (addresses("10.0.0.0/28"), taken(Fixture::default(), "10.0.0.3"));
         let mut claim = all.claim();
-        let given: BTreeSet<IpAddr> = std::iter::from_fn(|| claim.any_address().ok()).collect();
+        let given: BTreeSet<IpAddr> = std::iter::from_fn(|| claim.any_address(&world).ok()).collect();
         assert_eq!(
             given.len(),
-            13,
-            "sixteen less network, broadcast and the address of the service kubernetes"
+            12,
+            "sixteen less network, broadcast, the address of the service kubernetes and the one with an object"
         );
         assert!(!given.contains(&"10.0.0.1".parse().unwrap()));
-        assert_eq!(claim.any_address(), Err(ClaimError::Full));
+        assert_eq!(claim.any_address(&world), Err(ClaimError::Full));
+    }
+
+    #[test]
+    fn addresses_come_from_every_range_that_is_ready() {
+        let range = |name: &str, cidr: &str, status: &str| {
+            json!({"metadata": {"name": name}, "spec": {"cidrs": [cidr]},
+                "status": {"conditions": [{"type": "Ready", "status": status}]}})
+        };
+        let all = addresses("10.0.0.0/30");
+        let world = Fixture::default()
+            .with(objects::RANGES, range("kubernetes", "10.0.0.0/30", "True"))
+            .with(objects::RANGES, range("more", "10.7.0.0/24", "True"))
+            .with(objects::RANGES, range("going", "10.8.0.0/24", "False"))
+            .with(objects::RANGES, range("other", "fd00::/64", "True"));
+        let mut claim = all.claim();
+        assert_eq!(claim.any_address(&world).unwrap().to_string(), "10.0.0.2");
+        assert!(claim.any_address(&world).unwrap().to_string().starts_with("10.7.0."));
+        for (address, expected) in [
+            ("10.7.0.9", Ok(())),
+            ("10.7.0.0", Err(ClaimError::OutsideOfRange)),
+            ("10.7.0.255", Err(ClaimError::OutsideOfRange)),
+            ("10.8.0.9", Err(ClaimError::OutsideOfRange)),
+        ] {
+            assert_eq!(claim.address(&world, address.parse().unwrap()), expected, "{address}");
+        }
     }
 
     #[test]

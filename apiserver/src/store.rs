@@ -360,6 +360,10 @@ pub(crate) enum HistoryError {
     NotKept,
     #[error("the past before revision {oldest} is no longer kept")]
     Compacted { oldest: Revision },
+    #[error("that past is no longer kept: etcd was compacted since")]
+    Forgotten,
+    #[error("cannot read the past from etcd: {0}")]
+    Etcd(String),
 }
 
 /// Why a store does not open.

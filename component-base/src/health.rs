@@ -19,6 +19,8 @@ use crate::supervise::Tasks;
 /// Connections served at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 32;
 
+const PLAIN: &str = "text/plain; charset=utf-8";
+
 /// The named checks and the metrics of one component.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -30,10 +32,11 @@ pub struct Health {
 /// Makes a page of a query.
 type Content = Arc<dyn Fn(Option<&str>) -> String + Send + Sync>;
 
-/// A component's own page of JSON.
+/// A component's own page.
 #[derive(Clone)]
 struct Page {
     path: &'static str,
+    media: &'static str,
     content: Content,
 }
 
@@ -96,7 +99,16 @@ impl Health {
 
     /// Serves the JSON that `content` makes of a query at `path` (for what a component tells about itself).
     pub fn page(&self, path: &'static str, content: impl Fn(Option<&str>) -> String + Send + Sync + 'static) {
-        self.pages.lock().push(Page { path, content: Arc::new(content) });
+        self.pages.lock().push(Page { path, media: "application/json", content: Arc::new(content) });
+    }
+
+    /// As `page`, of plain text.
+    pub fn text_page(
+        &self,
+        path: &'static str,
+        content: impl Fn(Option<&str>) -> String + Send + Sync + 'static,
+    ) {
+        self.pages.lock().push(Page { path, media: PLAIN, content: Arc::new(content) });
     }
 
     /// Whether all checks pass.
@@ -153,8 +165,8 @@ impl Health {
         let pages = self.pages.lock().clone();
         if let Some(page) = pages.iter().find(|page| page.path == path) {
             let mut response = text(StatusCode::OK, (page.content)(query));
-            let json = http::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+            let media = http::HeaderValue::from_static(page.media);
+            response.headers_mut().insert(http::header::CONTENT_TYPE, media);
             return response;
         }
         let own: String = pages.iter().map(|page| format!(", {}", page.path)).collect();
@@ -184,7 +196,7 @@ impl Health {
 fn text(code: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = code;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    let plain = http::HeaderValue::from_static(PLAIN);
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
     response
 }

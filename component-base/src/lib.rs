@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod random;
 pub mod signals;
 pub mod supervise;
+pub mod zpages;
 
 /// The signal to stop, passed down to every task; children stop with their parent.
 pub type Shutdown = tokio_util::sync::CancellationToken;

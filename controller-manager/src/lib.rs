@@ -45,6 +45,7 @@ use component_base::health::Health;
 use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
+use component_base::zpages::Zpages;
 
 pub use prefix::{Prefix, PrefixError};
 use why::Ledger;
@@ -57,6 +58,8 @@ pub use token_signer::{SignerError, TokenSigner};
 pub struct Config {
     pub client: ClientSource,
     pub clock: Clock,
+    /// What it was started with, as `/flagz` shows it.
+    pub flags: Vec<(String, String)>,
     /// Which controllers run.
     pub controllers: Selection,
     /// The certificate of the cluster's CA (PEM), published to every namespace as `kube-root-ca.crt`. Nothing is published without it.
@@ -89,6 +92,7 @@ impl Config {
         Self {
             client,
             clock,
+            flags: Vec::new(),
             controllers: Selection::default(),
             root_ca: None,
             signing: None,
@@ -194,6 +198,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let caller = Caller::new("kube-controller-manager", seen.clone(), &metrics);
     let client = config.client.connect_as(caller).await?;
     let health = Health::new(metrics.clone());
+    Zpages::new("kube-controller-manager", config.clock, config.flags.clone()).serve(&health);
     let figures = runtime::Figures::new(&metrics);
     let ledger = Ledger::new(config.clock);
     let shown = ledger.clone();

@@ -10,6 +10,7 @@ use component_base::clock::Clock;
 use component_base::flags::{DaemonFlags, with_config_file};
 use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
+use component_base::zpages;
 use controller_manager::{Authority, Config, EvictionRates, NodeRanges, Prefix, Selection, TokenSigner};
 
 #[global_allocator]
@@ -196,7 +197,8 @@ async fn main() -> ExitCode {
 }
 
 async fn start() -> anyhow::Result<()> {
-    let flags = Flags::parse_from(with_config_file(std::env::args_os())?);
+    let (flags, told): (Flags, _) = zpages::parse(with_config_file(std::env::args_os())?);
     flags.daemon.log.init();
-    controller_manager::run(flags.config()?, shutdown_on_signals()?).await
+    let config = Config { flags: told, ..flags.config()? };
+    controller_manager::run(config, shutdown_on_signals()?).await
 }

@@ -15,6 +15,7 @@ use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
+use component_base::zpages::Zpages;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -46,6 +47,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Agent {
     pub(crate) client: Client,
     pub(crate) clock: Clock,
+    pub(crate) zpages: Zpages,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) recorder: Recorder,
     pub(crate) node_name: String,
@@ -94,6 +96,7 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
     let agent = Arc::new(Agent {
         recorder: Recorder::new(client.clone(), &config.node_name, config.clock, tasks),
         clock: config.clock,
+        zpages: Zpages::new("kubelet", config.clock, config.flags.clone()),
         node_name: config.node_name.clone(),
         host: Host { ips: vec![config.address.to_string()], runtime_name: version.name.clone() },
         folders: Folders { root: config.root_dir.clone() },

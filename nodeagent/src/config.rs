@@ -51,6 +51,8 @@ pub struct Config {
     pub node_name: String,
     pub client: ClientSource,
     pub clock: Clock,
+    /// What it was started with, as `/flagz` shows it.
+    pub flags: Vec<(String, String)>,
     pub runtime: RuntimeKind,
     /// Delays of the simulated runtime; `None`: everything at once.
     pub simulation: Option<Simulation>,
@@ -89,6 +91,7 @@ impl Config {
             node_name: node_name.into(),
             client,
             clock,
+            flags: Vec::new(),
             runtime: RuntimeKind::Simulated,
             simulation: None,
             root_dir: PathBuf::from("/var/lib/coxswain-node"),

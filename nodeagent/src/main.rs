@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use component_base::clock::Clock;
 
 #[global_allocator]
@@ -21,10 +20,12 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<()> {
-    let flags = nodeagent::Flags::parse_from(component_base::flags::with_config_file(std::env::args_os())?);
+    let args = component_base::flags::with_config_file(std::env::args_os())?;
+    let (flags, told): (nodeagent::Flags, _) = component_base::zpages::parse(args);
     flags.init_logs();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = component_base::signals::shutdown_on_signals()?;
-        nodeagent::run(flags.config(Clock::system())?, shutdown).await
+        let config = nodeagent::Config { flags: told, ..flags.config(Clock::system())? };
+        nodeagent::run(config, shutdown).await
     })
 }

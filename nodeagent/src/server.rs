@@ -149,9 +149,14 @@ pub(crate) fn serve(listener: Listener, agent: Arc<Agent>, connections_max: usiz
     });
 }
 
+/// What `/statusz` names.
+const SERVED: &[&str] = &["/flagz", "/healthz", "/pods", "/stats/summary", "/statusz"];
+
 fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
+        .route("/flagz", get(|State(agent): State<Arc<Agent>>| async move { agent.zpages.flagz() }))
+        .route("/statusz", get(|State(agent): State<Arc<Agent>>| async move { agent.zpages.statusz(SERVED) }))
         .route("/pods", get(pods))
         .route("/stats/summary", get(stats::summary))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))

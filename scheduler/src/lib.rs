@@ -38,6 +38,7 @@ use component_base::health::Health;
 use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
+use component_base::zpages::Zpages;
 
 pub use profile::{ProfileConfig, ProfileError};
 
@@ -46,6 +47,8 @@ pub use profile::{ProfileConfig, ProfileError};
 pub struct Config {
     pub client: ClientSource,
     pub clock: Clock,
+    /// What it was started with, as `/flagz` shows it.
+    pub flags: Vec<(String, String)>,
     /// One per `schedulerName` whose pods are to be scheduled.
     pub profiles: Vec<ProfileConfig>,
     /// How many percent of the nodes to find feasible before scoring; 0 lets the number of nodes decide.
@@ -88,6 +91,7 @@ impl Config {
         Self {
             client,
             clock,
+            flags: Vec::new(),
             profiles: vec![ProfileConfig::default()],
             sample_percent: 0,
             backoff_first: waits.backoff_first,
@@ -118,6 +122,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let caller = Caller::new("kube-scheduler", seen.clone(), &metrics);
     let client = config.client.connect_as(caller).await?;
     let health = Health::new(metrics.clone());
+    Zpages::new("kube-scheduler", config.clock, config.flags.clone()).serve(&health);
     let decisions = decisions::Decisions::new(config.bounds.decisions_max);
     let shown = decisions.clone();
     health.page("/debug/decisions", move |query| shown.page(query));

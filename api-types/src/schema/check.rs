@@ -34,6 +34,14 @@ pub enum Strict {
     Repeated(String),
 }
 
+impl Strict {
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Unknown(path) | Self::Repeated(path) => path,
+        }
+    }
+}
+
 impl fmt::Display for Strict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -166,3 +166,47 @@ fn what_a_strict_reader_refuses_is_told_in_the_order_of_the_document() {
         ]
     );
 }
+
+#[test]
+fn unknown_fields_of_a_custom_kind_are_found_wherever_its_schema_says_what_there_is() {
+    let known = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let schema = Schema::from_openapi(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "list": {"type": "array", "items": known},
+        "map": {"type": "object", "additionalProperties": known},
+        "island": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"known": known}},
+        "inner": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": known}},
+        "any": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+        "port": {"x-kubernetes-int-or-string": true},
+        "empty": {"type": "object"},
+    }}}}))
+    .unwrap();
+    let object = json!({
+        "apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "x", "odd": 1, "labels": {"odd": "y"}},
+        "spec": {
+            "list": [{"a": "1"}, {"a": "2", "odd": {"deep": 1}}],
+            "map": {"one": {"odd": 1}, "two": {"a": "1"}},
+            "island": {"odd": {"deep": 1}, "known": {"a": "1", "odd": 1}},
+            "inner": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "y", "odd": 1}, "spec": {"a": "1", "odd": 1}, "odd": 1},
+            "any": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "z"}, "odd": {"deep": 1}},
+            "port": 1,
+            "empty": {"odd": 1},
+        },
+        "odd": 1,
+    });
+    let mut unknown: Vec<String> = schema.check(&object).unknown().map(str::to_owned).collect();
+    unknown.sort();
+    assert_eq!(
+        unknown,
+        [
+            "metadata.odd",
+            "odd",
+            "spec.empty.odd",
+            "spec.inner.metadata.odd",
+            "spec.inner.odd",
+            "spec.inner.spec.odd",
+            "spec.island.known.odd",
+            "spec.list[1].odd",
+            "spec.map.one.odd",
+        ]
+    );
+}

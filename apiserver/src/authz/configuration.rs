@@ -45,16 +45,56 @@ pub(crate) fn read(path: &Path) -> Result<String, AuthorizationConfigError> {
         .map_err(|source| AuthorizationConfigError::Read { path: path.to_owned(), source })
 }
 
+/// The webhook of `--authorization-mode Webhook`.
+#[derive(Clone, Debug)]
+pub struct WebhookMode {
+    /// A kubeconfig that names the service.
+    pub kubeconfig: PathBuf,
+    /// Of the reviews that are sent: `v1` or `v1beta1`.
+    pub version: String,
+    /// How long its answers are kept; zero keeps none.
+    pub authorized_ttl: Duration,
+    pub unauthorized_ttl: Duration,
+}
+
+impl WebhookMode {
+    fn config(&self) -> Result<WebhookConfig, AuthorizationConfigError> {
+        Ok(WebhookConfig {
+            name: "default".to_owned(),
+            remote: Remote::read(&self.kubeconfig)?,
+            timeout: TIMEOUT_MAX,
+            authorized_ttl: self.authorized_ttl,
+            unauthorized_ttl: self.unauthorized_ttl,
+            version: self.version.clone(),
+            denies_on_failure: false,
+            conditions: Conditions::compile(&environment(), &Value::Array(Vec::new())),
+        })
+    }
+}
+
 /// The authorizers of `--authorization-mode`.
-pub(crate) fn of_modes(modes: &[String]) -> Result<Vec<Entry>, AuthorizationConfigError> {
-    let entry = |mode: &String| match mode.as_str() {
-        "AlwaysAllow" => Ok(Entry::AlwaysAllow),
-        "AlwaysDeny" => Ok(Entry::AlwaysDeny),
-        "Node" => Ok(Entry::Node),
-        "RBAC" => Ok(Entry::Rbac),
-        other => {
-            let error = FieldError::not_supported("authorization-mode", other, &TYPES[..4]);
-            Err(AuthorizationConfigError::Invalid(error.to_string()))
+pub(crate) fn of_modes(
+    modes: &[String],
+    webhook: Option<&WebhookMode>,
+) -> Result<Vec<Entry>, AuthorizationConfigError> {
+    let invalid = AuthorizationConfigError::Invalid;
+    let has_mode = modes.iter().any(|mode| mode == "Webhook");
+    if webhook.is_some() && !has_mode {
+        let why = "cannot specify --authorization-webhook-config-file without mode Webhook";
+        return Err(invalid(why.to_owned()));
+    }
+    let entry = |mode: &String| match (mode.as_str(), webhook) {
+        ("AlwaysAllow", _) => Ok(Entry::AlwaysAllow),
+        ("AlwaysDeny", _) => Ok(Entry::AlwaysDeny),
+        ("Node", _) => Ok(Entry::Node),
+        ("RBAC", _) => Ok(Entry::Rbac),
+        ("Webhook", Some(webhook)) => Ok(Entry::Webhook(Box::new(webhook.config()?))),
+        ("Webhook", None) => {
+            let why = "authorization-mode Webhook's authorization config file not passed";
+            Err(invalid(why.to_owned()))
+        }
+        (other, _) => {
+            Err(invalid(FieldError::not_supported("authorization-mode", other, &TYPES).to_string()))
         }
     };
     modes.iter().map(entry).collect()
@@ -311,6 +351,25 @@ mod tests {
             assert!(problem.contains(told), "{told}: {problem}");
         }
         assert_eq!(problem("[{type: Node}, {type: RBAC}]"), "");
+    }
+
+    #[test]
+    fn the_mode_webhook_and_its_file_need_each_other() {
+        let webhook = |kubeconfig: &str| WebhookMode {
+            kubeconfig: kubeconfig.into(),
+            version: "v1".into(),
+            authorized_ttl: Duration::ZERO,
+            unauthorized_ttl: Duration::ZERO,
+        };
+        let problem = |modes: &[&str], webhook: Option<&WebhookMode>| {
+            let modes: Vec<String> = modes.iter().map(|mode| (*mode).to_owned()).collect();
+            of_modes(&modes, webhook).err().map(|why| why.to_string()).unwrap_or_default()
+        };
+        assert_eq!(problem(&["Node", "RBAC"], None), "");
+        assert!(problem(&["RBAC", "Webhook"], None).contains("config file not passed"));
+        assert!(problem(&["RBAC"], Some(&webhook("/none"))).contains("without mode Webhook"));
+        assert!(problem(&["Webhook"], Some(&webhook("/none"))).contains("/none"));
+        assert!(problem(&["ABAC"], None).contains("Unsupported value: \"ABAC\""));
     }
 
     #[test]

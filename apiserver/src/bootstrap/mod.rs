@@ -4,14 +4,14 @@
 //! administrator changed stays changed.
 
 pub(crate) mod flow_control;
+pub(crate) mod kubernetes;
 mod rbac;
-
-use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use api_types::status::{Reason, Status};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
+use self::kubernetes::Advertised;
 use crate::service_ip::ServiceCidr;
 
 /// How many creates are on their way at once; the store writes those that wait together.
@@ -21,7 +21,7 @@ const CONCURRENCY: usize = 16;
 /// not an error.
 pub(crate) async fn run<F>(
     services: &ServiceCidr,
-    listening: Option<SocketAddr>,
+    mine: &Advertised,
     create: impl Fn(Value) -> F,
 ) -> Result<(), Status>
 where
@@ -31,10 +31,8 @@ where
     let mut rest = rbac::objects();
     rest.extend(service_accounts());
     rest.extend(priority_classes());
-    rest.push(kubernetes_service(services.first(), listening));
+    rest.push(kubernetes::service(mine));
     rest.push(service_range(services));
-    rest.extend(kubernetes_slice(listening));
-    rest.extend(kubernetes_endpoints(listening));
     all(rest, &create).await
 }
 
@@ -90,26 +88,6 @@ fn priority_classes() -> Vec<Value> {
     rows.map(class).to_vec()
 }
 
-const PORT: u16 = 6443;
-
-fn kubernetes_service(address: IpAddr, listening: Option<SocketAddr>) -> Value {
-    let address = address.to_string();
-    json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"},
-        },
-        "spec": {
-            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "sessionAffinity": "None",
-            "ports": [{
-                "name": "https", "port": 443, "protocol": "TCP",
-                "targetPort": listening.map_or(PORT, |l| l.port()),
-            }],
-        },
-    })
-}
-
 /// The range that addresses of services come from. It is in use from the start, so it is ready.
 fn service_range(services: &ServiceCidr) -> Value {
     json!({
@@ -122,61 +100,15 @@ fn service_range(services: &ServiceCidr) -> Value {
     })
 }
 
-/// Where the service leads. Endpoints may not be loopback addresses, so a server that listens locally only
-/// has none.
-fn kubernetes_slice(listening: Option<SocketAddr>) -> Option<Value> {
-    let listening = reachable(listening)?;
-    let family = if listening.is_ipv4() { "IPv4" } else { "IPv6" };
-    Some(json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": family,
-        "endpoints": [{"addresses": [listening.ip().to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": listening.port(), "protocol": "TCP"}],
-    }))
-}
-
-/// The same for clients that read the older kind.
-fn kubernetes_endpoints(listening: Option<SocketAddr>) -> Option<Value> {
-    let listening = reachable(listening)?;
-    Some(json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [{
-            "addresses": [{"ip": listening.ip().to_string()}],
-            "ports": [{"name": "https", "port": listening.port(), "protocol": "TCP"}],
-        }],
-    }))
-}
-
-fn reachable(listening: Option<SocketAddr>) -> Option<SocketAddr> {
-    let listening = listening.filter(|l| !l.ip().is_loopback())?;
-    match listening.ip().is_unspecified() {
-        true => own_address(listening.is_ipv4()).map(|own| SocketAddr::new(own, listening.port())),
-        false => Some(listening),
-    }
-}
-
-/// The address from which this machine would talk to the world; one in use for documentation stands for it.
-/// The kernel only looks up the route: nothing is sent.
-fn own_address(is_ipv4: bool) -> Option<IpAddr> {
-    let (any, world) = if is_ipv4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(world).ok()?;
-    socket.local_addr().ok().map(|own| own.ip()).filter(|own| !own.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+
+    fn nowhere() -> Advertised {
+        Advertised { service: ServiceCidr::usual().first(), server: None, shared: false }
+    }
 
     #[tokio::test]
     async fn what_exists_already_is_left_alone_and_the_rest_is_created() {
@@ -185,7 +117,7 @@ mod tests {
             made.lock().push(object["kind"].as_str().unwrap().to_owned());
             async { Err(Status::new(Reason::AlreadyExists, "exists")) }
         };
-        run(&ServiceCidr::usual(), None, create).await.unwrap();
+        run(&ServiceCidr::usual(), &nowhere(), create).await.unwrap();
         assert_eq!(made.lock().iter().filter(|kind| *kind == "Namespace").count(), 4);
         assert!(made.lock().iter().any(|kind| kind == "Service"));
     }
@@ -193,6 +125,6 @@ mod tests {
     #[tokio::test]
     async fn another_failure_ends_the_start() {
         let create = |_| async { Err(Status::internal("disk full")) };
-        assert!(run(&ServiceCidr::usual(), None, create).await.is_err());
+        assert!(run(&ServiceCidr::usual(), &nowhere(), create).await.is_err());
     }
 }

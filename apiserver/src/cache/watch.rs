@@ -168,6 +168,17 @@ impl Watchers {
         }
     }
 
+    /// Tells one watcher, whether it knows it already or not, that nothing is missing up to `revision`.
+    pub(super) fn remind(&mut self, ticket: &Ticket, revision: Revision) {
+        let buckets = self.audiences.get_mut(&ticket.resource).map(|audience| &mut audience.buckets);
+        let watchers = buckets.and_then(|buckets| buckets.get_mut(&ticket.bucket));
+        let Some(watcher) = watchers.and_then(|watchers| watchers.get_mut(&ticket.id)) else { return };
+        // One that has no room has events to read, which tell it as much.
+        if watcher.events.try_send(WatchEvent::Bookmark(revision)).is_ok() {
+            watcher.told = revision;
+        }
+    }
+
     /// Ends every watch with `Overflow`: the state was replaced and what lies between is not known.
     pub(super) fn overflow(&mut self) {
         for audience in self.audiences.values_mut() {
@@ -232,6 +243,14 @@ pub(super) trait Registry: Send + Sync {
     fn watchers(&self, change: &mut dyn FnMut(&mut Watchers));
 }
 
+/// Names one watcher among all.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket {
+    resource: String,
+    bucket: Bucket,
+    id: WatcherId,
+}
+
 /// The events of one watch, in order, each once.
 pub(crate) struct WatchStream {
     backlog: VecDeque<WatchEvent>,
@@ -239,9 +258,7 @@ pub(crate) struct WatchStream {
     overflowed: Arc<AtomicBool>,
     ended: bool,
     registry: Arc<dyn Registry>,
-    resource: String,
-    bucket: Bucket,
-    id: WatcherId,
+    ticket: Ticket,
 }
 
 impl WatchStream {
@@ -258,7 +275,13 @@ impl WatchStream {
         let (resource, bucket, told) = (spec.resource.clone(), spec.bucket(), spec.from);
         let watcher = Watcher { spec, events: sender, overflowed: overflowed.clone(), told };
         let id = watchers.add(watcher);
-        Self { backlog, events, overflowed, ended: false, registry, resource, bucket, id }
+        let ticket = Ticket { resource, bucket, id };
+        Self { backlog, events, overflowed, ended: false, registry, ticket }
+    }
+
+    /// By which the watcher can be reminded of where it is.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket.clone()
     }
 }
 
@@ -285,7 +308,7 @@ impl Stream for WatchStream {
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        let (registry, id) = (self.registry.clone(), self.id);
-        registry.watchers(&mut |watchers| watchers.remove(&self.resource, &self.bucket, id));
+        let (registry, Ticket { resource, bucket, id }) = (self.registry.clone(), &self.ticket);
+        registry.watchers(&mut |watchers| watchers.remove(resource, bucket, *id));
     }
 }

@@ -22,6 +22,8 @@ use super::cipher::Cipher;
 /// Seeds kept in memory.
 const SEEDS_MAX: usize = 1024;
 const QUESTIONS_MAX: usize = 64;
+/// How often a service is looked at that is not well.
+const UNWELL_LOOK: Duration = Duration::from_secs(3);
 const SEED: usize = 32;
 /// What each value's key is derived with, in front of the value.
 const INFO: usize = 32;
@@ -44,6 +46,7 @@ pub(super) struct Kms {
     timeout: Duration,
     current: Arc<RwLock<Seed>>,
     known: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    problem: Problem,
     questions: mpsc::Sender<Question>,
 }
 
@@ -55,6 +58,9 @@ struct Seed {
     key_id: String,
     annotations: BTreeMap<String, Vec<u8>>,
 }
+
+/// What is wrong with the service, by the last look at it.
+type Problem = Arc<Mutex<Option<String>>>;
 
 type Question = (DecryptRequest, SyncSender<Result<Vec<u8>, String>>);
 
@@ -70,15 +76,21 @@ impl Kms {
     pub(super) fn start(config: KmsConfig) -> Result<Self, String> {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (tell, told) = sync_channel(1);
-        let (name, timeout) = (config.name.clone(), config.timeout);
+        let (name, timeout, problem) = (config.name.clone(), config.timeout, Problem::default());
+        let noted = problem.clone();
         std::thread::Builder::new()
             .name(format!("kms-{name}"))
-            .spawn(move || run(config, asked, &tell))
+            .spawn(move || run(config, asked, &tell, &noted))
             .map_err(|error| error.to_string())?;
         // The first answer is of two calls.
         let current =
             told.recv_timeout(timeout * 3).map_err(|_| "it does not answer in time".to_owned())??;
-        Ok(Self { name, timeout, current, known: Mutex::default(), questions })
+        Ok(Self { name, timeout, current, known: Mutex::default(), problem, questions })
+    }
+
+    /// What is wrong with the service, by the last look at it.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.lock().clone()
     }
 
     /// The bytes to store after the mark, for what stands at `path`.
@@ -157,6 +169,7 @@ fn run(
     config: KmsConfig,
     asked: mpsc::Receiver<Question>,
     tell: &SyncSender<Result<Arc<RwLock<Seed>>, String>>,
+    problem: &Problem,
 ) {
     let told = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Err(error) => tell.send(Err(error.to_string())),
@@ -167,7 +180,7 @@ fn run(
                 Ok(seed) => {
                     let current = Arc::new(RwLock::new(seed));
                     let told = tell.send(Ok(current.clone()));
-                    service.attend(&config, &current, asked).await;
+                    service.attend(&config, &current, asked, problem).await;
                     told
                 }
             }
@@ -196,8 +209,14 @@ impl Service {
         Self { channel, timeout: config.timeout }
     }
 
-    async fn attend(&self, config: &KmsConfig, current: &RwLock<Seed>, mut asked: mpsc::Receiver<Question>) {
-        let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + config.look, config.look);
+    async fn attend(
+        &self,
+        config: &KmsConfig,
+        current: &RwLock<Seed>,
+        mut asked: mpsc::Receiver<Question>,
+        problem: &Problem,
+    ) {
+        let mut next = tokio::time::Instant::now() + config.look;
         loop {
             tokio::select! {
                 question = asked.recv() => {
@@ -206,11 +225,18 @@ impl Service {
                     // Who asked may have given up.
                     drop(answer.send(answered.map(|answer: DecryptResponse| answer.plaintext)));
                 }
-                _ = looks.tick() => match self.look(current).await {
-                    Ok(None) => {}
-                    Ok(Some(key)) => info!(service = config.name, key, "the key management service has a new key"),
-                    Err(why) => warn!(service = config.name, why, "the key management service is not well"),
-                },
+                () = tokio::time::sleep_until(next) => {
+                    let seen = self.look(current).await;
+                    // One that is not well is looked at more often.
+                    let wait = if seen.is_ok() { config.look } else { config.look.min(UNWELL_LOOK) };
+                    next = tokio::time::Instant::now() + wait;
+                    match &seen {
+                        Ok(None) => {}
+                        Ok(Some(key)) => info!(service = config.name, key, "the key management service has a new key"),
+                        Err(why) => warn!(service = config.name, why, "the key management service is not well"),
+                    }
+                    *problem.lock() = seen.err();
+                }
             }
         }
     }

@@ -18,7 +18,8 @@ impl Verb for Apply {
             let missing = FieldError::required("fieldManager", "is required for apply patch");
             return Err(Status::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![missing]));
         }
-        let mut decoded = body::decode_yaml(&call.body)?;
+        let mut decoded = body::decode_yaml(&call.body)
+            .map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
         let view = call.projection();
         let (mut config, warnings) = if view.is_object() {
             decoded.value = call.renewed(decoded.value);

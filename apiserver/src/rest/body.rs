@@ -1,6 +1,7 @@
 //! Request bodies: JSON, YAML and protobuf into values, noting fields that stand twice.
 
 mod plain;
+pub(super) mod syntax;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -58,58 +59,110 @@ impl Duplicates {
 
 const MEDIA: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-/// Reads a body by its media type. A syntax error says line and column.
-pub(crate) fn decode(media: &str, body: &[u8]) -> Result<Decoded, Status> {
-    match media {
-        "" | "application/json" | "*/*" => decode_json(body),
+/// Reads a body, which is to be of the kind `wanted`, by its media type.
+pub(crate) fn decode(media: &str, body: &[u8], wanted: &str) -> Result<Decoded, Status> {
+    let decoded = match media {
+        "" | "application/json" | "*/*" => {
+            decode_json(body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"))
+        }
         "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
         "application/vnd.kubernetes.protobuf" => {
-            let value = protobuf::decode(body).map_err(|e| {
-                Status::bad_request(format!(
-                    "the object provided is unrecognized: cannot read the body as protobuf: {e}"
-                ))
-            })?;
-            Ok(Decoded { value, duplicates: Duplicates::default() })
+            let value = protobuf::decode(body).map_err(|e| format!("cannot read the body as protobuf: {e}"));
+            value.map(|value| Decoded { value, duplicates: Duplicates::default() })
         }
-        _ => Err(Status::unsupported_media_type(MEDIA)),
+        _ => return Err(Status::unsupported_media_type(MEDIA)),
+    };
+    let typed = decoded.and_then(|decoded| check_type_names(&decoded.value).map(|()| decoded));
+    typed.map_err(|why| {
+        let body = summary(body);
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {wanted}): {why} ({body})"
+        ))
+    })
+}
+
+/// Whether version and kind can be read out of a body. Null is a body without either.
+fn check_type_names(value: &Value) -> Result<(), String> {
+    const INTO: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    let fail = |why: String| {
+        Err(format!("couldn't get version/kind; json parse error: json: cannot unmarshal {why}"))
+    };
+    let Value::Object(fields) = value else {
+        return match value {
+            Value::Null => Ok(()),
+            other => fail(format!("{} into Go value of type {INTO}", syntax::go_name(other))),
+        };
+    };
+    let wrong = ["apiVersion", "kind"].iter().find_map(|name| {
+        fields.get(*name).filter(|value| !value.is_string() && !value.is_null()).map(|value| (name, value))
+    });
+    match wrong {
+        Some((name, value)) => {
+            fail(format!("{} into Go struct field .{name} of type string", syntax::go_name(value)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// How a body begins, for the message that it cannot be read.
+fn summary(body: &[u8]) -> String {
+    const BYTES_MAX: usize = 30;
+    let (start, rest) =
+        (&body[..body.len().min(BYTES_MAX)], if body.len() > BYTES_MAX { " ..." } else { "" });
+    match start.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{rest}", String::from_utf8_lossy(start)),
+        Some(_) => {
+            let digits: String = start.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{digits}{rest}")
+        }
     }
 }
 
 /// The value of a body, a patch's too, for those who only look at it.
 pub(crate) fn decode_any(headers: &http::HeaderMap, body: &[u8]) -> Result<Value, Status> {
     let media = super::media_type(headers);
-    let media = if media.ends_with("patch+json") { "application/json" } else { media };
-    let media = if media.ends_with("patch+yaml") { "application/yaml" } else { media };
-    decode(media, body).map(|decoded| decoded.value)
+    let decoded = match media {
+        _ if media.ends_with("patch+json") => decode_json(body).map_err(Status::bad_request),
+        _ if media.ends_with("patch+yaml") => decode_yaml(body).map_err(Status::bad_request),
+        _ => decode(media, body, "object"),
+    };
+    decoded.map(|decoded| decoded.value)
 }
 
-/// Reads JSON.
-pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
+/// Reads JSON, or says what is wrong with it.
+pub(crate) fn decode_json(body: &[u8]) -> Result<Decoded, String> {
     let notes = RefCell::new(Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(body);
     let read = At { path: Path::Root, notes: &notes, yaml: None }.deserialize(&mut reader);
-    let value = read.and_then(|v| reader.end().map(|()| v)).map_err(|e| {
-        Status::bad_request(format!(
-            "the object provided is unrecognized: cannot parse the body as JSON: {e}"
-        ))
-    })?;
+    // What Go would read all the same is deeper or larger than is taken here.
+    let value = read
+        .and_then(|v| reader.end().map(|()| v))
+        .map_err(|error| syntax::fault(body).unwrap_or_else(|| error.to_string()))?;
     Ok(Decoded { value, duplicates: Duplicates::Paths(notes.into_inner()) })
 }
 
-/// Reads YAML, of which JSON is a part.
-pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
+/// Reads YAML, of which JSON is a part, or says what is wrong with it.
+pub(crate) fn decode_yaml(body: &[u8]) -> Result<Decoded, String> {
     let notes = RefCell::new(Vec::new());
     // As in Kubernetes, what follows the first document is not read.
     let Some(reader) = serde_yaml::Deserializer::from_slice(body).next() else {
-        return Err(Status::bad_request("the object provided is unrecognized: the body is empty"));
+        return Err("the body is empty".to_owned());
     };
     let at = At { path: Path::Root, notes: &notes, yaml: Some(body) };
-    let value = at.deserialize(reader).map_err(|e| {
-        Status::bad_request(format!(
-            "the object provided is unrecognized: cannot parse the body as YAML: {e}"
-        ))
-    })?;
+    let value =
+        at.deserialize(reader).map_err(|e| format!("error converting YAML to JSON: {}", yaml_fault(&e)))?;
     Ok(Decoded { value, duplicates: Duplicates::Lines(notes.into_inner()) })
+}
+
+/// The line in front, where Kubernetes' reader has it.
+fn yaml_fault(error: &serde_yaml::Error) -> String {
+    let text = error.to_string();
+    let problem = text.split(" at line ").next().unwrap_or_default();
+    match error.location() {
+        Some(place) if !problem.starts_with("yaml:") => format!("yaml: line {}: {problem}", place.line()),
+        _ => problem.to_owned(),
+    }
 }
 
 /// Where a value stands; text is made only for a duplicate.
@@ -337,22 +390,42 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_error_names_line_and_column() {
-        let error = decode_json(b"{\n  \"a\": }").err().unwrap();
-        assert!(error.message.contains("line 2 column 8"), "{}", error.message);
-        let error = decode_yaml(b"a: [1\nb: 2").err().unwrap();
-        assert!(error.message.contains("line 2"), "{}", error.message);
+    fn a_body_that_cannot_be_read_is_told_with_its_beginning() {
+        let refused = |media: &str, body: &str| decode(media, body.as_bytes(), "Pod").err().unwrap().message;
+        const START: &str = "the object provided is unrecognized (must be of type Pod): ";
+        const PARSE: &str = "couldn't get version/kind; json parse error: ";
+        for (body, expected) in [
+            ("{\"a\": }", "invalid character '}' looking for beginning of value ({\"a\": })"),
+            ("", "unexpected end of JSON input (<empty>)"),
+            ("no", "invalid character 'o' in literal null (expecting 'u') (6e6f)"),
+            (
+                "{\"metadata\":{\"name\":\"abcdefghijklm\"",
+                "unexpected end of JSON input ({\"metadata\":{\"name\":\"abcdefghi ...)",
+            ),
+            (
+                "[]",
+                r#"json: cannot unmarshal array into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" } (5b5d)"#,
+            ),
+            (
+                "{\"kind\":7}",
+                "json: cannot unmarshal number into Go struct field .kind of type string ({\"kind\":7})",
+            ),
+        ] {
+            assert_eq!(refused("application/json", body), format!("{START}{PARSE}{expected}"));
+        }
+        let yaml = refused("application/yaml", "a: [1\nb: 2");
+        assert!(yaml.starts_with(&format!("{START}error converting YAML to JSON: yaml: line ")), "{yaml}");
     }
 
     #[test]
     fn an_unknown_media_type_is_refused() {
-        assert_eq!(decode("application/cbor", b"x").err().unwrap().code(), 415);
-        assert_eq!(decode("application/vnd.kubernetes.protobuf", b"k8s").err().unwrap().code(), 400);
+        assert_eq!(decode("application/cbor", b"x", "Pod").err().unwrap().code(), 415);
+        assert_eq!(decode("application/vnd.kubernetes.protobuf", b"k8s", "Pod").err().unwrap().code(), 400);
     }
 
     #[test]
     fn yaml_is_read_like_json() {
-        let decoded = decode("application/yaml", b"a: 1\nb: [x, true, null]\n").unwrap();
+        let decoded = decode("application/yaml", b"a: 1\nb: [x, true, null]\n", "Pod").unwrap();
         assert_eq!(decoded.value, serde_json::json!({ "a": 1, "b": ["x", true, null] }));
     }
 
@@ -386,7 +459,7 @@ mod tests {
     #[test]
     fn yaml_that_json_cannot_say_is_refused() {
         for text in ["a: .nan", "a: {<<: 1}"] {
-            assert_eq!(decode_yaml(text.as_bytes()).err().unwrap().code(), 400, "{text}");
+            assert!(decode_yaml(text.as_bytes()).is_err(), "{text}");
         }
     }
 

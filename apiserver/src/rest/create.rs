@@ -14,7 +14,7 @@ impl Verb for Create {
 
     async fn answer(call: Call) -> Answer {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut decoded = body::decode(media_type(&call.headers), &call.body)?;
+        let mut decoded = body::decode(media_type(&call.headers), &call.body, &call.kind.kind)?;
         decoded.value = call.renewed(decoded.value);
         let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
         metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::options::manager_of;
 use super::write::{cause, commit_status};
-use super::{Answer, Call, Verb, body, convert, media_type, metadata, options};
+use super::{Answer, Call, Verb, body, companions, convert, media_type, metadata, options};
 use crate::admission::{self, Operation, Options};
 use crate::cache::Stored;
 use crate::negotiate;
@@ -41,7 +41,7 @@ impl DeleteOptions {
     pub(super) fn parse(call: &Call) -> Result<Self, Status> {
         let body = match call.body.is_empty() {
             true => Value::Null,
-            false => body::decode(media_type(&call.headers), &call.body)?.value,
+            false => body::decode(media_type(&call.headers), &call.body, "DeleteOptions")?.value,
         };
         let query = &call.info.query;
         let mut options = Self::from_value(&body, query.get_all("dryRun").filter(|v| !v.is_empty()))?;
@@ -298,17 +298,21 @@ async fn take(
         return Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }));
     }
     let key = stored.key.clone();
+    let kept = object.clone();
     let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
     let change = match goes {
         true => Change::Delete { key: key.clone(), last: body.clone() },
         false => Change::Put { key: key.clone(), body: body.clone() },
     };
-    let transaction = Transaction {
+    let mut transaction = Transaction {
         preconditions: vec![Precondition::Revision(key, stored.revision)],
         changes: vec![change],
         durability: Durability::Synced,
         cause: cause(call, &manager_of(&call.headers)),
     };
+    if goes {
+        companions::join(call, &mut transaction, Some(&kept), None)?;
+    }
     match call.commit(transaction).await {
         Ok(revision) => {
             let bytes = convert::written(&call.server, &call.kind, &body.at(revision)).await?;

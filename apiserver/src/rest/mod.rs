@@ -6,6 +6,7 @@
 
 mod apply;
 mod body;
+mod companions;
 mod convert;
 mod create;
 mod delete;
@@ -161,7 +162,7 @@ async fn dispatch(call: Call) -> Answer {
 /// A create that is one of the subresource of another object, the one that the body names.
 fn answer_through(mut call: Call, (plural, subresource): (String, String)) -> BoxFuture<'static, Answer> {
     Box::pin(async move {
-        let body = decode(media_type(&call.headers), &call.body)?.value;
+        let body = decode(media_type(&call.headers), &call.body, &call.kind.kind)?.value;
         let kind = call.server.registry.find(&call.kind.group, &call.kind.version, &plural);
         call.kind = kind.ok_or_else(Status::unknown_resource)?;
         call.info.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -366,7 +367,7 @@ impl Call {
             now: self.server.clock.now(),
             subresource: &self.info.subresource,
             services: &self.server.services,
-            view: &*self.server.view,
+            view: self.view(),
         }
     }
 

@@ -67,8 +67,9 @@ pub(super) async fn value(call: &Call, revision: Revision) -> Result<Option<Valu
 /// Why the past cannot be told.
 pub(super) fn refused(error: &HistoryError) -> Status {
     match error {
-        HistoryError::Compacted { .. } => Status::expired(error.to_string()),
+        HistoryError::Compacted { .. } | HistoryError::Forgotten => Status::expired(error.to_string()),
         HistoryError::NotKept => Status::unexplained(501, error.to_string()),
+        HistoryError::Etcd(_) => Status::unavailable(error.to_string()),
         HistoryError::ReadLog(source) => Status::internal(format_args!("{error}: {source}")),
     }
 }

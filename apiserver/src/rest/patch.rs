@@ -3,7 +3,9 @@
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
+use super::body::syntax::go_name;
 use super::body::{self, Decoded, Duplicates};
+use super::options::FieldValidation;
 use super::write::{Manage, Proposal, update_object};
 use super::{Answer, Call, Verb, WriteOptions, create, media_type, metadata, typed, update};
 
@@ -43,7 +45,7 @@ impl Verb for Patch {
             }
             _ => return Err(Status::unsupported_media_type(MEDIA)),
         };
-        let decoded = body::decode_json(&call.body)?;
+        let decoded = read(form, &call.body, options.field_validation)?;
         let duplicates = match form {
             Form::Json => Duplicates::Operations(oddities(&decoded)),
             _ => decoded.duplicates,
@@ -75,6 +77,43 @@ impl Verb for Patch {
         });
         outcome.await?.answer(&call, view)
     }
+}
+
+/// Reads a patch, which is to be of its form's type.
+fn read(form: Form, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
+    let decoded = body::decode_json(body).and_then(|decoded| {
+        let problem = match form {
+            Form::Json => operations_problem(&decoded.value),
+            Form::Merge | Form::Strategic if decoded.value.is_object() || decoded.value.is_null() => None,
+            Form::Merge | Form::Strategic => {
+                Some(format!("{} into Go value of type map[string]interface {{}}", go_name(&decoded.value)))
+            }
+        };
+        problem.map_or(Ok(decoded), |why| Err(format!("json: cannot unmarshal {why}")))
+    });
+    decoded.map_err(|why| match (form, validation) {
+        (Form::Strategic, _) | (_, FieldValidation::Ignore) => Status::bad_request(why),
+        _ => Status::bad_request(format!("error decoding patch: {why}")),
+    })
+}
+
+fn operations_problem(patch: &Value) -> Option<String> {
+    let operations = match patch {
+        Value::Array(operations) => operations,
+        Value::Null => return None,
+        other => return Some(format!("{} into Go value of type []handlers.jsonPatchOp", go_name(other))),
+    };
+    operations.iter().find_map(|operation| {
+        let Value::Object(fields) = operation else {
+            return Some(format!("{} into Go value of type handlers.jsonPatchOp", go_name(operation)));
+        };
+        let is_wrong = |value: &&Value| !value.is_string() && !value.is_null();
+        let mut texts = ["op", "path", "from"].iter();
+        texts.find_map(|name| {
+            let value = fields.get(*name).filter(is_wrong)?;
+            Some(format!("{} into Go struct field jsonPatchOp.{name} of type string", go_name(value)))
+        })
+    })
 }
 
 /// What is odd about the operations of a JSON patch: fields that stand twice, and fields of no meaning.
@@ -132,6 +171,39 @@ mod tests {
     fn a_patch_is_printed_as_go_does() {
         let patch = serde_json::json!({"b": [1, "x", null], "a": {"c": true}});
         assert_eq!(go_text(&patch), "map[a:map[c:true] b:[1 x <nil>]]");
+    }
+
+    #[test]
+    fn a_patch_that_is_none_is_told_in_the_words_of_its_form() {
+        let refused = |form, body: &str| {
+            read(form, body.as_bytes(), FieldValidation::Warn).err().map(|status| status.message).unwrap()
+        };
+        for (form, body, expected) in [
+            (
+                Form::Merge,
+                "data: x",
+                "error decoding patch: invalid character 'd' looking for beginning of value",
+            ),
+            (Form::Strategic, "{", "unexpected end of JSON input"),
+            (
+                Form::Merge,
+                "[]",
+                "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+            ),
+            (
+                Form::Json,
+                "{}",
+                "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+            ),
+            (
+                Form::Json,
+                "[{\"op\":1}]",
+                "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string",
+            ),
+        ] {
+            assert_eq!(refused(form, body), expected);
+        }
+        assert!(read(Form::Json, b"[{\"op\":\"test\"}]", FieldValidation::Strict).is_ok());
     }
 
     #[test]

@@ -61,7 +61,12 @@ fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Resul
     if let Some(error) = findings.type_errors.iter().find(|e| is_typed(&e.path)) {
         return Err(error.to_string());
     }
-    let found = findings.strict.iter().map(ToString::to_string).collect();
+    let mut strict = findings.strict;
+    if kind.custom.is_some() {
+        // Of a custom object what is in its metadata is told first, and the rest by its path.
+        strict.sort_by_cached_key(|found| (!found.path().starts_with("metadata."), found.path().to_owned()));
+    }
+    let found = strict.iter().map(ToString::to_string).collect();
     say(before, found, validation).map_err(|why| format!("strict decoding error: {why}"))
 }
 

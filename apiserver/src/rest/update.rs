@@ -15,7 +15,7 @@ impl Verb for Update {
 
     async fn answer(call: Call) -> Answer {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "UpdateOptions")?;
-        let mut decoded = body::decode(media_type(&call.headers), &call.body)?;
+        let mut decoded = body::decode(media_type(&call.headers), &call.body, &call.kind.kind)?;
         let view = call.projection();
         let (object, warnings) = if view.is_object() {
             decoded.value = call.renewed(decoded.value);

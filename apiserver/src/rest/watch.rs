@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::selection::Selection;
 use super::{Answer, Call, Verb, list};
-use crate::cache::{Expired, Stored, WatchEvent, WatchSpec};
+use crate::cache::{Expired, Stored, Ticket, WatchEvent, WatchSpec};
 use crate::negotiate::{self, Form};
 use crate::request_info::Query;
+use crate::server::Server;
 use crate::store::Revision;
 use crate::websocket;
 
@@ -33,12 +34,12 @@ impl Verb for Watch {
         let limit = timeout(&call)?;
         let shutdown = call.server.shutdown.clone();
         let table = call.accept.form == Form::Table;
-        let events = open(Arc::new(call), &selection, begin)?;
+        let (events, reminded) = open(Arc::new(call), &selection, begin)?;
         // The in-flight guard of the server is for short requests; a watch only holds the server itself.
         let until = async move {
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(limit) => {}
+                () = reach_end(limit, &ends, reminded) => {}
                 () = shutdown.cancelled() => {}
             }
             drop(ends);
@@ -130,11 +131,25 @@ fn timeout(call: &Call) -> Result<Duration, Status> {
     }
 }
 
+/// The last bookmark is this long before the end of a watch, so that its client goes on from there.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+
+/// Waits for the end of a watch, whose watcher is reminded of where it is shortly before.
+async fn reach_end(limit: Duration, server: &Server, reminded: Option<Ticket>) {
+    if let (Some(first), Some(ticket)) = (limit.checked_sub(LAST_BOOKMARK), reminded) {
+        tokio::time::sleep(first).await;
+        server.objects.remind(&ticket);
+        return tokio::time::sleep(LAST_BOOKMARK).await;
+    }
+    tokio::time::sleep(limit).await;
+}
+
+/// The events as they are sent, and the watcher if it wants bookmarks.
 fn open(
     call: Arc<Call>,
     selection: &Selection,
     begin: Begin,
-) -> Result<stream::BoxStream<'static, Bytes>, Status> {
+) -> Result<(stream::BoxStream<'static, Bytes>, Option<Ticket>), Status> {
     let name = (!call.info.name.is_empty()).then(|| call.info.name.clone());
     let namespace = Some(call.namespace().to_owned()).filter(|n| !n.is_empty());
     let mut spec = WatchSpec {
@@ -166,12 +181,13 @@ fn open(
     let live = match call.server.objects.watch(spec) {
         Ok(live) => live,
         // A client that is too late learns it from the stream, as from kube-apiserver.
-        Err(expired) => return Ok(stream::iter([expired_event(expired)]).boxed()),
+        Err(expired) => return Ok((stream::iter([expired_event(expired)]).boxed(), None)),
     };
+    let ticket = bookmarks.then(|| live.ticket());
     let initial = stream::iter(initial).map(WatchEvent::Added).map(Step::Event);
     let marks = stream::iter(mark).map(Step::Mark);
     let steps = initial.chain(marks).chain(live.map(Step::Event));
-    Ok(write(steps, writer).boxed())
+    Ok((write(steps, writer).boxed(), ticket))
 }
 
 enum Step {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Answer, Call, Reviewed, WriteOptions, convert, metadata, options, typed};
+use super::{Answer, Call, Reviewed, WriteOptions, companions, convert, metadata, options, typed};
 use crate::admission::{self, Alongside, Operation, Options, Review};
 use crate::cache::Stored;
 use crate::negotiate;
@@ -402,11 +402,11 @@ impl Attempt<'_> {
             Some((_, stored)) => Precondition::Revision(key.clone(), stored.revision),
         };
         let alongside = call.notes.take_alongside();
-        let released = goes.then(|| object.clone());
+        let kept = object.clone();
         let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
         let change = match goes {
-            true => Change::Delete { key, last: body.clone() },
-            false => Change::Put { key, body: body.clone() },
+            true => Change::Delete { key: key.clone(), last: body.clone() },
+            false => Change::Put { key: key.clone(), body: body.clone() },
         };
         let mut transaction = Transaction {
             preconditions: vec![precondition],
@@ -415,16 +415,15 @@ impl Attempt<'_> {
             cause: Cause { admitted: vec![admitted], ..cause(call, &self.options.manager) },
         };
         join(&mut transaction, &alongside);
+        companions::join(call, &mut transaction, self.old.map(|(old, _)| old), (!goes).then_some(&kept))?;
         match call.commit(transaction).await {
             Ok(revision) => {
-                if let Some(gone) = released {
-                    call.release(gone);
+                if goes {
+                    call.release(kept);
                 }
                 Ok(outcome(convert::written(&call.server, &call.kind, &body.at(revision)).await?))
             }
-            Err(CommitError::Conflict { key: other, .. }) if alongside.iter().any(|a| a.key == other) => {
-                Err(Failed::Outdated)
-            }
+            Err(CommitError::Conflict { key: other, .. }) if other != key => Err(Failed::Outdated),
             Err(CommitError::Conflict { .. }) if self.expected.is_some() => {
                 Err(Status::modified(&call.kind, name).into())
             }

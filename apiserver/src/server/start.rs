@@ -1,15 +1,16 @@
 //! From a configuration to a running server, and down again in order.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api_types::kinds;
 use api_types::status::Status;
 use axum::body::Body;
 use component_base::Shutdown;
 use component_base::supervise::Tasks;
+use component_base::zpages::Zpages;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -29,17 +30,18 @@ use crate::authn::{Authenticator, Authenticators, anonymous, client_certificate}
 use crate::authz::Authorizers;
 use crate::authz::configuration::{self as authz, AuthorizationConfigError};
 use crate::backend::Backends;
+use crate::bootstrap::kubernetes::{self, Advertised};
 use crate::cache::Objects;
 use crate::config::Config;
 use crate::crd::{Definitions, Keeper};
 use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::flow_control::{FlowControl, keeper};
-use crate::metrics::RequestMetrics;
+use crate::metrics::{Reloads, RequestMetrics};
 use crate::node_metrics::{Answers, WithMetrics};
 use crate::pki::{self, Pki, PkiError};
-use crate::service_ip::{ServiceAddresses, ServiceCidr};
-use crate::store::OpenError;
+use crate::service_ip::{ServiceAddresses, ServiceCidr, repair};
+use crate::store::{Backend, Key, OpenError};
 use crate::tls::{self, TlsError};
 use crate::view::View;
 use crate::{UserInfo, admission, aggregation, bootstrap, negotiate, reload, rest};
@@ -101,12 +103,17 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let tasks = Tasks::new(shutdown.clone());
     let cidr: ServiceCidr =
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
-    let encryption = config.encryption_config.as_deref().map(Encryption::read).transpose()?;
+    let keys = config.encryption_config.as_deref().map(Encryption::text).transpose()?;
+    let encryption = keys.as_deref().zip(config.encryption_config.as_deref());
+    let encryption = encryption.map(|(text, path)| Encryption::parse(text, path)).transpose()?;
     let listener = listen(config.listen).await?;
     let address = listener.as_ref().and_then(|l| l.local_addr().ok());
     let objects =
         Objects::open_sealed(config.backend.clone(), encryption, config.clock, &store_tasks).await?;
-    let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &config.certificate_names);
+    let advertised = kubernetes::advertised(config.advertise, address);
+    let mut names = config.certificate_names.clone();
+    names.extend(advertised.map(|advertised| advertised.ip().to_string()));
+    let hosts = pki::serving_hosts(address.map(|a| a.ip()), cidr.first(), &names);
     let pki = Arc::new(Pki::ensure(config.pki_dir.as_deref(), config.clock, &hosts)?);
     let view: Arc<dyn View> = objects.clone();
     let definitions = Definitions::new(objects.clone());
@@ -124,6 +131,12 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let audit = audit.map(|audit| Audit::open(audit, config.clock, &backends, &store_tasks)).transpose()?;
     let authorizers = authorizers(&config, &view, &backends, &metrics, &tasks)?;
     metrics.extend(|registry| flow.register(registry));
+    if let Some((text, path)) =
+        keys.zip(config.encryption_config.clone()).filter(|_| config.encryption_reload)
+    {
+        let following = follow_keys(objects.clone(), path, text, metrics.reloads("encryption"));
+        tasks.spawn_until_shutdown("encryption configuration", following);
+    }
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view, &configured)?,
         authorizers,
@@ -134,6 +147,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         backends,
         node_answers: Answers::default(),
         objects,
+        zpages: Zpages::new("kube-apiserver", config.clock, config.flags.clone()),
+        reloads_keys: config.encryption_reload,
         view,
         registry,
         services,
@@ -152,7 +167,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     server.metrics.extend(|registry| server.admission.webhook_metrics.register(registry));
     let layers = layers(server.clone());
     let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
-    running.prepare().await?;
+    let shared = matches!(config.backend, Backend::Etcd { .. });
+    running.prepare(Advertised { service: cidr.first(), server: advertised, shared }).await?;
     let keeper = Keeper::new(
         running.server.clone(),
         running.loopback(UserInfo::new("system:apiserver", &["system:masters"])),
@@ -213,7 +229,8 @@ fn authorizers(
 ) -> Result<Arc<Authorizers>, StartError> {
     let authorizers = Arc::new(Authorizers::new(view.clone()));
     let Some(path) = &config.authorization_config else {
-        let entries = authz::of_modes(&config.authorization_modes).map_err(StartError::Authorization)?;
+        let entries = authz::of_modes(&config.authorization_modes, config.authorization_webhook.as_ref())
+            .map_err(StartError::Authorization)?;
         authorizers.replace(entries, backends);
         return Ok(authorizers);
     };
@@ -233,6 +250,24 @@ fn authorizers(
     });
     tasks.spawn_until_shutdown("authorization configuration", following);
     Ok(authorizers)
+}
+
+/// Encrypts by what the file says whenever it is another. A new key management service is waited for as at the
+/// start: a few seconds at most.
+async fn follow_keys(objects: Arc<Objects>, path: PathBuf, text: String, reloads: Reloads) {
+    let named = path.clone();
+    let following = reload::follow(path, text, move |text| {
+        let parsed = Encryption::parse(text, &named);
+        reloads.note(parsed.is_ok());
+        match parsed {
+            Ok(encryption) => {
+                info!("the changed encryption configuration is in force");
+                objects.replace_encryption(encryption);
+            }
+            Err(problem) => warn!(%problem, "the changed encryption configuration cannot be used"),
+        }
+    });
+    following.await;
 }
 
 /// Outside issuers and anonymous requests, by the flags or by a file that may change.
@@ -277,21 +312,26 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 impl Running {
     /// What must be there before the first client: the kubeconfig, taken addresses, default objects.
-    async fn prepare(&self) -> Result<(), StartError> {
+    async fn prepare(&self, mine: Advertised) -> Result<(), StartError> {
         if let Some(url) = self.url() {
             self.server.pki.write_admin_kubeconfig(&url)?;
         }
         let loopback = self.loopback(UserInfo::new("system:apiserver", &["system:masters"]));
         let range = self.server.services.cidr();
-        let ensured =
-            bootstrap::run(range, self.address, |object| create(&self.server, loopback.clone(), object));
+        let ensured = bootstrap::run(range, &mine, |object| create(&self.server, loopback.clone(), object));
         ensured.await.map_err(|e| StartError::Bootstrap(e.to_string()))?;
         let flow = keeper::keep(self.server.flow.clone(), loopback.clone(), self.server.clock);
         self.tasks.spawn_until_shutdown("priority and fairness", flow);
-        // Not before: the default Service asks for its address again, which must not count as taken by itself.
         for stored in self.server.objects.list("services", None).iter() {
             self.server.services.note(&stored.value());
         }
+        repair::look(&self.server, &loopback).await;
+        let repairs = repair::keep(self.server.clone(), loopback.clone());
+        self.tasks.spawn_until_shutdown("service addresses", repairs);
+        kubernetes::look(&self.server, &loopback, &mine).await;
+        let shutdown = self.server.shutdown.clone();
+        let keeper = kubernetes::keep(self.server.clone(), loopback.clone(), mine, shutdown);
+        self.tasks.spawn("service kubernetes", keeper);
         self.server.ready.store(true, Ordering::Release);
         self.tasks
             .spawn_until_shutdown("aggregation", aggregation::keep(self.server.clone(), loopback.clone()));
@@ -333,19 +373,22 @@ impl Running {
 
 /// Creates an object of the server's own on the path that every client's create takes.
 async fn create(server: &Arc<Server>, loopback: Loopback, object: Value) -> Result<(), Status> {
-    let (group, version) = kinds::split_api_version(object["apiVersion"].as_str().unwrap_or_default());
     let table = server.registry.table();
-    let found = table
-        .rows()
-        .iter()
-        .find(|k| k.group == group && k.version == version && object["kind"] == k.kind.as_str());
-    let kind = found.ok_or_else(Status::unknown_resource)?;
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    let path = match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("{root}/namespaces/{namespace}/{}", kind.plural),
-        None => format!("{root}/{}", kind.plural),
+    let kind = table.of_object(&object).ok_or_else(Status::unknown_resource)?;
+    let (root, version) = match kind.group.as_str() {
+        "" => ("/api", kind.version.clone()),
+        _ => ("/apis", kind.api_version()),
+    };
+    let namespace = object["metadata"]["namespace"].as_str();
+    let path = match namespace {
+        Some(namespace) => format!("{root}/{version}/namespaces/{namespace}/{}", kind.plural),
+        None => format!("{root}/{version}/{}", kind.plural),
     };
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    // The default Service asks for its address again, which must not count as taken by itself.
+    if server.objects.get(&Key::new(&kind.storage, namespace.unwrap_or_default(), name)).is_some() {
+        return Err(Status::already_exists(kind, name));
+    }
     let made = send(loopback.clone(), http::Method::POST, &path, "application/json", &object).await;
     match made {
         Err(status) if status.code() == 409 => Err(Status::already_exists(kind, name)),
@@ -363,7 +406,7 @@ async fn create(server: &Arc<Server>, loopback: Loopback, object: Value) -> Resu
     }
 }
 
-async fn send(
+pub(crate) async fn send(
     loopback: Loopback,
     method: http::Method,
     path: &str,

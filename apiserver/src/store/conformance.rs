@@ -10,22 +10,37 @@ use serde_json::json;
 
 use super::*;
 use crate::cache::{CacheLimits, Expired, Objects, WatchEvent, WatchSpec, WatchStream};
+use crate::encryption::Encryption;
+use crate::encryption::tests::encryption_of_all;
 
 /// A storage to test, and what it needs.
 pub(super) struct Rig {
     pub(super) backend: Backend,
     /// Whether another open shows the same objects.
     pub(super) is_kept: bool,
+    /// Whether everything is encrypted at rest.
+    is_sealed: bool,
     tasks: Tasks,
 }
 
 impl Rig {
     pub(super) fn new(backend: Backend, is_kept: bool) -> Self {
-        Self { backend, is_kept, tasks: Tasks::new(Shutdown::new()) }
+        Self { backend, is_kept, is_sealed: false, tasks: Tasks::new(Shutdown::new()) }
+    }
+
+    /// The same, with everything encrypted at rest.
+    fn sealed(self) -> Self {
+        Self { is_sealed: true, ..self }
     }
 
     async fn open(&self) -> Arc<Objects> {
-        Objects::open(self.backend.clone(), Clock::system(), &self.tasks).await.unwrap()
+        self.open_with(CacheLimits::default()).await
+    }
+
+    async fn open_with(&self, limits: CacheLimits) -> Arc<Objects> {
+        let encryption = if self.is_sealed { encryption_of_all() } else { Encryption::default() };
+        let (backend, clock) = (self.backend.clone(), Clock::system());
+        Objects::open_with(backend, limits, encryption, clock, &self.tasks).await.unwrap()
     }
 }
 
@@ -197,33 +212,23 @@ async fn a_past_list_is_exact(rig: &Rig) {
 async fn the_past_is_read_from_the_store_where_the_cache_has_forgotten_it(rig: &Rig) {
     let limits =
         CacheLimits { ring_events_min: 1, ring_events_max: 1, pinned_max: 1, ..CacheLimits::default() };
-    let objects = Objects::open_with(rig.backend.clone(), limits, Clock::system(), &rig.tasks).await.unwrap();
+    let objects = rig.open_with(limits).await;
     let (a, b) = (Key::new("configmaps", "old", "a"), Key::new("configmaps", "old", "b"));
     objects.commit(put(&a, "1")).await.unwrap();
     let past = objects.commit(put(&b, "1")).await.unwrap();
     objects.commit(put(&a, "2")).await.unwrap();
     objects.commit(delete(&b)).await.unwrap();
-    let seen = objects.list_past("configmaps", Some("old"), past).await;
-    match (seen, matches!(rig.backend, Backend::Etcd { .. })) {
-        (Ok(seen), false) => {
-            let names: Vec<_> =
-                seen.iter().map(|s| (s.key.name.to_string(), s.value()["value"].clone())).collect();
-            assert_eq!(
-                (seen.revision, names),
-                (past, vec![("a".into(), json!("1")), ("b".into(), json!("1"))])
-            );
-            let now = Clock::system().now().timestamp_millis();
-            let newest = objects.revision_at(u64::try_from(now).unwrap() + 1000).await.unwrap();
-            assert!(newest >= past);
-            let story = objects.history(Some(&b), 0, 2).await.unwrap();
-            assert_eq!(story.last().unwrap().events[0].did, Did::Delete);
-            assert_eq!(story[0].revision, past);
-        }
-        (Err(error), true) => {
-            assert!(matches!(error, HistoryError::NotKept | HistoryError::Compacted { .. }))
-        }
-        (seen, _) => panic!("{:?}", seen.map(|s| s.revision)),
-    }
+    let seen = objects.list_past("configmaps", Some("old"), past).await.unwrap();
+    let names: Vec<_> = seen.iter().map(|s| (s.key.name.to_string(), s.value()["value"].clone())).collect();
+    assert_eq!((seen.revision, names), (past, vec![("a".into(), json!("1")), ("b".into(), json!("1"))]));
+    let now = Clock::system().now().timestamp_millis();
+    let newest = objects.revision_at(u64::try_from(now).unwrap() + 1000).await.unwrap();
+    assert!(newest >= past);
+    let story = objects.history(Some(&b), 0, 2).await.unwrap();
+    assert_eq!(story.last().unwrap().events[0].did, Did::Delete);
+    assert_eq!((story[0].revision, story[0].cause.user.as_str()), (past, "ada"));
+    let then = objects.revision_at(story[0].at_ms).await.unwrap();
+    assert!((past..=newest).contains(&then), "{then}");
     objects.commit(delete(&a)).await.unwrap();
     objects.close().await;
 }
@@ -285,7 +290,7 @@ async fn everything_is_there_after_a_restart(rig: &Rig) {
     assert_eq!(value(&objects, &a).as_deref(), Some("2"));
     assert!(objects.get(&b).is_none());
     assert!(objects.commit(put(&b, "2")).await.unwrap() > last);
-    if matches!(rig.backend, Backend::Disk { .. }) {
+    if rig.is_kept {
         let mut resumed = objects.watch(WatchSpec::all("pods", r1)).unwrap();
         assert!(next(&mut resumed).await.starts_with("added kept-b@"));
         assert!(next(&mut resumed).await.starts_with("deleted kept-b@"));
@@ -315,6 +320,12 @@ async fn disk_conforms() {
     all(&Rig::new(Backend::disk(dir.path().join("store")), true)).await;
 }
 
+#[tokio::test]
+async fn disk_conforms_where_everything_is_encrypted() {
+    let dir = tempfile::tempdir().unwrap();
+    all(&Rig::new(Backend::disk(dir.path().join("store")), true).sealed()).await;
+}
+
 /// Limits so small that every mechanism runs.
 pub(super) fn small_limits() -> DiskLimits {
     DiskLimits {
@@ -342,7 +353,8 @@ async fn disk_conforms_while_it_checkpoints_and_compacts_all_the_time() {
 async fn a_watcher_that_does_not_read_is_ended_and_not_fed_gaps() {
     let tasks = Tasks::new(Shutdown::new());
     let limits = CacheLimits { watch_events_max: 3, ..CacheLimits::default() };
-    let objects = Objects::open_with(Backend::memory(), limits, Clock::system(), &tasks).await.unwrap();
+    let (backend, clock) = (Backend::memory(), Clock::system());
+    let objects = Objects::open_with(backend, limits, Encryption::default(), clock, &tasks).await.unwrap();
     let from = objects.revision();
     let mut slow = objects.watch(WatchSpec::all("pods", from)).unwrap();
     for i in 0..600 {
@@ -475,6 +487,35 @@ fn free_address() -> String {
 async fn etcd_conforms() {
     let Some(etcd) = RealEtcd::start() else { return };
     all(&etcd.rig().await).await;
+}
+
+#[tokio::test]
+async fn etcd_conforms_where_everything_is_encrypted() {
+    let Some(etcd) = RealEtcd::start() else { return };
+    all(&etcd.rig().await.sealed()).await;
+}
+
+#[tokio::test]
+async fn what_etcd_has_compacted_is_forgotten_and_what_it_has_not_is_told() {
+    let Some(etcd) = RealEtcd::start() else { return };
+    let rig = etcd.rig().await;
+    let objects = rig.open().await;
+    let key = pod("compacted");
+    let first = objects.commit(put(&key, "1")).await.unwrap();
+    let second = objects.commit(put(&key, "2")).await.unwrap();
+    let third = objects.commit(put(&key, "3")).await.unwrap();
+    etcd::compact(&etcd.endpoint, second).await;
+    objects.close().await;
+    let objects = rig.open().await;
+    let of = |story: Vec<Committed>| story.into_iter().map(|one| one.revision).collect::<Vec<_>>();
+    assert!(!of(objects.history(Some(&key), 0, 10).await.unwrap()).contains(&first));
+    assert_eq!(of(objects.history(Some(&key), second, 10).await.unwrap()), [third]);
+    let past = objects.list_past("pods", None, first).await;
+    assert!(matches!(past, Err(HistoryError::Forgotten)), "{past:?}", past = past.map(|seen| seen.revision));
+    assert!(matches!(objects.watch(WatchSpec::all("pods", first)), Err(Expired { .. })));
+    let mut resumed = objects.watch(WatchSpec::all("pods", second)).unwrap();
+    assert_eq!(next(&mut resumed).await, format!("modified compacted@{third}"));
+    objects.close().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! object has an empty namespace), its value is the body behind the offset of its hole, and its
 //! `resourceVersion` is etcd's mod revision. Preconditions are compares of one etcd transaction; events
 //! come back through one watch of the prefix, also those of other servers. When the watch was compacted
-//! away, all is read again and watchers list again. Causes are not kept.
+//! away, all is read again and watchers list again. Who wrote what and when, and the past: `past`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +21,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use self::past::Told;
 use self::proto::{Compare, KeyValue, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse};
 use super::memory::millis;
 use super::{
-    Body, Cause, Change, CommitError, Committed, Did, Event, Feed, HistoryError, Key, Loaded, OpenError,
+    Body, Change, CommitError, Committed, Did, Event, Feed, HistoryError, Key, Loaded, OpenError,
     Precondition, Record, Revision, Storage, Transaction,
 };
 
+mod past;
 mod proto;
 
 /// Keys read at once.
@@ -40,6 +42,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(crate) struct EtcdStorage {
     etcd: Etcd,
+    clock: Clock,
     closed: component_base::Shutdown,
 }
 
@@ -74,7 +77,7 @@ impl EtcdStorage {
         tasks.spawn("etcd watch", async move {
             ended.run_until_cancelled(follow.run()).await;
         });
-        Ok(Self { etcd, closed })
+        Ok(Self { etcd, clock, closed })
     }
 }
 
@@ -91,9 +94,12 @@ impl Storage for EtcdStorage {
             }
         }
         let conditions = conditions(&transaction);
+        let told = Told::of(&transaction, millis(&self.clock));
+        let told = proto::PutRequest { key: self.etcd.told_key(), value: told.encode() };
+        let told = RequestOp { request: Some(proto::Request::Put(told)) };
         let request = TxnRequest {
             compare: conditions.iter().map(|condition| self.etcd.compare(condition)).collect(),
-            success: changes.iter().map(|change| self.etcd.change(change)).collect(),
+            success: changes.iter().map(|change| self.etcd.change(change)).chain([told]).collect(),
             failure: conditions.iter().map(|condition| self.etcd.look(condition.key())).collect(),
         };
         let answer = tokio::time::timeout(CALL_WAIT_MAX, self.etcd.transact(request)).await;
@@ -105,13 +111,36 @@ impl Storage for EtcdStorage {
         }
     }
 
-    async fn history(&self, _: Option<&Key>, _: Revision, _: usize) -> Result<Vec<Committed>, HistoryError> {
-        Err(HistoryError::NotKept)
+    async fn history(
+        &self,
+        key: Option<&Key>,
+        after: Revision,
+        max: usize,
+    ) -> Result<Vec<Committed>, HistoryError> {
+        within_limit(self.etcd.history(key, after, max)).await
+    }
+
+    async fn past(
+        &self,
+        resource: &str,
+        key: Option<&Key>,
+        revision: Revision,
+    ) -> Result<Vec<Record>, HistoryError> {
+        within_limit(self.etcd.past(resource, key, revision)).await
+    }
+
+    async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
+        within_limit(self.etcd.revision_at(at_ms)).await
     }
 
     async fn close(&self) {
         self.closed.cancel();
     }
+}
+
+async fn within_limit<T>(read: impl Future<Output = Result<T, HistoryError>>) -> Result<T, HistoryError> {
+    let read = tokio::time::timeout(CALL_WAIT_MAX, read).await;
+    read.unwrap_or_else(|_| Err(HistoryError::Etcd("no answer in time".to_owned())))
 }
 
 /// What has to hold at etcd for a transaction to happen.
@@ -192,14 +221,17 @@ impl Etcd {
         Ok(self.grpc().await?.unary(tonic::Request::new(request), path, codec).await?.into_inner())
     }
 
-    /// Events from `start` on, and the sender that keeps the watch open.
+    /// Events of keys from `key` to before `range_end` (of `key` alone if that is empty) from `start` on, and the
+    /// sender that keeps the watch open.
     async fn watch(
         &self,
+        key: Vec<u8>,
+        range_end: Vec<u8>,
         start: Revision,
     ) -> Result<(Streaming<proto::WatchResponse>, mpsc::Sender<proto::WatchRequest>), Status> {
         let create = proto::WatchCreateRequest {
-            key: self.prefix.clone().into_bytes(),
-            range_end: self.prefix_end(),
+            key,
+            range_end,
             start_revision: signed(start),
             progress_notify: true,
             prev_kv: true,
@@ -231,10 +263,13 @@ impl Etcd {
             if let Some(last) = page.kvs.last() {
                 request.key = [&last.key[..], &[0]].concat();
             }
-            loaded.objects.extend(page.kvs.iter().filter_map(|kv| self.record(kv)));
+            let objects = page.kvs.iter().filter(|kv| kv.key != self.told_key());
+            loaded.objects.extend(objects.filter_map(|kv| self.record(kv)));
             if !page.more {
                 loaded.revision = revision(Some(request.revision));
-                loaded.resumable = loaded.revision;
+                // What cannot be read again is only what watches of before would go on with.
+                let recent = self.recent(loaded.revision).await;
+                (loaded.recent, loaded.resumable) = recent.unwrap_or((Vec::new(), loaded.revision));
                 return Ok(loaded);
             }
         }
@@ -242,11 +277,7 @@ impl Etcd {
 
     /// The first key after all that begin with the prefix.
     fn prefix_end(&self) -> Vec<u8> {
-        let mut end = self.prefix.clone().into_bytes();
-        if let Some(last) = end.last_mut() {
-            *last += 1;
-        }
-        end
+        past::after_all(self.prefix.as_bytes())
     }
 
     fn path(&self, key: &Key) -> Vec<u8> {
@@ -359,7 +390,10 @@ impl Follow {
     }
 
     async fn follow(&mut self) -> Result<Lost, Status> {
-        let (mut responses, _open) = self.etcd.watch(self.revision + 1).await?;
+        let (mut responses, _open) = self
+            .etcd
+            .watch(self.etcd.prefix.clone().into_bytes(), self.etcd.prefix_end(), self.revision + 1)
+            .await?;
         while let Some(response) = responses.next().await {
             let response = response?;
             if response.canceled {
@@ -373,19 +407,7 @@ impl Follow {
     }
 
     fn publish(&mut self, response: &proto::WatchResponse) {
-        let at_ms = millis(&self.clock);
-        let mut committed: Vec<Committed> = Vec::new();
-        for (revision, event) in response.events.iter().filter_map(|event| self.etcd.event(event)) {
-            match committed.last_mut() {
-                Some(last) if last.revision == revision => last.events.push(event),
-                _ => committed.push(Committed {
-                    revision,
-                    at_ms,
-                    cause: Cause::default(),
-                    events: vec![event],
-                }),
-            }
-        }
+        let committed = self.etcd.committed(&response.events, millis(&self.clock));
         if let Some(last) = committed.last() {
             self.revision = last.revision;
             self.feed.publish(committed);
@@ -401,4 +423,16 @@ impl Follow {
 enum Lost {
     Connection,
     Compacted,
+}
+
+/// Has etcd forget what was before a revision.
+#[cfg(test)]
+pub(super) async fn compact(endpoint: &str, revision: Revision) {
+    let channel = Endpoint::from_shared(endpoint.to_owned()).unwrap().connect_lazy();
+    let mut grpc = Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/etcdserverpb.KV/Compact");
+    let codec = ProstCodec::<proto::CompactionRequest, proto::CompactionResponse>::default();
+    let request = proto::CompactionRequest { revision: signed(revision), physical: true };
+    grpc.unary(tonic::Request::new(request), path, codec).await.unwrap();
 }

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -19,7 +20,7 @@ use crate::encryption::{DecryptError, Encryption, is_sealed};
 
 /// Opens and seals bodies, and knows which objects are stored differently from how they would be now.
 pub(crate) struct Seals {
-    encryption: Encryption,
+    encryption: ArcSwap<Encryption>,
     stale: RwLock<HashSet<Key>>,
     /// Why the state could not be read; then the server does not start.
     unreadable: Mutex<Option<String>>,
@@ -31,7 +32,21 @@ const HOLE: usize = 4;
 
 impl Seals {
     pub(crate) fn new(encryption: Encryption) -> Arc<Self> {
+        let encryption = ArcSwap::from_pointee(encryption);
         Arc::new(Self { encryption, stale: RwLock::default(), unreadable: Mutex::default() })
+    }
+
+    /// Goes on with other rules. What was stored by the old ones counts as stale: any of `kept` may be.
+    pub(crate) fn replace(&self, encryption: Encryption, kept: impl Iterator<Item = Key>) {
+        let old = self.encryption.swap(Arc::new(encryption));
+        let now = self.encryption.load();
+        let sealed = kept.filter(|key| old.seals(&key.resource) || now.seals(&key.resource));
+        self.stale.write().extend(sealed);
+    }
+
+    /// What is wrong with each key management service.
+    pub(crate) fn services(&self) -> Vec<Option<String>> {
+        self.encryption.load().services()
     }
 
     /// Whether a write that changes nothing would still store the object with another key.
@@ -55,12 +70,13 @@ impl Seals {
     }
 
     fn seal_body(&self, key: &Key, body: Body) -> Body {
-        if !self.encryption.seals(&key.resource) {
+        if !self.encryption.load().seals(&key.resource) {
             return body;
         }
         let (text, hole) = body.parts();
         let plain = [&hole.to_le_bytes()[..], text].concat();
-        let Some(sealed) = self.encryption.seal(&key.resource, &key.to_string(), &plain) else { return body };
+        let sealed = self.encryption.load().seal(&key.resource, &key.to_string(), &plain);
+        let Some(sealed) = sealed else { return body };
         let length = u32::try_from(sealed.len()).expect("an object is far smaller than 4 GiB");
         let text = [&sealed[..], &length.to_le_bytes()].concat();
         let end = u32::try_from(text.len()).expect("an object is far smaller than 4 GiB");
@@ -69,10 +85,10 @@ impl Seals {
 
     /// The object's bytes at `revision`, and whether a write would seal it differently.
     fn open(&self, key: &Key, revision: Revision, bytes: Bytes) -> Result<(Bytes, bool), DecryptError> {
-        let path = key.to_string();
+        let (path, encryption) = (key.to_string(), self.encryption.load());
         if !is_sealed(&bytes) {
-            self.encryption.open(&key.resource, &path, &bytes)?;
-            return Ok((bytes, self.encryption.is_stale_in_clear(&key.resource)));
+            encryption.open(&key.resource, &path, &bytes)?;
+            return Ok((bytes, encryption.is_stale_in_clear(&key.resource)));
         }
         // The digits of some revision follow; how many is found by the length that stands before them.
         let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit()).count().min(20);
@@ -81,7 +97,7 @@ impl Seals {
             length.is_some_and(|length| u32::from_le_bytes(length) as usize + LENGTH == *end)
         });
         let sealed = &bytes[..end.map_or(bytes.len(), |end| end - LENGTH)];
-        let Some(opened) = self.encryption.open(&key.resource, &path, sealed)? else {
+        let Some(opened) = encryption.open(&key.resource, &path, sealed)? else {
             return Ok((bytes, false));
         };
         let broken = || DecryptError::WrongKey(path.clone());
@@ -141,7 +157,7 @@ impl Storage for SealedStorage {
     async fn commit(&self, mut transaction: Transaction) -> Result<Revision, CommitError> {
         // What admission changed stands beside the bodies in the log, readable: of sealed ones only where.
         for (change, admitted) in transaction.changes.iter().zip(&mut transaction.cause.admitted) {
-            if self.seals.encryption.seals(&change.key().resource) {
+            if self.seals.encryption.load().seals(&change.key().resource) {
                 *admitted = paths_alone(admitted);
             }
         }
@@ -215,7 +231,7 @@ impl Feed for OpeningFeed {
     }
 
     fn publish(&self, mut committed: Vec<Committed>) {
-        if self.seals.encryption.is_empty() {
+        if self.seals.encryption.load().is_empty() {
             return self.inner.publish(committed);
         }
         for transaction in &mut committed {
@@ -325,6 +341,21 @@ mod tests {
         let backend = Backend::disk(dir.path().join("store"));
         let problem = Objects::open(backend, Clock::system(), &tasks).await.err().unwrap().to_string();
         assert!(problem.contains("--encryption-provider-config"), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn other_rules_are_followed_from_the_moment_they_are_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::new("secrets", "ns", "a");
+        let opened = open(dir.path(), &["aescbc/a/1", "identity"]).await.unwrap();
+        let revision = opened.0.commit(put(&key, None, "x")).await.unwrap();
+        opened.0.replace_encryption(encryption(&["secretbox/b/2", "aescbc/a/1"]));
+        assert!(opened.0.is_stale(&key));
+        opened.0.commit(put(&key, Some(revision), "x")).await.unwrap();
+        assert!(!opened.0.is_stale(&key));
+        close(opened).await;
+        assert!(files_contain(dir.path(), b"k8s:enc:secretbox:v1:b:"));
+        close(open(dir.path(), &["secretbox/b/2"]).await.unwrap()).await;
     }
 
     #[tokio::test]

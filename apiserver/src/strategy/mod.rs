@@ -105,6 +105,12 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     /// Gives back what `assign` took; called after the object is gone from the store.
     fn release(&self, _services: &ServiceAddresses, _gone: &Value) {}
 
+    /// Objects that the server keeps beside this one for as long as it has what they stand for: with type, name
+    /// and, where they have one, namespace. They are written and deleted in the revision that changes this one.
+    fn companions(&self, _object: &Value) -> Vec<Value> {
+        Vec::new()
+    }
+
     /// What is wrong with a new object. Metadata is checked by the caller with [`metadata::validate`].
     fn validate_create(&self, context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let Context { kind, subresource, .. } = *context;

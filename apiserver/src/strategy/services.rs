@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::metadata::NameRule;
 use super::rules::{Errors, items, text};
 use super::{Context, Strategy, isolate};
-use crate::service_ip::{Claim, ServiceAddresses, addresses_of, ports_of};
+use crate::service_ip::{Claim, ServiceAddresses, addresses_of, objects, ports_of};
 
 pub(super) struct Services;
 
@@ -45,24 +45,25 @@ impl Strategy for Services {
             return Ok(claim);
         }
         let mut errors = Errors::new();
-        assign_address(&mut claim, context.services, new, old, &mut errors);
+        assign_address(&mut claim, context, new, old, &mut errors);
         assign_ports(&mut claim, new, old, &mut errors);
         if !errors.is_empty() {
             let name = new["metadata"]["name"].as_str().unwrap_or_default();
             return Err(Status::invalid(context.kind, name, errors));
         }
         if let Some(old) = old {
-            let (addresses, ports) = (addresses_of(new), ports_of(new));
-            claim.free_later(
-                addresses_of(old).into_iter().filter(|a| !addresses.contains(a)).collect(),
-                ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect(),
-            );
+            let ports = ports_of(new);
+            claim.free_later(ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect());
         }
         Ok(claim)
     }
 
     fn release(&self, services: &ServiceAddresses, gone: &Value) {
         services.release(gone);
+    }
+
+    fn companions(&self, object: &Value) -> Vec<Value> {
+        objects::of_service(object)
     }
 
     fn name_rule(&self) -> NameRule {
@@ -169,7 +170,7 @@ fn has_node_ports(spec: &Value) -> bool {
 
 fn assign_address(
     claim: &mut Claim,
-    services: &ServiceAddresses,
+    context: &Context<'_>,
     new: &mut Value,
     old: Option<&Value>,
     errors: &mut Errors,
@@ -183,7 +184,7 @@ fn assign_address(
     let held: Vec<IpAddr> = old.map(addresses_of).unwrap_or_default();
     let given = match wanted.as_str() {
         "None" => "None".to_owned(),
-        "" => match claim.any_address() {
+        "" => match claim.any_address(context.view) {
             Ok(address) => address.to_string(),
             Err(why) => {
                 errors.push(FieldError::invalid("spec.clusterIPs", json!([]), why.to_string()));
@@ -194,7 +195,7 @@ fn assign_address(
             let Ok(address) = wanted.parse::<IpAddr>() else { return };
             if !held.contains(&address)
                 && old.is_none_or(|o| text(&o["spec"], "clusterIP").is_none())
-                && let Err(why) = claim.address(address)
+                && let Err(why) = claim.address(context.view, address)
             {
                 let shown = json!([wanted]);
                 errors.push(FieldError::invalid(
@@ -211,7 +212,7 @@ fn assign_address(
     if items(&spec["clusterIPs"]).is_empty() {
         spec["clusterIPs"] = json!([given]);
     }
-    set_families(spec, services, given == "None");
+    set_families(spec, context.services, given == "None");
 }
 
 fn set_families(spec: &mut Value, services: &ServiceAddresses, is_headless: bool) {
@@ -293,8 +294,13 @@ mod tests {
         let updated =
             assign(&all, json!({"type": "ClusterIP", "ports": [{"port": 81}]}), Some(&first)).unwrap();
         assert_eq!(updated["spec"]["clusterIP"], address);
-        let taken = assign(&all, json!({"type": "ClusterIP", "clusterIP": address}), None).unwrap_err();
-        assert_eq!(taken.code(), 422);
+        let made = Services.companions(&first);
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0]["metadata"]["name"], address);
+        assert_eq!(
+            made[0]["spec"]["parentRef"],
+            json!({"resource": "services", "namespace": "ns", "name": "s"})
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Subresource for Binding {
 fn bind(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut body = decode(media_type(&call.headers), &call.body)?.value;
+        let mut body = decode(media_type(&call.headers), &call.body, "Binding")?.value;
         check_name(&call, &body)?;
         admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();

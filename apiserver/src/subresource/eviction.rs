@@ -26,7 +26,7 @@ impl Subresource for Eviction {
 fn evict(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let written = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut body = decode(media_type(&call.headers), &call.body)?.value;
+        let mut body = decode(media_type(&call.headers), &call.body, "Eviction")?.value;
         if body["metadata"]["name"].as_str().is_some_and(|n| !n.is_empty() && n != call.info.name) {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }

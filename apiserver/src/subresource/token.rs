@@ -25,7 +25,7 @@ fn request(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
         let kind = call.kind.body_of(Token::NAME).ok_or_else(Status::unknown_resource)?;
-        let decoded = decode(media_type(&call.headers), &call.body)?;
+        let decoded = decode(media_type(&call.headers), &call.body, "TokenRequest")?;
         let (mut body, _warnings) = typed::read(&kind, decoded, options.field_validation)?;
         check_name(&call, &body)?;
         default(&kind, &mut body);

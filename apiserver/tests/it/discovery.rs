@@ -1,6 +1,7 @@
 //! Documents that clients find their way by.
 
 use api_types::kinds;
+use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use crate::client::Client;
@@ -57,5 +58,18 @@ async fn the_range_of_service_addresses_is_ready_from_the_start() {
     let (code, range) = client.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await;
     assert_eq!(code, 200);
     assert_eq!(range["status"]["conditions"][0]["status"], "True");
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_says_since_when_it_runs_and_with_which_flags() {
+    let flags = vec![("listen".to_owned(), "127.0.0.1:6443".to_owned())];
+    let client = Client::start_with(apiserver::Config { flags, ..Default::default() }).await;
+    for (path, told) in [("/statusz", "kube-apiserver statusz"), ("/flagz", "listen=127.0.0.1:6443")] {
+        let response = client.send("GET", path, "text/plain", axum::body::Body::empty()).await;
+        assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains(told), "{path}");
+    }
     client.stop().await;
 }

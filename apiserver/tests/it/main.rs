@@ -20,6 +20,7 @@ mod ownership;
 mod policies;
 mod proxy;
 mod retired;
+mod services;
 mod watch;
 mod webhooks;
 mod writes;

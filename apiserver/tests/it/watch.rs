@@ -188,3 +188,20 @@ async fn a_watch_ends_when_its_client_said_so() {
     assert!(events.next().await.is_none());
     client.stop().await;
 }
+
+#[tokio::test]
+async fn a_watch_gets_a_last_bookmark_two_seconds_before_its_end_if_it_wants_any() {
+    let client = Client::start().await;
+    let (_, made) = client.post(MAPS, &json!({"metadata": {"name": "a"}})).await;
+    let now = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{MAPS}?watch=true&resourceVersion={now}");
+    let mut events = client.watch(&format!("{path}&allowWatchBookmarks=true&timeoutSeconds=2")).await;
+    let last = events.next().await.unwrap();
+    assert_eq!(last["type"], "BOOKMARK");
+    let revision = |text: &serde_json::Value| text.as_str().unwrap().parse::<u64>().unwrap();
+    assert!(revision(&last["object"]["metadata"]["resourceVersion"]) >= now.parse().unwrap());
+    assert!(last["object"]["metadata"].get("annotations").is_none());
+    let mut short = client.watch(&format!("{path}&allowWatchBookmarks=true&timeoutSeconds=1")).await;
+    assert!(short.next().await.is_none());
+    client.stop().await;
+}

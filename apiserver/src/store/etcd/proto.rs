@@ -174,3 +174,16 @@ pub(super) struct WatchedEvent {
     #[prost(message, optional, tag = "3")]
     pub(super) prev_kv: Option<KeyValue>,
 }
+
+#[cfg(test)]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CompactionRequest {
+    #[prost(int64, tag = "1")]
+    pub(super) revision: i64,
+    #[prost(bool, tag = "2")]
+    pub(super) physical: bool,
+}
+
+#[cfg(test)]
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CompactionResponse {}

@@ -1,7 +1,9 @@
 //! Claims on devices, classes of devices, and what drivers publish of them.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
+use api_types::cel::{Environment, Type};
 use api_types::names;
 use api_types::status::FieldError;
 use serde_json::Value;
@@ -14,6 +16,7 @@ use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 const LIST_MAX: usize = 32;
 const ALTERNATIVES_MAX: usize = 8;
 const DEVICES_MAX: usize = 128;
+const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
 
 pub(super) fn claim(check: &Check<'_>, errors: &mut Errors) {
     validate_change(check, errors);
@@ -129,9 +132,42 @@ fn validate_selectors(owner: &Value, path: &str, errors: &mut Errors) {
     for (path, selector) in indexed(owner, path, "selectors") {
         if !selector["cel"].is_object() {
             errors.push(FieldError::required(format!("{path}.cel"), ""));
-        } else if text(&selector["cel"], "expression").is_none() {
-            errors.push(FieldError::required(format!("{path}.cel.expression"), ""));
+            continue;
         }
+        let path = format!("{path}.cel.expression");
+        match text(&selector["cel"], "expression") {
+            None => errors.push(FieldError::required(path, "")),
+            Some(expression) if expression.len() > EXPRESSION_BYTES_MAX => {
+                errors.push(FieldError::too_long(path, EXPRESSION_BYTES_MAX));
+            }
+            Some(expression) => {
+                if let Some(why) = expression_problem(expression) {
+                    errors.push(FieldError::invalid(path, expression, why));
+                }
+            }
+        }
+    }
+}
+
+/// Why an expression cannot choose among devices.
+fn expression_problem(expression: &str) -> Option<String> {
+    static DEVICE: LazyLock<Environment> = LazyLock::new(|| {
+        let by_domain = |values: Type| Type::map(Type::String, Type::map(Type::String, values));
+        let fields = [
+            ("driver", Type::String),
+            ("attributes", by_domain(Type::Dyn)),
+            ("capacity", by_domain(Type::Opaque("kubernetes.Quantity"))),
+            ("allowMultipleAllocations", Type::Bool),
+        ];
+        let fields = fields.map(|(name, ty)| (name.to_owned(), ty));
+        Environment::new().variable("device", Type::object("kubernetes.DRADevice", fields))
+    });
+    match DEVICE.compile(expression) {
+        Err(why) => Some(format!("compilation failed: {why}")),
+        Ok(program) => match program.result_type() {
+            Type::Bool | Type::Dyn => None,
+            other => Some(format!("must evaluate to bool or the unknown type, not {other}")),
+        },
     }
 }
 
@@ -238,5 +274,28 @@ mod tests {
             paths("resource.k8s.io", "resourceclaims", "", &new, Some(&old)),
             ["spec", "spec.devices.constraints[0].requests[0]"]
         );
+    }
+
+    #[test]
+    fn a_selector_is_an_expression_about_a_device_that_is_true_or_false() {
+        for good in [
+            "device.driver == 'gpu.example.com'",
+            "device.attributes['gpu.example.com'].model == 'a1' && device.attributes['gpu.example.com'].index > 1",
+            "device.capacity['gpu.example.com'].memory.isGreaterThan(quantity('10Gi'))",
+            "cel.bind(of, device.attributes['x.example'], has(of.y) && of.y.isLessThan(semver('1.2.3')))",
+            "device.allowMultipleAllocations",
+            "device.attributes['x.example'].flag",
+        ] {
+            assert_eq!(expression_problem(good), None, "{good}");
+        }
+        for (bad, why) in [
+            ("device.driver ==", "compilation failed: ERROR: <input>:1:17: Syntax error"),
+            ("device.colour == 'red'", "compilation failed: ERROR: <input>:1:7: undefined field 'colour'"),
+            ("device.driver", "must evaluate to bool or the unknown type, not string"),
+            ("object.spec == 1", "compilation failed: ERROR: <input>:1:1: undeclared reference to 'object'"),
+        ] {
+            let told = expression_problem(bad).unwrap_or_default();
+            assert!(told.starts_with(why), "{bad}: {told}");
+        }
     }
 }
