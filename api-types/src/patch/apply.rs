@@ -5,6 +5,7 @@
 //! Ownership is computed from the object as its client means it, defaults included, before the server sets what is
 //! its own (cluster addresses, generated selectors); call these functions at that point.
 
+mod client_side;
 mod compare;
 mod field_set;
 mod managed;
@@ -172,7 +173,18 @@ pub fn apply(
         Some(live) => Managed::of(live),
         None => Managed::default(),
     };
-    reconcile(schema, old, config, managed, writer, force)
+    let mut applied = match reconcile(schema, old, config, managed.clone(), writer, force) {
+        Err(ApplyError::Conflicts(conflicts)) => {
+            let left = client_side::unexplained(schema, old, writer, conflicts);
+            if !left.is_empty() {
+                return Err(ApplyError::Conflicts(left));
+            }
+            reconcile(schema, old, config, managed, writer, true)?
+        }
+        applied => applied?,
+    };
+    client_side::keep_up(&mut applied.object, config, writer);
+    Ok(applied)
 }
 
 /// The path of a list, map or structure in `config` that can only be replaced as a whole; none if all of it can

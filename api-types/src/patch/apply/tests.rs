@@ -258,3 +258,39 @@ fn more_than_ten_updaters_are_joined() {
     let managers: Vec<_> = entries.iter().map(|e| e["manager"].as_str().unwrap()).collect();
     expect!["ancient-changes m04 m05 m06 m07 m08 m09 m10 m11 m12"].assert_eq(&managers.join(" "));
 }
+
+/// A ConfigMap as client-side apply leaves it: its configuration in the annotation.
+fn applied_by_client(data: Value) -> Value {
+    let mut object = config_map(data);
+    let configuration = object.to_string();
+    object["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": configuration});
+    object
+}
+
+#[test]
+fn kubectl_takes_from_itself_what_it_applied_on_the_client_side() {
+    let mut o = Object::new("v1", "ConfigMap");
+    o.update("kubectl-client-side-apply", applied_by_client(json!({"x": "1"})));
+    o.apply("kubectl", false, config_map(json!({"x": "<2>"}))).unwrap();
+    o.check(expect![[r#"
+        {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"apiVersion\":\"v1\",\"data\":{\"x\":\"\\u003c2\\u003e\"},\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}\n"}},"data":{"x":"<2>"}}
+        kubectl Apply 1970-01-01T00:00:02Z {"f:data":{"f:x":{}}}
+        kubectl-client-side-apply Update 1970-01-01T00:00:01Z {"f:data":{},"f:metadata":{"f:annotations":{".":{},"f:kubectl.kubernetes.io/last-applied-configuration":{}}}}"#]]);
+}
+
+#[test]
+fn what_changed_since_the_client_side_apply_and_other_managers_still_conflict() {
+    let mut o = Object::new("v1", "ConfigMap");
+    o.update("kubectl-client-side-apply", applied_by_client(json!({"x": "1", "y": "1"})));
+    let mut edited = o.live.clone().unwrap();
+    edited["data"]["y"] = json!("edited");
+    o.update("editor", edited);
+    let both = config_map(json!({"x": "2", "y": "2"}));
+    let conflicts = |result: Result<(), ApplyError>| match result.unwrap_err() {
+        ApplyError::Conflicts(conflicts) => conflicts.into_iter().map(|c| c.path).collect::<Vec<_>>(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(conflicts(o.apply("kubectl", false, both.clone())), [".data.y"]);
+    assert_eq!(conflicts(o.apply("somebody", false, both)), [".data.x", ".data.y"]);
+}
