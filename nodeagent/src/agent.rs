@@ -31,6 +31,7 @@ use crate::config::{Config, RuntimeKind};
 use crate::downward::Facts;
 use crate::network::{Dns, Pool, parse_resolv_conf};
 use crate::node;
+use crate::pod::admit::{Refusal, admit};
 use crate::pod::containers::Folders;
 use crate::pod::qos::value;
 use crate::pod::status::Host;
@@ -296,14 +297,29 @@ impl Agent {
         if let Some(mailbox) = pods.get(&uid).filter(|it| it.is_open()) {
             return mailbox.put(pod);
         }
-        let (mailbox, view, wake) = Mailbox::new(pod);
+        let refused = self.refusal(&pod, &pods);
+        if let Some(refusal) = &refused {
+            self.event(&pod, None, EventType::Warning, &refusal.reason, &refusal.message);
+        }
+        let (mailbox, view, wake) = Mailbox::new(pod, refused.is_none());
         pods.insert(uid.clone(), mailbox);
-        let worker = Worker::new(self.clone(), view, wake);
+        let worker = Worker::new(self.clone(), view, wake, refused);
         let agent = self.clone();
         self.tasks.spawn_until_shutdown("pod", async move {
             worker.run().await;
             agent.pods.lock().remove(&uid);
         });
+    }
+
+    /// Why the node does not take `pod`. One that it took before stays, whatever came since.
+    fn refusal(&self, pod: &Pod, here: &BTreeMap<String, Mailbox>) -> Option<Refusal> {
+        let begun = pod.status.as_ref().is_some_and(|it| it.start_time.is_some());
+        if begun || api_types::pods::is_terminal(pod) || api_types::pods::is_terminating(pod) {
+            return None;
+        }
+        let others: Vec<Arc<Pod>> = here.values().filter(|it| it.admitted).map(Mailbox::pod).collect();
+        let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
+        admit(pod, &others, &self.allocatable).err()
     }
 
     fn dismiss(&self, uid: &str) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, Pod};
 
+use super::admit::Refusal;
 use crate::runtime::{Container, ContainerState, Sandbox, SandboxState};
 
 /// The first delay of CrashLoopBackOff and of ImagePullBackOff; it doubles.
@@ -78,6 +79,8 @@ pub(crate) struct Memory {
     pub(crate) busy: BTreeSet<Work>,
     /// The object is gone from the API: end it and report nothing.
     pub(crate) gone: bool,
+    /// Why the node does not take the pod.
+    pub(crate) refused: Option<Refusal>,
     /// Sandboxes and folders are removed; only the object is left.
     pub(crate) torn_down: bool,
     /// The last reported status of each container, for what the runtime has forgotten.
@@ -189,6 +192,7 @@ impl Memory {
             probes: BTreeMap::new(),
             busy: BTreeSet::new(),
             gone: false,
+            refused: None,
             torn_down: false,
             reported: BTreeMap::new(),
         }

@@ -196,9 +196,11 @@ fn deadline(pod: &Pod, memory: &Memory) -> Option<DateTime<Utc>> {
 pub(crate) fn ending(pod: &Pod, memory: &Memory, now: DateTime<Utc>) -> Option<Ending> {
     let spec = pod.spec.as_ref()?;
     let expired = deadline(pod, memory).is_some_and(|at| at <= now);
-    let failed = expired.then(|| ("DeadlineExceeded".to_owned(), DEADLINE_MESSAGE.to_owned()));
+    let refused = memory.refused.as_ref().map(|it| (it.reason.clone(), it.shown()));
+    let failed =
+        refused.or_else(|| expired.then(|| ("DeadlineExceeded".to_owned(), DEADLINE_MESSAGE.to_owned())));
     let reported = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    match (&pod.metadata.deletion_timestamp, memory.gone || expired, reported) {
+    match (&pod.metadata.deletion_timestamp, memory.gone || failed.is_some(), reported) {
         (Some(at), _, _) => {
             let full = pod.metadata.deletion_grace_period_seconds.map_or_else(|| grace_of(spec), seconds);
             let left = (moment_of(at) - now).to_std().unwrap_or_default();

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 
+use super::admit::Refusal;
 use super::observed::{Failure, ImageState, Memory, Observed, Volumes};
 use super::plan::{self, Finished, Need, PULL_ERROR_SHOWN, Restart, init_containers, is_sidecar};
 use super::qos::Qos;
@@ -29,6 +30,9 @@ pub(crate) fn status(
     now: DateTime<Utc>,
 ) -> PodStatus {
     let Some(spec) = &pod.spec else { return PodStatus::default() };
+    if let Some(refusal) = &memory.refused {
+        return refused(pod, spec, refusal, memory);
+    }
     let report = Report { pod, spec, observed, memory, host, now };
     let inits: Vec<ContainerStatus> =
         init_containers(spec).iter().map(|it| report.container(it, true)).collect();
@@ -49,6 +53,19 @@ pub(crate) fn status(
         qos_class: Some(Qos::of(spec).name().to_owned()),
         reason: failed.as_ref().map(|it| it.0.clone()),
         message: failed.map(|it| it.1),
+        start_time: Some(time_of(memory.start_time)),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// A pod that the node did not take has no containers to tell of.
+fn refused(pod: &Pod, spec: &PodSpec, refusal: &Refusal, memory: &Memory) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        qos_class: Some(Qos::of(spec).name().to_owned()),
+        reason: Some(refusal.reason.clone()),
+        message: Some(refusal.shown()),
         start_time: Some(time_of(memory.start_time)),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()

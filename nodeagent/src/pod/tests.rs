@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
+use super::admit::Refusal;
 use super::observed::{Failure, ImageState, Memory, Observed, Probed, Volumes, Work, backoff};
 use super::plan::{Plan, Step, Why, plan};
 use super::status::{Host, status};
@@ -370,6 +371,18 @@ fn deadline_kills_and_fails_the_pod() {
     world.observed.containers[0].state = ContainerState::Exited;
     assert_eq!(world.phase(), "Failed");
     assert_eq!(world.status().reason.as_deref(), Some("DeadlineExceeded"));
+}
+
+#[test]
+fn a_pod_that_the_node_does_not_take_fails_and_nothing_is_begun() {
+    let mut world = World::new(json!({"containers": [{"name": "app"}]}));
+    let message = "Predicate NodePorts failed".to_owned();
+    world.memory.refused = Some(Refusal { reason: "NodePorts".to_owned(), message });
+    assert_eq!(world.steps(), []);
+    let status = world.status();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("NodePorts")));
+    assert_eq!(status.message.as_deref(), Some("Pod was rejected: Predicate NodePorts failed"));
+    assert_eq!(status.container_statuses, None);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::admit::Refusal;
 use super::observed::{Failure, ImageState, Memory, Observed, Volumes, Work};
 use super::plan::{self, Plan, Step};
 use super::status;
@@ -50,13 +51,15 @@ pub(crate) struct View {
 pub(crate) struct Mailbox {
     view: watch::Sender<View>,
     wake: Wake,
+    /// False: the pod uses nothing of the node.
+    pub(crate) admitted: bool,
 }
 
 impl Mailbox {
-    pub(crate) fn new(pod: Pod) -> (Self, PodView, Wake) {
+    pub(crate) fn new(pod: Pod, admitted: bool) -> (Self, PodView, Wake) {
         let (view, receiver) = watch::channel(View { pod: Arc::new(pod), gone: false });
         let wake = Arc::new(Notify::new());
-        (Self { view, wake: wake.clone() }, receiver, wake)
+        (Self { view, wake: wake.clone(), admitted }, receiver, wake)
     }
 
     pub(crate) fn pod(&self) -> Arc<Pod> {
@@ -103,9 +106,9 @@ enum Round {
 }
 
 impl Worker {
-    pub(crate) fn new(agent: Arc<Agent>, view: PodView, wake: Wake) -> Self {
+    pub(crate) fn new(agent: Arc<Agent>, view: PodView, wake: Wake, refused: Option<Refusal>) -> Self {
         let pod = view.borrow().pod.clone();
-        let memory = Memory::of(&pod, agent.clock.now());
+        let memory = Memory { refused, ..Memory::of(&pod, agent.clock.now()) };
         Self {
             reported: pod.status.clone(),
             pulls: agent.tasks.shutdown().child_token(),
