@@ -14,6 +14,7 @@ mod bootstrap;
 mod cache;
 mod config;
 mod crd;
+mod debug_pages;
 mod discovery;
 mod encryption;
 mod flags;

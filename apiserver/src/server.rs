@@ -46,7 +46,9 @@ use crate::request_info::{self, RequestInfo};
 use crate::rest::{self, Call, Connection};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
-use crate::{UserInfo, admission, aggregation, health, node_metrics, openapi, subresource, transaction};
+use crate::{
+    UserInfo, admission, aggregation, debug_pages, health, node_metrics, openapi, subresource, transaction,
+};
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -362,6 +364,9 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
     let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
     if let Some(remote) = elsewhere(&server, &info) {
         return Ok(aggregation::pass(&server, &remote, &user, request).await);
+    }
+    if let Some(page) = debug_pages::find(&info) {
+        return debug_pages::answer(&server, page, (request.method().clone(), request.uri().clone())).await;
     }
     if !info.is_resource {
         let own = answer_document(&server, &info, &request);

@@ -70,6 +70,15 @@ impl Readiness {
     }
 }
 
+/// How others reach what listens on `bound`: by the machine's name when it listens on all addresses.
+pub fn reached_at(bound: SocketAddr) -> String {
+    if !bound.ip().is_unspecified() {
+        return bound.to_string();
+    }
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("{host}:{}", bound.port())
+}
+
 /// Why health cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} for health and metrics")]

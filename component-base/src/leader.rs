@@ -13,12 +13,17 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::Shutdown;
 use crate::client::said;
 use crate::clock::Clock;
 use crate::metrics::{Family, Gauge, Metrics};
+
+/// The annotation of a Lease that says where its holder tells about itself, as `host:port`.
+pub const DEBUG_ADDRESS: &str = "coxswain.dev/debug-address";
+/// Between two tries to say where a process tells about itself.
+const ANNOUNCE_RETRY: Duration = Duration::from_secs(2);
 
 /// What to elect for, and how patiently.
 #[derive(Clone, Debug)]
@@ -34,6 +39,8 @@ pub struct Election {
     pub renew_deadline: Duration,
     /// Between two tries.
     pub retry_period: Duration,
+    /// Where the leader tells about itself (`host:port`), which the Lease says of it.
+    pub told_at: Option<String>,
 }
 
 impl Election {
@@ -47,6 +54,7 @@ impl Election {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            told_at: None,
         }
     }
 }
@@ -282,7 +290,42 @@ fn renewed(current: &Lease, election: &Election, clock: Clock) -> Lease {
         lease_transitions: Some(if ours || first { transitions } else { transitions + 1 }),
         ..LeaseSpec::default()
     };
-    Lease { metadata: current.metadata.clone(), spec: Some(spec) }
+    let mut lease = Lease { metadata: current.metadata.clone(), spec: Some(spec) };
+    tell_address(&mut lease, election.told_at.as_deref());
+    lease
+}
+
+/// What somebody before told of itself is no longer true.
+fn tell_address(lease: &mut Lease, address: Option<&str>) {
+    match (address, &mut lease.metadata.annotations) {
+        (Some(address), annotations) => {
+            annotations.get_or_insert_default().insert(DEBUG_ADDRESS.to_owned(), address.to_owned());
+        }
+        (None, Some(annotations)) => drop(annotations.remove(DEBUG_ADDRESS)),
+        (None, None) => {}
+    }
+}
+
+/// Says in the Lease `name` where this process tells about itself, for one that works without an election.
+/// Tries until it has said so.
+pub async fn announce(client: Client, name: &str, address: &str) {
+    let api: Api<Lease> = Api::namespaced(client, "kube-system");
+    while let Err(error) = try_announce(&api, name, address).await {
+        debug!(error = said(&error), lease = name, "cannot say where to ask; trying again");
+        tokio::time::sleep(ANNOUNCE_RETRY).await;
+    }
+}
+
+async fn try_announce(api: &Api<Lease>, name: &str, address: &str) -> Result<(), kube::Error> {
+    let mut lease = match api.get_opt(name).await? {
+        Some(lease) => lease,
+        None => {
+            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            api.create(&PostParams::default(), &Lease { metadata, spec: None }).await?
+        }
+    };
+    tell_address(&mut lease, Some(address));
+    api.replace(name, &PostParams::default(), &lease).await.map(drop)
 }
 
 #[cfg(test)]
@@ -312,6 +355,17 @@ mod tests {
         let current = lease_of(&election.identity, 3);
         let lease = renewed(&current, &election, Clock::starting_at(chrono::DateTime::UNIX_EPOCH));
         assert_eq!(lease.spec.unwrap().lease_transitions, Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_cannot_be_asked_takes_back_where_the_one_before_could() {
+        let clock = Clock::starting_at(chrono::DateTime::UNIX_EPOCH);
+        let mut election = Election { told_at: Some("n1:10257".to_owned()), ..Election::new("test") };
+        let told = renewed(&lease_of("other", 0), &election, clock);
+        let address = |lease: &Lease| lease.metadata.annotations.as_ref()?.get(DEBUG_ADDRESS).cloned();
+        assert_eq!(address(&told).as_deref(), Some("n1:10257"));
+        election.told_at = None;
+        assert_eq!(address(&renewed(&told, &election, clock)), None);
     }
 
     #[test]

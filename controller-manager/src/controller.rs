@@ -1,5 +1,6 @@
 //! What a controller is, and what it gets: caches, a queue, a client, a clock, a recorder.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) informers: &'a Informers,
     pub(crate) recorder: Recorder,
     pub(crate) name: &'static str,
+    /// Whose names are queued as they are.
+    pub(crate) own_kinds: RefCell<Vec<String>>,
 }
 
 impl Setup<'_> {
@@ -90,6 +93,7 @@ impl Setup<'_> {
 
     /// The cache of `K`; each changed object is queued itself.
     pub(crate) fn watch_own<K: Cached>(&self) -> Arc<Informer<K>> {
+        self.own_kinds.borrow_mut().push(K::kind(&()).into_owned());
         self.watch(|object| vec![ObjectKey::of(object)])
     }
 

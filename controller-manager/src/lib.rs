@@ -41,7 +41,7 @@ use component_base::acted_on::Seen;
 use component_base::caller::Caller;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
-use component_base::health::Health;
+use component_base::health::{Health, reached_at};
 use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
@@ -52,6 +52,9 @@ use why::Ledger;
 
 pub use signing::{Authority, SigningError};
 pub use token_signer::{SignerError, TokenSigner};
+
+/// The Lease that is elected for, and says where the one at work can be asked.
+pub const LEASE: &str = "kube-controller-manager";
 
 /// What a controller manager is started with.
 #[derive(Clone)]
@@ -72,7 +75,7 @@ pub struct Config {
     pub election: Option<Election>,
     /// Keys reconciled at the same time, by controller name.
     pub concurrency: BTreeMap<String, usize>,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// Where `/livez`, `/readyz`, `/metrics` and `/debug/why` are served, which the Lease says.
     pub health: Option<SocketAddr>,
     /// How long a node may be silent before it is taken as unreachable.
     pub node_monitor_grace_period: std::time::Duration,
@@ -205,20 +208,28 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     health.page("/debug/why", move |query| shown.page(query));
     let ready = health.readiness("informers");
     let side = Tasks::new(shutdown.child_token());
-    if let Some(address) = config.health {
-        health.serve(address, &side).await?;
-    }
+    let told_at = match config.health {
+        Some(address) => Some(reached_at(health.serve(address, &side).await?)),
+        None => None,
+    };
     // Who stands by is as ready as it can be.
     let standing_by = ready.clone();
     let work =
         |stop: Shutdown| runtime::run(&config, client.clone(), seen.clone(), figures, ledger, ready, stop);
     let ended = match config.election.clone() {
         None => {
+            if let Some(told_at) = told_at {
+                let announced = client.clone();
+                side.spawn_until_shutdown("announcement", async move {
+                    leader::announce(announced, LEASE, &told_at).await;
+                });
+            }
             work(shutdown.child_token()).await;
             Ok(())
         }
         Some(election) => {
             standing_by.pass();
+            let election = Election { told_at, ..election };
             leader::lead(client.clone(), config.clock, election, &metrics, shutdown, work).await
         }
     };

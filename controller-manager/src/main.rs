@@ -11,7 +11,9 @@ use component_base::flags::{DaemonFlags, with_config_file};
 use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
 use component_base::zpages;
-use controller_manager::{Authority, Config, EvictionRates, NodeRanges, Prefix, Selection, TokenSigner};
+use controller_manager::{
+    Authority, Config, EvictionRates, LEASE, NodeRanges, Prefix, Selection, TokenSigner,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -169,7 +171,7 @@ impl Flags {
             lease_duration: self.leader_elect_lease_duration,
             renew_deadline: self.leader_elect_renew_deadline,
             retry_period: self.leader_elect_retry_period,
-            ..Election::new("kube-controller-manager")
+            ..Election::new(LEASE)
         });
         let concurrency = [
             ("deployment-controller", self.concurrent_deployment_syncs),

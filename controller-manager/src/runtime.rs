@@ -1,5 +1,6 @@
 //! Runs the controllers: starts caches, waits for them, then takes keys from queues and reconciles.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,8 +113,10 @@ pub(crate) async fn run(
             informers: &informers,
             recorder: recorder.clone(),
             name: row.name,
+            own_kinds: RefCell::default(),
         };
         let controller = (row.start)(&setup);
+        ledger.concerns(row.name, setup.own_kinds.into_inner());
         let concurrency = config.concurrency.get(row.name).copied().unwrap_or(row.concurrency).max(1);
         let (figures, ledger) = (figures.clone(), ledger.clone());
         loops.push(Loop { name: row.name, controller, queue, concurrency, figures, ledger });

@@ -88,6 +88,8 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 struct Notes {
     by_object: HashMap<(&'static str, ObjectKey), Note>,
+    /// The kinds whose names are a controller's keys.
+    kinds: HashMap<&'static str, Vec<String>>,
     /// Oldest first.
     order: VecDeque<(&'static str, ObjectKey)>,
 }
@@ -105,6 +107,11 @@ struct Note {
 impl Ledger {
     pub(crate) fn new(clock: Clock) -> Self {
         Self { notes: Arc::default(), clock }
+    }
+
+    /// Says whose names the keys of a controller are; of one that says nothing they may be any object's.
+    pub(crate) fn concerns(&self, controller: &'static str, kinds: Vec<String>) {
+        self.notes.lock().kinds.insert(controller, kinds);
     }
 
     /// Notes one reconcile and why it failed, if it did; the key comes again after `again`.
@@ -136,17 +143,23 @@ impl Ledger {
         }
     }
 
-    /// The page `/debug/why`: newest first; `?object=NAMESPACE/NAME` (or a name) and `?controller=NAME` choose.
+    /// The page `/debug/why`: newest first; `?object=NAMESPACE/NAME` (or a name), `?kind=KIND` and
+    /// `?controller=NAME` choose.
     pub(crate) fn page(&self, query: Option<&str>) -> String {
         let asked = |name: &str| {
             let parts = query.into_iter().flat_map(|query| query.split('&'));
             let value = parts.filter_map(|part| part.split_once('=')).find(|(key, _)| *key == name)?.1;
             Some(value.replace("%2F", "/").replace("%2f", "/"))
         };
-        let (object, controller) = (asked("object"), asked("controller"));
+        let (object, kind, controller) = (asked("object"), asked("kind"), asked("controller"));
         let notes = self.notes.lock();
+        let is_of_kind = |name: &str| {
+            let kinds = notes.kinds.get(name).filter(|kinds| !kinds.is_empty());
+            kind.as_ref().zip(kinds).is_none_or(|(wanted, kinds)| kinds.contains(wanted))
+        };
         let is_chosen = |(name, key): &(&'static str, ObjectKey)| {
             controller.as_ref().is_none_or(|wanted| wanted == name)
+                && is_of_kind(name)
                 && object.as_ref().is_none_or(|wanted| *wanted == key.name || *wanted == key.to_string())
         };
         let mut chosen: Vec<_> = notes.by_object.iter().filter(|(place, _)| is_chosen(place)).collect();
@@ -211,6 +224,9 @@ mod tests {
         );
         assert_eq!((&note["failed"], &note["waitsFor"]), (&json!("no quota"), &json!([])));
         assert!(page(&ledger, "object=other").is_empty());
+        ledger.concerns("c", vec!["Deployment".to_owned()]);
+        let of_kind = |kind: &str| page(&ledger, &format!("object=ns/web&kind={kind}")).len();
+        assert_eq!((of_kind("Deployment"), of_kind("Service")), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,9 @@ use component_base::supervise::Tasks;
 use tokio_util::sync::DropGuard;
 use tracing::error;
 
+/// Where controllers and scheduler are asked about themselves: any free port, which their Leases name.
+const ASKED_AT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
 /// What runs the pods of the cluster's nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeRuntime {
@@ -136,13 +139,17 @@ impl Cluster {
     fn start_control(&self, options: &Options) -> anyhow::Result<()> {
         if options.controllers {
             let client = self.client_as(controller_manager_user());
-            let run =
-                self.controller_manager(client, options.server.clock, None, self.control.shutdown().clone())?;
+            let (clock, shutdown) = (options.server.clock, self.control.shutdown().clone());
+            let run = self.controller_manager_at(Some(ASKED_AT), client, clock, None, shutdown)?;
             self.supervise(&self.control, "controller-manager", run);
         }
         if options.scheduler {
             let client = self.client_as(scheduler_user());
-            let run = scheduler(client, options.server.clock, 0, self.control.shutdown().clone());
+            let config = scheduler::Config {
+                health: Some(ASKED_AT),
+                ..scheduler::Config::new(ClientSource::Ready(client), options.server.clock)
+            };
+            let run = scheduler::run(config, self.control.shutdown().clone());
             self.supervise(&self.control, "scheduler", run);
         }
         Ok(())
@@ -160,6 +167,17 @@ impl Cluster {
         election: Option<Election>,
         shutdown: Shutdown,
     ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
+        self.controller_manager_at(None, client, clock, election, shutdown)
+    }
+
+    fn controller_manager_at(
+        &self,
+        health: Option<SocketAddr>,
+        client: kube::Client,
+        clock: Clock,
+        election: Option<Election>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
         let pki = self.api.credentials();
         let (authority, year) = (pki.authority(), std::time::Duration::from_secs(365 * 86_400));
         let authority =
@@ -170,6 +188,7 @@ impl Cluster {
             host_path_volumes: Some(self.volumes_dir.clone()),
             token_signer: Some(Arc::new(controller_manager::TokenSigner::new(&pki.signing_key_pem())?)),
             election,
+            health,
             ..controller_manager::Config::new(ClientSource::Ready(client), clock)
         };
         Ok(controller_manager::run(config, shutdown))
@@ -187,8 +206,7 @@ impl Cluster {
     fn node_config(&self, options: &Options, index: usize, name: &str) -> anyhow::Result<nodeagent::Config> {
         let client = ClientSource::Ready(self.client_as(node_user(name)));
         let mut config = nodeagent::Config::new(name, client, options.server.clock);
-        let third = u8::try_from(index).context("at most 256 nodes run in one process")?;
-        config.pod_cidr = Some(format!("10.244.{third}.0/24"));
+        config.pod_cidr = Some(pod_range(index)?);
         config.stop_pods_on_exit = true;
         let (pki, hosts) = (self.api.credentials(), [config.address.to_string()]);
         let serving = pki.issue_serving(&format!("system:node:{name}"), &["system:nodes"], &hosts)?;
@@ -220,6 +238,12 @@ impl Cluster {
             }
         });
     }
+}
+
+/// The addresses of the pods of the node of this number: a part of 10.244.0.0 to 10.255.255.255.
+fn pod_range(node: usize) -> anyhow::Result<String> {
+    let second = u8::try_from(244 + node / 256).context("at most 3072 nodes run in one process")?;
+    Ok(format!("10.{second}.{}.0/24", node % 256))
 }
 
 /// As whom the controller manager works.
@@ -256,4 +280,16 @@ fn volumes_dir(options: &Options) -> PathBuf {
 
 fn loopback(api: &Running, user: UserInfo) -> kube::Client {
     kube::Client::new(api.loopback(user), "default")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_ranges_of_their_own() {
+        assert_eq!(pod_range(255).unwrap(), "10.244.255.0/24");
+        assert_eq!(pod_range(256).unwrap(), "10.245.0.0/24");
+        assert!(pod_range(3072).is_err());
+    }
 }

@@ -32,6 +32,7 @@ fn kubectl_lite_does_its_verbs() {
     assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c created\n");
     assert_eq!(lite.run_input(&["apply", "-f", "-"], applied), "configmap/c unchanged\n");
     its_extensions_work(&lite);
+    it_tells_why(&lite);
     assert_eq!(lite.run(&["delete", "deploy/web", "pod/one"]).lines().count(), 2);
 
     let unknown = lite.try_run(&["get", "podz"]);
@@ -39,6 +40,30 @@ fn kubectl_lite_does_its_verbs() {
         (unknown.code, unknown.err.as_str()),
         (Some(1), "error: the server doesn't have a resource type \"podz\"; did you mean \"pods\"?\n")
     );
+}
+
+/// A pod that finds no node, and a workload that is as wished.
+fn it_tells_why(lite: &Kubectl) {
+    let large = "{apiVersion: v1, kind: Pod, metadata: {name: large}, spec: {containers: [{name: c, image: \
+                 example.test/c, resources: {requests: {cpu: 10k}}}]}}";
+    lite.run_input(&["apply", "-f", "-"], large);
+    lite.run(&["wait", "pod/large", "--for", "condition=PodScheduled=false", "--timeout", "60s"]);
+    let told = lite.run(&["why", "pod", "large"]);
+    for part in [
+        "PodScheduled is False",
+        "NodeResourcesFit refused 1 nodes: Insufficient cpu",
+        "Warning FailedScheduling from default-scheduler: 0/1 nodes are available",
+        "created by kubernetes-admin (kubectl-lite)",
+    ] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    let told = lite.run(&["why", "deploy/web"]);
+    for part in
+        ["nothing about it is other than wished", "1 of 1 are as wished", "deployment-controller last looked"]
+    {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+    lite.run(&["delete", "pod/large"]);
 }
 
 /// History, undo, reads of the past, transactions.

@@ -55,7 +55,7 @@ impl Verb for History {
 const TOGETHER_MAX: usize = 5;
 
 /// One revision, some lines.
-fn told(item: &Value) -> String {
+pub(super) fn told(item: &Value) -> String {
     let text = |field: &str| item[field].as_str();
     let mut out = format!(
         "revision {}  {}  {}",

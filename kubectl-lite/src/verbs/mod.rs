@@ -16,6 +16,7 @@ mod target;
 mod undo;
 mod version;
 mod wait;
+mod why;
 
 use clap::{ArgMatches, Command};
 use futures::future::BoxFuture;
@@ -60,6 +61,7 @@ pub(crate) static VERBS: &[Row] = &[
     def::<delete::Delete>(),
     def::<scale::Scale>(),
     def::<rollout::Rollout>(),
+    def::<why::Why>(),
     def::<history::History>(),
     def::<undo::Undo>(),
     def::<logs::Logs>(),
