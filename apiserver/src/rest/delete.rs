@@ -100,7 +100,7 @@ impl DeleteOptions {
         }
     }
 
-    fn check_preconditions(&self, call: &Call, object: &Value) -> Result<(), Status> {
+    pub(crate) fn check_preconditions(&self, call: &Call, object: &Value) -> Result<(), Status> {
         let metadata = &object["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
         // Kubernetes says the kind here, where other conflicts say the resource.
@@ -218,7 +218,7 @@ enum Step {
 fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Step {
     let strategy = strategy::find(&call.kind);
     let mut next = object.clone();
-    set_propagation(&mut next, options.propagation.as_deref());
+    set_propagation(&mut next, propagation(call, object, options));
     let now = call.server.clock.now();
     let known = strategy.grace(object, options.grace_seconds);
     let grace = known.unwrap_or_default().max(0);
@@ -262,6 +262,17 @@ fn mark_ended(object: &mut Value, now: chrono::DateTime<chrono::Utc>) {
     fields["deletionGracePeriodSeconds"] = json!(0);
     if let Some(generation) = fields["generation"].as_i64().filter(|_| !was_deleting) {
         fields["generation"] = json!(generation + 1);
+    }
+}
+
+/// What becomes of dependents: as the deletion says, else as the object's finalizers say, else as is usual for
+/// its kind.
+fn propagation<'a>(call: &Call, object: &Value, options: &'a DeleteOptions) -> Option<&'a str> {
+    let decided = |name: &&str| matches!(*name, "orphan" | "foregroundDeletion");
+    match options.propagation.as_deref() {
+        Some(policy) => Some(policy),
+        None if metadata::finalizers(object).iter().any(decided) => None,
+        None => strategy::orphans_by_default(&call.kind).then_some("Orphan"),
     }
 }
 

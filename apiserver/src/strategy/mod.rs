@@ -250,6 +250,15 @@ const ALL_METADATA_ON_UPDATE: &[&str] = &[
     "storage.k8s.io/storageclasses",
 ];
 
+/// Where objects are kept of kinds that leave their dependents behind unless a deletion says otherwise. They
+/// are older than the garbage collector, and clients that delete them without options rely on it.
+const ORPHANS_BY_DEFAULT: &[&str] = &["replicationcontrollers", "batch/jobs"];
+
+/// Whether a deletion that does not say what becomes of dependents orphans them.
+pub(crate) fn orphans_by_default(kind: &Kind) -> bool {
+    ORPHANS_BY_DEFAULT.contains(&kind.storage.as_str())
+}
+
 /// Whether the rules of this kind look at all of the metadata of a changed object.
 pub(crate) fn checks_all_metadata(kind: &Kind) -> bool {
     ALL_METADATA_ON_UPDATE.contains(&kind.storage.as_str())

@@ -16,6 +16,9 @@ use crate::rest::{
     timestamp,
 };
 
+/// The condition of a pod that somebody ends on purpose.
+const TARGET: &str = "DisruptionTarget";
+
 pub(super) struct Eviction;
 
 impl Subresource for Eviction {
@@ -33,11 +36,12 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
         admit_body(&call, Operation::Create, Options::Write(&written), &mut body).await?;
         let dry_run = call.info.query.get_all("dryRun").filter(|v| !v.is_empty());
         check_dry_runs(&call, &body["deleteOptions"])?;
-        let options = DeleteOptions::from_value(&body["deleteOptions"], dry_run)?;
+        let mut options = DeleteOptions::from_value(&body["deleteOptions"], dry_run)?;
         let pod = call.value_of(&*call.stored()?);
         if !is_disposable(&pod) {
             take_budget(&call, &pod, options.dry_run).await?;
         }
+        mark_target(&call, &mut options).await?;
         remove(&call, &call.info.name, &options, Reviewed::Already).await?;
         call.plain(
             StatusCode::CREATED,
@@ -47,6 +51,52 @@ fn evict(call: Call) -> BoxFuture<'static, Answer> {
         )
     }
     .boxed()
+}
+
+/// Says in the pod's status why it ends: whoever owns it tells an eviction from a failure by that.
+async fn mark_target(call: &Call, options: &mut DeleteOptions) -> Result<(), Status> {
+    for _ in 0..call.server.limits.write_attempts_max {
+        let stored = call.stored()?;
+        let mut pod = call.value_of(&stored);
+        options.check_preconditions(call, &pod)?;
+        if options.dry_run || !note_target(&mut pod, &timestamp(call.server.clock.now())) {
+            return Ok(());
+        }
+        let Some(written) = commit_put(call, stored.key.clone(), stored.revision, pod).await? else {
+            continue;
+        };
+        if options.resource_version.is_some() {
+            let pod: Value = serde_json::from_slice(&written).map_err(Status::internal)?;
+            options.resource_version = pod["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        }
+        return Ok(());
+    }
+    Err(Status::modified(&call.kind, &call.info.name))
+}
+
+/// Adds the condition of an eviction; whether that changed anything.
+fn note_target(pod: &mut Value, now: &str) -> bool {
+    let generation = pod["metadata"]["generation"].clone();
+    let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) else { return false };
+    let Some(conditions) = status.entry("conditions").or_insert_with(|| json!([])).as_array_mut() else {
+        return false;
+    };
+    let before = conditions.iter().position(|condition| condition["type"] == TARGET);
+    let since = before.map(|at| &conditions[at]).filter(|condition| condition["status"] == "True");
+    let since = since.map_or_else(|| json!(now), |condition| condition["lastTransitionTime"].clone());
+    let mut condition = json!({
+        "type": TARGET, "status": "True", "lastProbeTime": null, "lastTransitionTime": since,
+        "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+    });
+    if generation.is_number() {
+        condition["observedGeneration"] = generation;
+    }
+    match before {
+        Some(at) if conditions[at] == condition => return false,
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+    true
 }
 
 /// The request and its content may both ask for a dry run, but not for different ones.
@@ -210,6 +260,22 @@ fn note_exhaustion(status: &mut Value, now: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_evicted_pod_says_so_once_and_since_when() {
+        let mut pod = json!({"metadata": {"generation": 3}, "status": {"conditions": [{"type": "Ready"}]}});
+        assert!(note_target(&mut pod, "t1"));
+        assert!(!note_target(&mut pod, "t2"));
+        let conditions = pod["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 2);
+        assert_eq!(
+            conditions[1],
+            json!({
+                "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": "t1",
+                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting", "observedGeneration": 3,
+            })
+        );
+    }
 
     #[test]
     fn the_last_disruption_is_noted_once() {

@@ -148,6 +148,34 @@ async fn deletion_options_come_by_body_or_query_and_must_go_together() {
 }
 
 #[tokio::test]
+async fn kinds_older_than_the_garbage_collector_orphan_unless_told_otherwise() {
+    let client = Client::start().await;
+    let path = "/api/v1/namespaces/default/replicationcontrollers";
+    let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let make = async |name: &str, finalizers: Value| {
+        let meta = json!({ "name": name, "finalizers": finalizers });
+        let spec = json!({ "selector": { "a": "b" }, "template": template });
+        let body =
+            json!({ "apiVersion": "v1", "kind": "ReplicationController", "metadata": meta, "spec": spec });
+        assert_eq!(client.post(path, &body).await.0, 201);
+    };
+    for (name, finalizers, query, left) in [
+        ("silent", json!([]), "", Some(json!(["orphan"]))),
+        ("told", json!([]), "?propagationPolicy=Background", None),
+        ("decided", json!(["foregroundDeletion"]), "", Some(json!(["foregroundDeletion"]))),
+    ] {
+        make(name, finalizers).await;
+        assert_eq!(client.delete(&format!("{path}/{name}{query}")).await.0, 200);
+        let (code, object) = client.get(&format!("{path}/{name}")).await;
+        match left {
+            Some(finalizers) => assert_eq!(object["metadata"]["finalizers"], finalizers, "{name}"),
+            None => assert_eq!(code, 404, "{name}"),
+        }
+    }
+    client.stop().await;
+}
+
+#[tokio::test]
 async fn a_collection_is_deleted_by_its_selector_and_the_rest_stays() {
     let client = Client::start().await;
     for index in 0..30 {

@@ -144,3 +144,28 @@ async fn a_binding_sets_node_and_condition_once() {
     assert_eq!(client.post(&format!("{pods}/p/binding"), &binding).await.0, 409);
     client.stop().await;
 }
+
+#[tokio::test]
+async fn an_evicted_pod_says_why_it_ends() {
+    let client = Client::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "finalizers": ["example.com/keep"] },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] },
+    });
+    let revision = client.post(pods, &pod).await.1["metadata"]["resourceVersion"].clone();
+    let evict = async |options: Value| {
+        let body = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": "a" }, "deleteOptions": options });
+        client.post(&format!("{pods}/a/eviction"), &body).await.0
+    };
+    assert_eq!(evict(json!({ "preconditions": { "resourceVersion": "1" } })).await, 409);
+    assert_eq!(evict(json!({ "dryRun": ["All"] })).await, 201);
+    assert_eq!(client.get(&format!("{pods}/a")).await.1["metadata"]["resourceVersion"], revision);
+    assert_eq!(evict(json!({ "preconditions": { "resourceVersion": revision } })).await, 201);
+    let evicted = client.get(&format!("{pods}/a")).await.1;
+    assert!(evicted["metadata"]["deletionTimestamp"].is_string());
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    let target = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+    client.stop().await;
+}
