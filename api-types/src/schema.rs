@@ -166,6 +166,11 @@ impl Schema {
         check::check(self, object, &[])
     }
 
+    /// Whether every value is of its type.
+    pub fn is_typed(&self, object: &Value) -> bool {
+        check::is_typed(self, object)
+    }
+
     /// As `check`, of a document in which fields stood twice: these are found where they stand.
     pub fn check_repeated(&self, object: &Value, repeated: &[String]) -> Findings {
         check::check(self, object, repeated)

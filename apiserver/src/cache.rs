@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use component_base::clock::Clock;
 use component_base::supervise::Tasks;
 use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
 
 use crate::encryption::Encryption;
 use crate::store::{
@@ -81,6 +82,31 @@ pub(crate) struct Objects {
     seals: Arc<Seals>,
     /// Whether the last write did not come through to where objects are kept.
     failing: AtomicBool,
+    decoded: Decoded,
+}
+
+/// Objects that were read as values not long ago. Every write into a namespace asks for that namespace, and every
+/// pod for its account: the same few objects, which seldom change.
+#[derive(Default)]
+struct Decoded(Mutex<HashMap<Key, (Revision, Arc<Value>)>>);
+
+impl Decoded {
+    const MAX: usize = 64;
+
+    fn of(&self, stored: &Stored) -> Arc<Value> {
+        if let Some((revision, value)) = self.0.lock().get(&stored.key)
+            && *revision == stored.revision
+        {
+            return value.clone();
+        }
+        let value = Arc::new(stored.value());
+        let mut kept = self.0.lock();
+        if kept.len() >= Self::MAX {
+            kept.clear();
+        }
+        kept.insert(stored.key.clone(), (stored.revision, value.clone()));
+        value
+    }
 }
 
 impl Objects {
@@ -140,7 +166,13 @@ impl Objects {
             false => Arc::new(SealedStorage { inner: storage, seals: seals.clone() }),
         };
         tasks.spawn_until_shutdown("watch bookmarks", Cache::bookmarks(cache.clone()));
-        Ok(Arc::new(Self { storage, cache, seals, failing: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            storage,
+            cache,
+            seals,
+            failing: AtomicBool::new(false),
+            decoded: Decoded::default(),
+        }))
     }
 
     /// Whether a write that changes nothing would still store the object with another key.
@@ -197,6 +229,11 @@ impl Objects {
         let world = self.cache.world.load();
         let name = (key.namespace.clone(), key.name.clone());
         world.resources.get(&*key.resource)?.get(&name).cloned()
+    }
+
+    /// As `get`, decoded.
+    pub(crate) fn value(&self, key: &Key) -> Option<Arc<Value>> {
+        self.get(key).map(|stored| self.decoded.of(&stored))
     }
 
     /// The objects of `resource` now, in one namespace or all.
@@ -271,7 +308,7 @@ impl Objects {
 
     /// Says which fields of `resource` selectors may name, for resources that are not built in.
     pub(crate) fn index_fields(&self, resource: &str, paths: Vec<String>) {
-        self.cache.index_fields(resource, paths.into());
+        self.cache.index_fields(resource, FieldPaths::new(paths));
     }
 
     /// What happened to `key` (or anything) after a revision, with the causes.
@@ -493,11 +530,11 @@ impl Feed for Cache {
         world.revision = revision;
         self.world.store(Arc::new(world));
         let (floor, limits) = (hub.floor, self.ring_limits());
-        for event in events {
+        for event in &events {
             let resource = event.object.key.resource.clone();
             hub.rings.entry(resource).or_insert_with(|| Ring::new(floor)).push(event.clone(), limits);
-            hub.watchers.tell(&event);
         }
+        hub.watchers.tell(&events);
         self.published.send_replace(revision);
     }
 
@@ -523,5 +560,5 @@ fn builtin_fields() -> HashMap<String, FieldPaths> {
             }
         }
     }
-    fields.into_iter().map(|(resource, paths)| (resource, paths.into())).collect()
+    fields.into_iter().map(|(resource, paths)| (resource, FieldPaths::new(paths))).collect()
 }

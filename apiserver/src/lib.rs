@@ -20,6 +20,7 @@ mod encryption;
 mod flags;
 mod flow_control;
 mod health;
+mod json_text;
 mod matching;
 mod metrics;
 mod negotiate;

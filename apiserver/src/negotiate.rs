@@ -4,7 +4,6 @@
 //! Protobuf is read but never written: clients that prefer it name JSON as their second choice and get that.
 
 mod forms;
-mod unowned;
 
 use std::io::Write as _;
 

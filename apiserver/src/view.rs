@@ -49,7 +49,7 @@ impl Version {
 
 impl View for Objects {
     fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        self.get(&Key::new(resource, namespace, name)).map(|stored| Arc::new(stored.value()))
+        self.value(&Key::new(resource, namespace, name))
     }
 
     fn objects(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {

@@ -304,7 +304,7 @@ fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differenc
 
 fn update(schema: &Schema, old: &Value, new: &Value, mut managed: Managed, writer: &Writer<'_>) -> Managed {
     let difference = changes(schema, old, new, writer);
-    let taken = own(difference.modified.union(&difference.added), writer);
+    let taken = difference.modified.union(&difference.added);
     yield_to(&mut managed, None, &Differences { own: difference, old, new, writer });
     if taken.is_empty() {
         return managed;

@@ -77,6 +77,24 @@ impl TypeError {
     }
 }
 
+/// Whether `check` would find every value of its type. It says nothing of what is wrong, and so costs little: objects
+/// are asked again and again on their way to the store, and nearly all are right.
+pub(super) fn is_typed(schema: &Schema, value: &Value) -> bool {
+    match (schema.ty, value) {
+        (_, Value::Null) if schema.builtin || schema.nullable => true,
+        (Type::Object, Value::Object(fields)) => fields
+            .iter()
+            .all(|(key, value)| schema.properties.get(key).is_none_or(|child| is_typed(child, value))),
+        (Type::Map, Value::Object(entries)) => {
+            schema.items.as_deref().is_none_or(|below| entries.values().all(|value| is_typed(below, value)))
+        }
+        (Type::List, Value::Array(items)) => {
+            schema.items.as_deref().is_none_or(|below| items.iter().all(|item| is_typed(below, item)))
+        }
+        _ => scalar_problem(schema, value).is_none(),
+    }
+}
+
 struct Walk<'a> {
     path: String,
     /// Paths of fields that stood twice in the document.
@@ -130,11 +148,10 @@ impl Walk<'_> {
     }
 
     fn field(&mut self, schema: &Schema, key: &str, value: &Value) {
-        let owner = schema.definition.rsplit('.').next().unwrap_or("");
         self.below(key, |walk| match schema.properties.get(key) {
             Some(child) => {
                 walk.note_repeated();
-                walk.value(child, value, owner);
+                walk.value(child, value, &schema.definition);
             }
             None if schema.preserve_unknown => {}
             // Nobody reads what it holds, nor how often it stands there.
@@ -159,6 +176,7 @@ impl Walk<'_> {
     }
 
     fn mistyped(&mut self, schema: &Schema, value: &Value, owner: &str, problem: Problem) {
+        let owner = owner.rsplit('.').next().unwrap_or("");
         let place = match without_indexes(&self.path[..self.named.unwrap_or(self.path.len())]) {
             path if path.is_empty() => "Go value".to_owned(),
             path => format!("Go struct field {owner}.{path}"),

@@ -15,7 +15,7 @@ mod rows;
 /// Completes an object of a built-in kind: the schema's constants, then the kind's own rules. An object of the
 /// wrong types stays as it is, for the check to find.
 pub fn set_defaults(kind: &Kind, schema: &Schema, object: &mut Value) {
-    if !object.is_object() || !schema.check(object).type_errors.is_empty() {
+    if !object.is_object() || !schema.is_typed(object) {
         return;
     }
     fill(schema, object);

@@ -13,10 +13,10 @@ pub(crate) struct ClientCertificate;
 
 impl Authenticator for ClientCertificate {
     fn authenticate(&self, presented: &Presented<'_>) -> Outcome {
-        let Some(leaf) = presented.certificates.and_then(|c| c.0.first()) else { return Outcome::Unknown };
-        match user_of(leaf) {
-            Some(user) => Outcome::User(user),
-            None => Outcome::Refused("the client certificate has no common name".to_owned()),
+        match presented.certificates.and_then(|certificates| certificates.user(user_of)) {
+            None => Outcome::Unknown,
+            Some(Some(user)) => Outcome::User(user.clone()),
+            Some(None) => Outcome::Refused("the client certificate has no common name".to_owned()),
         }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) mod oidc;
 pub(crate) mod service_account;
 pub(crate) mod token_file;
 
+use std::sync::{Arc, LazyLock, OnceLock};
+
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
@@ -42,7 +44,26 @@ pub(crate) fn is_in(user: &UserInfo, group: &str) -> bool {
 
 /// The verified certificates of a TLS connection, leaf first; set by the listener as a request extension.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerCertificates(pub(crate) std::sync::Arc<[CertificateDer<'static>]>);
+pub(crate) struct PeerCertificates(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    certificates: Vec<CertificateDer<'static>>,
+    /// Whom the leaf names. A connection has many requests, and all have the same certificate.
+    user: OnceLock<Option<UserInfo>>,
+}
+
+impl PeerCertificates {
+    pub(crate) fn new(certificates: Vec<CertificateDer<'static>>) -> Self {
+        Self(Arc::new(Peer { certificates, user: OnceLock::new() }))
+    }
+
+    /// Whom the leaf names, as `read` finds out; none if there is no leaf.
+    pub(crate) fn user(&self, read: fn(&[u8]) -> Option<UserInfo>) -> Option<&Option<UserInfo>> {
+        let leaf = self.0.certificates.first()?;
+        Some(self.0.user.get_or_init(|| read(leaf)))
+    }
+}
 
 /// Where a connection comes from; set by the listener as a request extension.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +80,8 @@ pub(crate) struct Presented<'a> {
 }
 
 /// For whom the credentials of ordinary requests are meant: this server.
-pub(crate) static SERVER_AUDIENCES: std::sync::LazyLock<Vec<String>> =
-    std::sync::LazyLock::new(|| vec![service_account::ISSUER.to_owned()]);
+pub(crate) static SERVER_AUDIENCES: LazyLock<Vec<String>> =
+    LazyLock::new(|| vec![service_account::ISSUER.to_owned()]);
 
 impl<'a> Presented<'a> {
     /// The credentials of a request to this server.
@@ -156,8 +177,6 @@ impl Authenticators {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::anonymous::Allowed;
     use super::*;
 

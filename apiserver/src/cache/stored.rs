@@ -1,18 +1,49 @@
 //! An object as the server keeps it: its bytes, encoded once, and on first use its labels and indexed fields.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::json_text;
 use crate::store::{Body, Key, Revision};
 
-/// The field paths that selectors may name for a resource: `spec.nodeName`, `status.phase`.
-pub(crate) type FieldPaths = Arc<[String]>;
+/// The field paths that selectors may name for a resource: `spec.nodeName`, `status.phase`. Cheap to clone: all
+/// objects of a resource share them.
+#[derive(Clone)]
+pub(crate) struct FieldPaths(Arc<Paths>);
+
+struct Paths {
+    names: Vec<String>,
+    wanted: Wanted,
+}
+
+impl FieldPaths {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        let mut wanted = Wanted::default();
+        wanted.add("metadata.labels", Slot::Labels);
+        for (i, path) in names.iter().enumerate() {
+            wanted.add(path, Slot::Field(i));
+        }
+        Self(Arc::new(Paths { names, wanted }))
+    }
+
+    fn names(&self) -> &[String] {
+        &self.0.names
+    }
+}
+
+impl Default for FieldPaths {
+    /// Of a resource of which nothing is indexed but labels.
+    fn default() -> Self {
+        static NONE: LazyLock<FieldPaths> = LazyLock::new(|| FieldPaths::new(Vec::new()));
+        NONE.clone()
+    }
+}
 
 /// Fields whose absence means something else than the empty string, as in Kubernetes' own selectors.
 const ABSENT: &[(&str, &str)] = &[
@@ -96,7 +127,7 @@ impl Stored {
             "metadata.namespace" => return Some(&self.key.namespace),
             _ => {}
         }
-        let index = self.paths.iter().position(|known| known == path)?;
+        let index = self.paths.names().iter().position(|known| known == path)?;
         let facts = self.facts();
         Some(facts.part(2 * facts.labels as usize + index))
     }
@@ -114,7 +145,7 @@ impl Stored {
         }
         let mut marks = Marks(Marks::KNOWN);
         self.labels().for_each(|(name, value)| marks.add(name, value));
-        let fields = self.paths.iter().filter_map(|path| Some((path, self.field(path)?)));
+        let fields = self.paths.names().iter().filter_map(|path| Some((path, self.field(path)?)));
         fields.for_each(|(path, value)| marks.add(path, value));
         self.marks.store(marks.0, Ordering::Relaxed);
         marks
@@ -132,17 +163,10 @@ impl fmt::Debug for Stored {
 }
 
 impl Facts {
-    fn read(bytes: &[u8], paths: &[String]) -> Self {
-        let mut wanted = Wanted::default();
-        wanted.add("metadata.labels", Slot::Labels);
-        for (i, path) in paths.iter().enumerate() {
-            wanted.add(path, Slot::Field(i));
-        }
-        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.len()] };
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        // What cannot be read has no labels; the server itself encoded these bytes.
-        drop(serde::de::DeserializeSeed::deserialize(Walk { wanted: &wanted, found: &mut found }, &mut json));
-        Self::pack(found, paths)
+    fn read(bytes: &[u8], paths: &FieldPaths) -> Self {
+        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.names().len()] };
+        found.walk(bytes, &paths.0.wanted);
+        Self::pack(found, paths.names())
     }
 
     fn pack(found: Found, paths: &[String]) -> Self {
@@ -174,7 +198,8 @@ impl Facts {
 #[derive(Default)]
 struct Wanted {
     slot: Option<Slot>,
-    below: HashMap<String, Wanted>,
+    /// A few names at most, so that looking through them is faster than hashing.
+    below: Vec<(String, Wanted)>,
 }
 
 #[derive(Clone, Copy)]
@@ -185,7 +210,13 @@ enum Slot {
 
 impl Wanted {
     fn add(&mut self, path: &str, slot: Slot) {
-        let leaf = path.split('.').fold(self, |at, name| at.below.entry(name.to_owned()).or_default());
+        let leaf = path.split('.').fold(self, |at, name| {
+            let index = at.below.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                at.below.push((name.to_owned(), Wanted::default()));
+                at.below.len() - 1
+            });
+            &mut at.below[index].1
+        });
         leaf.slot = Some(slot);
     }
 }
@@ -195,83 +226,29 @@ struct Found {
     fields: Vec<Option<String>>,
 }
 
-/// Walks over JSON without building it, keeping what is wanted.
-struct Walk<'a> {
-    wanted: &'a Wanted,
-    found: &'a mut Found,
-}
-
-impl Walk<'_> {
-    fn keep(self, text: String) {
-        if let Some(Slot::Field(index)) = self.wanted.slot {
-            self.found.fields[index] = Some(text);
+impl Found {
+    /// Walks over an object's text, keeping what is wanted. What cannot be read has no labels; the server itself
+    /// encoded it.
+    fn walk(&mut self, text: &[u8], wanted: &Wanted) {
+        match wanted.slot {
+            Some(Slot::Labels) => self.labels.extend(json_text::fields(text).map(label)),
+            Some(Slot::Field(index)) => self.fields[index] = json_text::scalar(text).map(Cow::into_owned),
+            None => {}
         }
-    }
-}
-
-impl<'de> serde::de::DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> serde::de::Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if matches!(self.wanted.slot, Some(Slot::Labels)) {
-                let value = map.next_value::<Option<String>>()?.unwrap_or_default();
-                self.found.labels.push((name.into_owned(), value));
-                continue;
-            }
-            match self.wanted.below.get(&*name) {
-                Some(wanted) => map.next_value_seed(Walk { wanted, found: self.found })?,
-                None => drop(map.next_value::<serde::de::IgnoredAny>()?),
+        if wanted.below.is_empty() {
+            return;
+        }
+        for (name, value) in json_text::fields(text) {
+            if let Some((_, wanted)) = wanted.below.iter().find(|(known, _)| known.as_bytes() == name) {
+                self.walk(value, wanted);
             }
         }
-        Ok(())
     }
+}
 
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.keep(text.to_owned());
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.keep(value.to_string());
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.keep(value.to_string());
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.keep(value.to_string());
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.keep(value.to_string());
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
+fn label((name, value): (&[u8], &[u8])) -> (String, String) {
+    let value = json_text::scalar(value).unwrap_or_default().into_owned();
+    (String::from_utf8_lossy(name).into_owned(), value)
 }
 
 #[cfg(test)]
@@ -279,8 +256,9 @@ mod tests {
     use super::*;
 
     fn stored(json: &str) -> Stored {
-        let paths: FieldPaths =
-            ["spec.nodeName", "status.phase", "spec.unschedulable"].map(str::to_owned).into();
+        let paths: FieldPaths = FieldPaths::new(
+            ["spec.nodeName", "status.phase", "spec.unschedulable"].map(str::to_owned).into(),
+        );
         Stored::new(Key::new("pods", "ns", "a"), 5, Bytes::copy_from_slice(json.as_bytes()), paths)
     }
 

@@ -146,13 +146,24 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Gives an event to those who want it, and lets go of those who cannot take it.
-    pub(super) fn tell(&mut self, event: &Event) {
-        let Some(audience) = self.audiences.get_mut(&*event.object.key.resource) else { return };
-        for bucket in audience.interested(event) {
-            let Some(watchers) = audience.buckets.get_mut(&bucket) else { continue };
-            watchers
-                .retain(|_, watcher| watcher.spec.translate(event).is_none_or(|seen| watcher.offer(seen)));
+    /// Gives events to those who want them, and lets go of those who cannot take them. Each watcher gets all of
+    /// its events before the next one gets any: it wakes once for them, and writes them together.
+    pub(super) fn tell(&mut self, events: &[Arc<Event>]) {
+        let mut wanted = BTreeMap::<(&str, Bucket), Vec<&Event>>::new();
+        for event in events {
+            let resource = &*event.object.key.resource;
+            let Some(audience) = self.audiences.get(resource) else { continue };
+            for bucket in audience.interested(event) {
+                wanted.entry((resource, bucket)).or_default().push(event);
+            }
+        }
+        for ((resource, bucket), events) in wanted {
+            let audience = self.audiences.get_mut(resource);
+            let Some(watchers) = audience.and_then(|all| all.buckets.get_mut(&bucket)) else { continue };
+            let take = |watcher: &Watcher, event: &Event| {
+                watcher.spec.translate(event).is_none_or(|seen| watcher.offer(seen))
+            };
+            watchers.retain(|_, watcher| events.iter().all(|event| take(watcher, event)));
         }
     }
 

@@ -7,11 +7,10 @@ use api_types::kinds::Kind;
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::unowned::Unowned;
 use super::{Accept, Form, encode};
+use crate::json_text;
 use crate::strategy::printers;
 
 /// The objects of a list, with what the list's metadata says.
@@ -127,18 +126,9 @@ fn type_prefix(kind: &Kind) -> String {
     format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", kind.kind, kind.api_version())
 }
 
-/// The metadata of an encoded object, cut out of it.
-#[derive(Deserialize)]
-struct Described<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-}
-
-impl<'a> Described<'a> {
-    /// The metadata's text; an object that cannot be read has none.
-    fn text(bytes: &'a [u8]) -> &'a str {
-        serde_json::from_slice::<Described<'a>>(bytes).map_or("{}", |object| object.metadata.get())
-    }
+/// The metadata's text, cut out of an encoded object; one that cannot be read has none.
+fn metadata_of(bytes: &[u8]) -> &[u8] {
+    json_text::field(bytes, "metadata").unwrap_or(b"{}")
 }
 
 /// The revision that an encoded object says it is of.
@@ -162,14 +152,14 @@ impl Revised {
 /// The metadata of an object, as an object of its own.
 fn partial_bytes(bytes: &Bytes, version: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(bytes.len());
-    put_partial(&mut out, Described::text(bytes), version);
+    put_partial(&mut out, metadata_of(bytes), version);
     out.freeze()
 }
 
-fn put_partial(out: &mut BytesMut, metadata: &str, version: &str) {
-    let head = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/"#;
-    for part in [head, version, r#"","metadata":"#, metadata, "}"] {
-        out.put_slice(part.as_bytes());
+fn put_partial(out: &mut BytesMut, metadata: &[u8], version: &str) {
+    let head = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/"#;
+    for part in [head, version.as_bytes(), br#"","metadata":"#, metadata, b"}"] {
+        out.put_slice(part);
     }
 }
 
@@ -213,7 +203,7 @@ impl Rows<'_> {
 
     /// One row; what it carries of the object is cut out of the object's own text.
     fn put(&self, out: &mut BytesMut, bytes: &Bytes) {
-        let cells = printers::cells(self.kind, &self.printable(bytes), self.now);
+        let cells = printers::cells(self.kind, bytes, self.now);
         out.put_slice(br#"{"cells":"#);
         out.put_slice(&encode(&Value::Array(cells)));
         if self.include != "None" {
@@ -222,17 +212,8 @@ impl Rows<'_> {
         match self.include {
             "None" => {}
             "Object" => out.put_slice(bytes),
-            _ => put_partial(out, Described::text(bytes), self.version),
+            _ => put_partial(out, metadata_of(bytes), self.version),
         }
         out.put_u8(b'}');
-    }
-
-    /// What a printer may ask for. Who owns which field is much of an object's text, and only a column that a
-    /// definition names could show it.
-    fn printable(&self, bytes: &[u8]) -> Value {
-        match self.kind.custom {
-            Some(_) => serde_json::from_slice(bytes).unwrap_or(Value::Null),
-            None => Unowned::read(bytes).unwrap_or(Value::Null),
-        }
     }
 }

@@ -107,7 +107,11 @@ pub(super) fn check(kind: &Kind, object: &Value) -> Vec<FieldError> {
         // Its strategy checks types with the rest.
         return Vec::new();
     }
-    of(kind).check(object).type_errors.iter().map(schema::TypeError::to_field_error).collect()
+    let schema = of(kind);
+    if schema.is_typed(object) {
+        return Vec::new();
+    }
+    schema.check(object).type_errors.iter().map(schema::TypeError::to_field_error).collect()
 }
 
 /// What is different in `after`, for the log; empty for nothing. What is too much is told by its paths alone.

@@ -48,7 +48,7 @@ impl Verb for Watch {
         if let Some(connection) = socket {
             return Ok(websocket::answer(&headers, connection, websocket::Framing::Text, events).await);
         }
-        let body = events.map(Ok::<_, std::convert::Infallible>);
+        let body = events.ready_chunks(LINES_MAX).map(|lines| Ok::<_, std::convert::Infallible>(join(lines)));
         let mut response = http::Response::new(Body::from_stream(body));
         *response.status_mut() = StatusCode::OK;
         let media = if table { "application/json;as=Table;g=meta.k8s.io;v=v1" } else { "application/json" };
@@ -265,6 +265,16 @@ impl Writer {
             Form::Whole => object,
         };
         line("BOOKMARK", &negotiate::encode(&object))
+    }
+}
+
+/// Lines that are there at the same time are written together, as many as this.
+const LINES_MAX: usize = 16;
+
+fn join(mut lines: Vec<Bytes>) -> Bytes {
+    match lines.len() {
+        1 => lines.swap_remove(0),
+        _ => lines.concat().into(),
     }
 }
 

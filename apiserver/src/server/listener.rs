@@ -96,10 +96,11 @@ impl Connection {
             Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => return debug!(%peer, "TLS handshake took too long"),
         };
-        let certificates = stream.get_ref().1.peer_certificates().map(|c| {
-            let owned: Vec<_> = c.iter().map(|c| c.clone().into_owned()).collect();
-            PeerCertificates(owned.into())
-        });
+        let certificates = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .map(|c| PeerCertificates::new(c.iter().map(|c| c.clone().into_owned()).collect()));
         let service = self.layers.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(PeerAddress(peer));
             if let Some(certificates) = &certificates {

@@ -8,6 +8,7 @@ mod batch;
 mod cluster;
 mod config;
 mod network;
+mod node;
 mod pod;
 mod requests;
 mod storage;
@@ -20,10 +21,12 @@ use api_types::kinds::{Column, Kind};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use node::Node;
+
 /// An object to print and the time at which it is printed, for ages.
-pub(crate) struct Printed<'a> {
-    pub(crate) object: &'a Value,
-    pub(crate) now: DateTime<Utc>,
+struct Printed<'a> {
+    object: &'a Node<'a>,
+    now: DateTime<Utc>,
 }
 
 type Cells = fn(&Printed<'_>) -> Vec<Value>;
@@ -101,38 +104,45 @@ pub(crate) fn columns(kind: &Kind) -> &[Column] {
     if kind.columns.is_empty() { PLAIN.as_slice() } else { &kind.columns }
 }
 
-/// The cells of `object`, one per column of `kind`.
-pub(crate) fn cells(kind: &Kind, object: &Value, now: DateTime<Utc>) -> Vec<Value> {
-    let printed = Printed { object, now };
+/// The cells of an encoded object, one per column of `kind`. What cannot be read has empty ones.
+pub(crate) fn cells(kind: &Kind, bytes: &[u8], now: DateTime<Utc>) -> Vec<Value> {
     if kind.columns.iter().any(|column| column.json_path.is_some()) {
-        return kind.columns.iter().map(|column| printed.custom(column)).collect();
+        let object = serde_json::from_slice(bytes).unwrap_or_default();
+        return kind.columns.iter().map(|column| custom(column, &object, now)).collect();
     }
+    let object = Node::read(bytes).unwrap_or(Node::Null);
+    let printed = Printed { object: &object, now };
     match PRINTERS.iter().find(|(name, _)| *name == kind.kind) {
         Some((_, print)) if !kind.columns.is_empty() => print(&printed),
-        _ => vec![printed.name(), printed.at("/metadata/creationTimestamp")],
+        _ => vec![printed.name(), printed.cell("/metadata/creationTimestamp")],
     }
 }
 
 impl Printed<'_> {
-    /// The value at a JSON pointer, null when there is none.
-    fn at(&self, pointer: &str) -> Value {
-        self.object.pointer(pointer).cloned().unwrap_or(Value::Null)
+    /// The part at a pointer, null when there is none.
+    fn at(&self, pointer: &str) -> &Node<'_> {
+        self.object.pointer(pointer).unwrap_or(&Node::Null)
+    }
+
+    /// The part at a pointer as a cell.
+    fn cell(&self, pointer: &str) -> Value {
+        self.at(pointer).to_value()
     }
 
     fn text(&self, pointer: &str) -> &str {
-        self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+        self.object.pointer(pointer).and_then(Node::as_str).unwrap_or_default()
     }
 
     fn count(&self, pointer: &str) -> i64 {
-        self.object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+        self.object.pointer(pointer).and_then(Node::as_i64).unwrap_or(0)
     }
 
-    fn list(&self, pointer: &str) -> &[Value] {
-        self.object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    fn list(&self, pointer: &str) -> &[Node<'_>] {
+        self.object.pointer(pointer).and_then(Node::as_array).unwrap_or_default()
     }
 
     fn name(&self) -> Value {
-        self.at("/metadata/name")
+        self.cell("/metadata/name")
     }
 
     /// Time since the object was made.
@@ -140,38 +150,44 @@ impl Printed<'_> {
         json!(self.since(self.text("/metadata/creationTimestamp")))
     }
 
-    /// Time since `timestamp` (RFC 3339), as people say it; `<unknown>` when there is none.
+    /// Time since `timestamp`, as people say it.
     fn since(&self, timestamp: &str) -> String {
-        match DateTime::parse_from_rfc3339(timestamp) {
-            Ok(then) => api_types::table::human_duration(self.now.signed_duration_since(then)),
-            Err(_) => "<unknown>".to_owned(),
-        }
-    }
-
-    fn custom(&self, column: &Column) -> Value {
-        let Some(path) = &column.json_path else { return self.name() };
-        let Ok(path) = JsonPath::parse(path) else { return Value::Null };
-        let Some(value) = path.find(self.object).into_iter().next() else { return Value::Null };
-        match (column.kind.as_str(), value) {
-            (_, Value::Null) => Value::Null,
-            ("date", Value::String(text)) => match DateTime::parse_from_rfc3339(text) {
-                Ok(_) => json!(self.since(text)),
-                Err(_) => json!("<invalid>"),
-            },
-            ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => value.clone(),
-            ("string", other) => json!(other.to_string()),
-            ("integer", Value::Number(n)) => {
-                n.as_i64().or(n.as_f64().map(whole)).map_or(Value::Null, Value::from)
-            }
-            ("number", Value::Number(_)) => value.clone(),
-            _ => Value::Null,
-        }
+        since(timestamp, self.now)
     }
 
     /// Names and images of the containers of the pod template at `pointer`.
     fn containers(&self, pointer: &str) -> [Value; 2] {
         let containers = self.list(pointer);
         ["name", "image"].map(|field| json!(join(containers.iter().filter_map(|c| c[field].as_str()))))
+    }
+}
+
+/// Time since `timestamp` (RFC 3339), as people say it; `<unknown>` when there is none.
+fn since(timestamp: &str, now: DateTime<Utc>) -> String {
+    match DateTime::parse_from_rfc3339(timestamp) {
+        Ok(then) => api_types::table::human_duration(now.signed_duration_since(then)),
+        Err(_) => "<unknown>".to_owned(),
+    }
+}
+
+/// The cell of a column that a definition made.
+fn custom(column: &Column, object: &Value, now: DateTime<Utc>) -> Value {
+    let Some(path) = &column.json_path else { return object["metadata"]["name"].clone() };
+    let Ok(path) = JsonPath::parse(path) else { return Value::Null };
+    let Some(value) = path.find(object).into_iter().next() else { return Value::Null };
+    match (column.kind.as_str(), value) {
+        (_, Value::Null) => Value::Null,
+        ("date", Value::String(text)) => match DateTime::parse_from_rfc3339(text) {
+            Ok(_) => json!(since(text, now)),
+            Err(_) => json!("<invalid>"),
+        },
+        ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+        ("string", other) => json!(other.to_string()),
+        ("integer", Value::Number(n)) => {
+            n.as_i64().or(n.as_f64().map(whole)).map_or(Value::Null, Value::from)
+        }
+        ("number", Value::Number(_)) => value.clone(),
+        _ => Value::Null,
     }
 }
 
@@ -191,7 +207,7 @@ fn or_none(text: &str) -> Value {
 }
 
 /// A plain map of labels as `a=b,c=d`.
-fn labels(map: &Value) -> String {
+fn labels(map: &Node<'_>) -> String {
     let pairs = map.as_object().into_iter().flatten();
     pairs
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
@@ -200,7 +216,7 @@ fn labels(map: &Value) -> String {
 }
 
 /// A LabelSelector as text.
-fn selector(selector: &Value) -> String {
+fn selector(selector: &Node<'_>) -> String {
     let mut terms = Vec::new();
     let plain = labels(&selector["matchLabels"]);
     if !plain.is_empty() {
@@ -208,7 +224,7 @@ fn selector(selector: &Value) -> String {
     }
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();
-        let values = join(expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str));
+        let values = join(expression["values"].as_array().into_iter().flatten().filter_map(Node::as_str));
         terms.push(match expression["operator"].as_str() {
             Some("In") => format!("{key} in ({values})"),
             Some("NotIn") => format!("{key} notin ({values})"),
@@ -229,14 +245,16 @@ mod tests {
     fn every_row_prints_as_many_cells_as_its_kind_has_columns() {
         let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
         for kind in api_types::kinds::builtin().iter().filter(|kind| !kind.columns.is_empty()) {
-            let printed = cells(kind, &object, DateTime::UNIX_EPOCH);
+            let printed = cells(kind, object.to_string().as_bytes(), DateTime::UNIX_EPOCH);
             assert_eq!(printed.len(), kind.columns.len(), "{} {:?}", kind.kind, kind.columns);
         }
     }
 
     pub(super) fn check(print: Cells, object: &Value, expected: &[&str]) {
         let made = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").expect("a time").to_utc();
-        let printed = print(&Printed { object, now: made + TimeDelta::minutes(5) });
+        let text = object.to_string();
+        let object = Node::read(text.as_bytes()).expect("an object");
+        let printed = print(&Printed { object: &object, now: made + TimeDelta::minutes(5) });
         let texts: Vec<String> = printed
             .iter()
             .map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))

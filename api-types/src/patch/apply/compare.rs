@@ -106,6 +106,10 @@ struct Walk {
 
 impl Walk {
     fn both(&mut self, schema: &Schema, old: Option<&Value>, new: Option<&Value>) {
+        // Most of an object is not what a write changes.
+        if old.is_some() && old == new {
+            return;
+        }
         let nothing = |v: Option<&Value>| v.is_none_or(is_nothing);
         let same_shape = |v: Option<&Value>| match schema.ty {
             Type::List => v.is_none_or(|v| v.is_array() || v.is_null()),

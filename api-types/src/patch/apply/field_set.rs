@@ -82,18 +82,15 @@ impl FieldSet {
     }
 
     fn cut(&mut self, path: &[&str]) {
-        match path {
-            [] => {}
-            [last] => drop(self.below.remove(&format!("f:{last}"))),
-            [first, rest @ ..] => {
-                let element = format!("f:{first}");
-                if let Some(below) = self.below.get_mut(&element) {
-                    below.cut(rest);
-                    if below.is_empty() {
-                        self.below.remove(&element);
-                    }
-                }
-            }
+        let [first, rest @ ..] = path else { return };
+        let is_first = |element: &str| element.strip_prefix("f:") == Some(*first);
+        let Some((element, below)) = self.below.iter_mut().find(|(element, _)| is_first(element)) else {
+            return;
+        };
+        below.cut(rest);
+        if rest.is_empty() || below.is_empty() {
+            let element = element.clone();
+            self.below.remove(&element);
         }
     }
 

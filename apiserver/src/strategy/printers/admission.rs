@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Printed;
+use super::{Node, Printed};
 
 pub(super) fn webhooks(printed: &Printed<'_>) -> Vec<Value> {
     vec![printed.name(), json!(printed.list("/webhooks").len()), printed.age()]
@@ -29,7 +29,7 @@ fn parameter_kind(printed: &Printed<'_>) -> String {
 }
 
 pub(super) fn policy_binding(printed: &Printed<'_>) -> Vec<Value> {
-    vec![printed.name(), printed.at("/spec/policyName"), json!(parameters(printed)), printed.age()]
+    vec![printed.name(), printed.cell("/spec/policyName"), json!(parameters(printed)), printed.age()]
 }
 
 /// The parameters of a binding: one object, or a selector as Go prints it.
@@ -45,8 +45,8 @@ fn parameters(printed: &Printed<'_>) -> String {
     }
 }
 
-fn go_selector(selector: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+fn go_selector(selector: &Node<'_>) -> String {
+    let text = |value: &Node<'_>| value.as_str().unwrap_or_default().to_owned();
     let labels = selector["matchLabels"].as_object().into_iter().flatten();
     let labels: String = labels.map(|(key, value)| format!("{key}: {},", text(value))).collect();
     let terms = selector["matchExpressions"].as_array().into_iter().flatten();

@@ -15,7 +15,7 @@ pub(super) fn job(printed: &Printed<'_>) -> Vec<Value> {
         printed.age(),
         names,
         images,
-        json!(selector(&printed.at("/spec/selector"))),
+        json!(selector(printed.at("/spec/selector"))),
     ]
 }
 
@@ -67,13 +67,13 @@ pub(super) fn cron_job(printed: &Printed<'_>) -> Vec<Value> {
         json!(printed.text("/spec/schedule")),
         or_none(printed.text("/spec/timeZone")),
         // kube-apiserver prints this boolean as a word.
-        json!(if printed.at("/spec/suspend") == true { "True" } else { "False" }),
+        json!(if printed.at("/spec/suspend").is_true() { "True" } else { "False" }),
         json!(printed.list("/status/active").len()),
         json!(last),
         printed.age(),
         names,
         images,
-        json!(selector(&printed.at("/spec/jobTemplate/spec/selector"))),
+        json!(selector(printed.at("/spec/jobTemplate/spec/selector"))),
     ]
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Printed, join, or_none};
 
 pub(super) fn namespace(printed: &Printed<'_>) -> Vec<Value> {
-    vec![printed.name(), printed.at("/status/phase"), printed.age()]
+    vec![printed.name(), printed.cell("/status/phase"), printed.age()]
 }
 
 pub(super) fn node(printed: &Printed<'_>) -> Vec<Value> {
@@ -22,7 +22,7 @@ pub(super) fn node(printed: &Printed<'_>) -> Vec<Value> {
         json!(node_status(printed)),
         json!(roles(printed)),
         printed.age(),
-        printed.at("/status/nodeInfo/kubeletVersion"),
+        printed.cell("/status/nodeInfo/kubeletVersion"),
         address("InternalIP"),
         address("ExternalIP"),
         info("osImage"),
@@ -38,7 +38,7 @@ fn node_status(printed: &Printed<'_>) -> String {
         Some(_) => "NotReady",
         None => "Unknown",
     }];
-    if printed.at("/spec/unschedulable") == true {
+    if printed.at("/spec/unschedulable").is_true() {
         words.push("SchedulingDisabled");
     }
     words.join(",")
@@ -120,7 +120,7 @@ pub(super) fn priority_class(printed: &Printed<'_>) -> Vec<Value> {
     vec![
         printed.name(),
         json!(printed.count("/value")),
-        json!(printed.at("/globalDefault") == true),
+        json!(printed.at("/globalDefault").is_true()),
         printed.age(),
         json!(printed.text("/preemptionPolicy")),
     ]

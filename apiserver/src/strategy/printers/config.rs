@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::Printed;
+use super::{Node, Printed};
 
 fn entries(printed: &Printed<'_>, pointers: &[&str]) -> Value {
     let count: usize =
-        pointers.iter().map(|pointer| printed.at(pointer).as_object().map_or(0, serde_json::Map::len)).sum();
+        pointers.iter().map(|pointer| printed.at(pointer).as_object().map_or(0, <[_]>::len)).sum();
     json!(count)
 }
 
@@ -35,7 +35,7 @@ pub(super) fn resource_quota(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 /// `RWO,ROX`: access modes in short.
-fn access_modes(modes: &[Value]) -> Value {
+fn access_modes(modes: &[Node<'_>]) -> Value {
     let short = modes.iter().map(|mode| match mode.as_str().unwrap_or_default() {
         "ReadWriteOnce" => "RWO",
         "ReadOnlyMany" => "ROX",
@@ -95,10 +95,10 @@ pub(super) fn storage_class(printed: &Printed<'_>) -> Vec<Value> {
     let name = printed.text("/metadata/name");
     vec![
         json!(if is_default { format!("{name} (default)") } else { name.to_owned() }),
-        printed.at("/provisioner"),
+        printed.cell("/provisioner"),
         json!(printed.text("/reclaimPolicy")),
         json!(printed.text("/volumeBindingMode")),
-        json!(printed.at("/allowVolumeExpansion") == true),
+        json!(printed.at("/allowVolumeExpansion").is_true()),
         printed.age(),
     ]
 }

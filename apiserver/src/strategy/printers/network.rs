@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Printed, join, labels, or_none, selector};
+use super::{Node, Printed, join, labels, or_none, selector};
 
 pub(super) fn service(printed: &Printed<'_>) -> Vec<Value> {
     vec![
@@ -12,12 +12,12 @@ pub(super) fn service(printed: &Printed<'_>) -> Vec<Value> {
         json!(external_address(printed)),
         json!(ports(printed)),
         printed.age(),
-        or_none(&labels(&printed.at("/spec/selector"))),
+        or_none(&labels(printed.at("/spec/selector"))),
     ]
 }
 
 fn external_address(printed: &Printed<'_>) -> String {
-    let external = join(printed.list("/spec/externalIPs").iter().filter_map(Value::as_str));
+    let external = join(printed.list("/spec/externalIPs").iter().filter_map(Node::as_str));
     let balanced = join(
         printed
             .list("/status/loadBalancer/ingress")
@@ -135,7 +135,7 @@ pub(super) fn ingress_class(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn network_policy(printed: &Printed<'_>) -> Vec<Value> {
-    vec![printed.name(), json!(selector(&printed.at("/spec/podSelector"))), printed.age()]
+    vec![printed.name(), json!(selector(printed.at("/spec/podSelector"))), printed.age()]
 }
 
 pub(super) fn ip_address(printed: &Printed<'_>) -> Vec<Value> {
@@ -150,7 +150,7 @@ pub(super) fn ip_address(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn service_cidr(printed: &Printed<'_>) -> Vec<Value> {
-    let ranges = join(printed.list("/spec/cidrs").iter().filter_map(Value::as_str));
+    let ranges = join(printed.list("/spec/cidrs").iter().filter_map(Node::as_str));
     vec![printed.name(), json!(ranges), printed.age()]
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Printed, labels, or_none};
+use super::{Node, Printed, labels, or_none};
 
 pub(super) fn pod(printed: &Printed<'_>) -> Vec<Value> {
     let ready = printed.list("/status/containerStatuses").iter().filter(|c| c["ready"] == true).count();
@@ -25,10 +25,10 @@ pub(super) fn pod(printed: &Printed<'_>) -> Vec<Value> {
 
 pub(super) fn pod_template(printed: &Printed<'_>) -> Vec<Value> {
     let [names, images] = printed.containers("/template/spec/containers");
-    vec![printed.name(), names, images, or_none(&labels(&printed.at("/template/metadata/labels")))]
+    vec![printed.name(), names, images, or_none(&labels(printed.at("/template/metadata/labels")))]
 }
 
-fn sidecar_statuses<'a>(printed: &'a Printed<'_>) -> impl Iterator<Item = &'a Value> {
+fn sidecar_statuses<'a>(printed: &'a Printed<'_>) -> impl Iterator<Item = &'a Node<'a>> {
     let specs = printed.list("/spec/initContainers");
     printed.list("/status/initContainerStatuses").iter().filter(move |status| {
         specs.iter().any(|spec| spec["name"] == status["name"] && spec["restartPolicy"] == "Always")
@@ -50,7 +50,7 @@ fn readiness_gates(printed: &Printed<'_>) -> String {
 
 /// The count of restarts, with the time of the last one.
 fn restarts(printed: &Printed<'_>) -> String {
-    let statuses: Vec<&Value> =
+    let statuses: Vec<&Node<'_>> =
         printed.list("/status/containerStatuses").iter().chain(sidecar_statuses(printed)).collect();
     let count: i64 = statuses.iter().map(|status| status["restartCount"].as_i64().unwrap_or(0)).sum();
     let last = statuses.iter().filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str()).max();
@@ -108,7 +108,7 @@ fn init_status(printed: &Printed<'_>) -> Option<String> {
 }
 
 /// Why a container ended: its reason, signal or exit code.
-fn ended(terminated: &Value) -> String {
+fn ended(terminated: &Node<'_>) -> String {
     match terminated["reason"].as_str() {
         Some(reason) if !reason.is_empty() => reason.to_owned(),
         _ => match terminated["signal"].as_i64() {
@@ -143,6 +143,8 @@ mod tests {
     use super::*;
 
     fn status_of(object: Value) -> String {
+        let text = object.to_string();
+        let object = Node::read(text.as_bytes()).unwrap();
         status(&Printed { object: &object, now: chrono::DateTime::UNIX_EPOCH })
     }
 

@@ -4,10 +4,10 @@ use api_types::table::human_duration;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::{Printed, or_none};
+use super::{Node, Printed, or_none};
 
 pub(super) fn certificate_request(printed: &Printed<'_>) -> Vec<Value> {
-    let duration = match printed.object.pointer("/spec/expirationSeconds").and_then(Value::as_i64) {
+    let duration = match printed.object.pointer("/spec/expirationSeconds").and_then(Node::as_i64) {
         Some(seconds) => json!(human_duration(TimeDelta::try_seconds(seconds).unwrap_or(TimeDelta::MAX))),
         None => json!("<none>"),
     };
@@ -60,19 +60,19 @@ pub(super) fn flow_schema(printed: &Printed<'_>) -> Vec<Value> {
         json!(printed.count("/spec/matchingPrecedence")),
         or_none(printed.text("/spec/distinguisherMethod/type")),
         printed.age(),
-        dangling.map_or(json!("?"), |condition| condition["status"].clone()),
+        dangling.map_or(json!("?"), |condition| condition["status"].to_value()),
     ]
 }
 
 pub(super) fn priority_level(printed: &Printed<'_>) -> Vec<Value> {
-    let number = |pointer: &str| match printed.at(pointer) {
+    let number = |pointer: &str| match printed.cell(pointer) {
         Value::Null => json!("<none>"),
         found => found,
     };
     let queuing = |field: &str| number(&format!("/spec/limited/limitResponse/queuing/{field}"));
     vec![
         printed.name(),
-        printed.at("/spec/type"),
+        printed.cell("/spec/type"),
         number("/spec/limited/nominalConcurrencyShares"),
         queuing("queues"),
         queuing("handSize"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Printed, join};
+use super::{Node, Printed, join};
 
 pub(super) fn csi_driver(printed: &Printed<'_>) -> Vec<Value> {
     let tokens = printed.list("/spec/tokenRequests");
@@ -19,7 +19,7 @@ pub(super) fn csi_driver(printed: &Printed<'_>) -> Vec<Value> {
         flag("storageCapacity", false),
         json!(audiences),
         flag("requiresRepublish", false),
-        json!(join(printed.list("/spec/volumeLifecycleModes").iter().filter_map(Value::as_str))),
+        json!(join(printed.list("/spec/volumeLifecycleModes").iter().filter_map(Node::as_str))),
         printed.age(),
     ]
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Printed, labels, or_none, selector};
+use super::{Node, Printed, labels, or_none, selector};
 use crate::strategy::conversion;
 
 pub(super) fn replica_set(printed: &Printed<'_>) -> Vec<Value> {
@@ -32,7 +32,7 @@ pub(super) fn deployment(printed: &Printed<'_>) -> Vec<Value> {
         printed.age(),
         names,
         images,
-        json!(selector(&printed.at("/spec/selector"))),
+        json!(selector(printed.at("/spec/selector"))),
     ]
 }
 
@@ -51,11 +51,11 @@ pub(super) fn daemon_set(printed: &Printed<'_>) -> Vec<Value> {
         json!(printed.count("/status/numberReady")),
         json!(printed.count("/status/updatedNumberScheduled")),
         json!(printed.count("/status/numberAvailable")),
-        or_none(&labels(&printed.at("/spec/template/spec/nodeSelector"))),
+        or_none(&labels(printed.at("/spec/template/spec/nodeSelector"))),
         printed.age(),
         names,
         images,
-        json!(selector(&printed.at("/spec/selector"))),
+        json!(selector(printed.at("/spec/selector"))),
     ]
 }
 
@@ -72,7 +72,7 @@ pub(super) fn controller_revision(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
-    let number = |pointer: &str| match printed.at(pointer) {
+    let number = |pointer: &str| match printed.cell(pointer) {
         Value::Null => json!("N/A"),
         Value::String(text) => json!(text),
         other => json!(other.to_string()),
@@ -87,8 +87,9 @@ pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
 }
 
 pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
-    let stored = conversion::stored_autoscaler(printed.object);
-    let printed = &Printed { object: &stored, now: printed.now };
+    let stored = conversion::stored_autoscaler(&printed.object.to_value()).to_string();
+    let object = Node::read(stored.as_bytes()).unwrap_or(Node::Null);
+    let printed = &Printed { object: &object, now: printed.now };
     let target = format!(
         "{}/{}",
         printed.text("/spec/scaleTargetRef/kind"),
@@ -98,7 +99,10 @@ pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
         printed.name(),
         json!(target),
         json!(metrics(printed)),
-        printed.object.pointer("/spec/minReplicas").map_or(json!("<unset>"), |min| json!(min.to_string())),
+        printed
+            .object
+            .pointer("/spec/minReplicas")
+            .map_or(json!("<unset>"), |min| json!(min.to_value().to_string())),
         json!(printed.count("/spec/maxReplicas")),
         json!(printed.count("/status/currentReplicas")),
         printed.age(),
@@ -116,7 +120,7 @@ fn metrics(printed: &Printed<'_>) -> String {
         .iter()
         .take(METRICS_SHOWN)
         .enumerate()
-        .map(|(i, metric)| metric_text(metric, current.get(i).unwrap_or(&Value::Null)))
+        .map(|(i, metric)| metric_text(metric, current.get(i).unwrap_or(&Node::Null)))
         .collect();
     match wanted.len() {
         0 => "<none>".to_owned(),
@@ -125,7 +129,7 @@ fn metrics(printed: &Printed<'_>) -> String {
     }
 }
 
-fn metric_text(metric: &Value, current: &Value) -> String {
+fn metric_text(metric: &Node<'_>, current: &Node<'_>) -> String {
     let field = match metric["type"].as_str() {
         Some("ContainerResource") => "containerResource",
         Some("Resource") => "resource",
@@ -135,9 +139,9 @@ fn metric_text(metric: &Value, current: &Value) -> String {
         _ => return "<unknown type>".to_owned(),
     };
     let (target, seen) = (&metric[field]["target"], &current[field]["current"]);
-    let text = |value: &Value, unit: &str| match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => format!("{number}{unit}"),
+    let text = |value: &Node<'_>, unit: &str| match value {
+        Node::Text(text) => text.clone().into_owned(),
+        Node::Number(number) => format!("{number}{unit}"),
         _ => "<unknown>".to_owned(),
     };
     let of = |amount: &str, unit: &str| {

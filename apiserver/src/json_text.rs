@@ -1,0 +1,126 @@
+//! Walking over the JSON text of an object without building it.
+//!
+//! Only for text that the server encoded itself: it is valid and has no space between its parts. Where it is not
+//! so, the walk ends early; nothing else happens.
+
+use std::borrow::Cow;
+
+/// The fields of an object, as their text stands: names without their quotes, values whole. Anything else has none.
+pub(crate) fn fields(object: &[u8]) -> Fields<'_> {
+    Fields { rest: object.strip_prefix(b"{").unwrap_or_default() }
+}
+
+/// The value of one field.
+pub(crate) fn field<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    fields(object).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
+}
+
+/// What a text, a number or a boolean says; none of null, lists and objects.
+pub(crate) fn scalar(value: &[u8]) -> Option<Cow<'_, str>> {
+    match value.first()? {
+        b'"' if value.contains(&b'\\') => serde_json::from_slice(value).ok().map(Cow::Owned),
+        b'"' => std::str::from_utf8(value.get(1..value.len() - 1)?).ok().map(Cow::Borrowed),
+        b'{' | b'[' | b'n' => None,
+        _ => std::str::from_utf8(value).ok().map(Cow::Borrowed),
+    }
+}
+
+pub(crate) struct Fields<'a> {
+    /// What follows the brace or comma before the next field.
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, rest) = self.rest.split_at_checked(text_end(self.rest)?)?;
+        let rest = rest.strip_prefix(b":")?;
+        let (value, rest) = rest.split_at_checked(value_end(rest)?)?;
+        self.rest = rest.strip_prefix(b",").unwrap_or_default();
+        Some((&name[1..name.len() - 1], value))
+    }
+}
+
+/// Where the text that begins here ends, its quotes included.
+fn text_end(text: &[u8]) -> Option<usize> {
+    let mut at = text.first().filter(|first| **first == b'"').map(|_| 1)?;
+    loop {
+        at += text.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+        match text[at] {
+            b'"' => return Some(at + 1),
+            _ => at += 2,
+        }
+    }
+}
+
+/// Where the value that begins here ends.
+fn value_end(text: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        match *text.get(at)? {
+            b'"' => at += text_end(&text[at..])?,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' if depth > 0 => {
+                depth -= 1;
+                at += 1;
+            }
+            // A number or a word ends where its surroundings go on.
+            b',' | b'}' | b']' if depth == 0 => return Some(at),
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: &[u8] = br#"{"a":"x\"},{","b":{"c":[1,{"d":null}],"e":"]"},"n":-1.5e3,"t":true,"z":[]}"#;
+
+    #[test]
+    fn fields_are_cut_where_they_end() {
+        let found: Vec<_> = fields(OBJECT).map(|(name, value)| (text(name), text(value))).collect();
+        let expected = [
+            ("a", r#""x\"},{""#),
+            ("b", r#"{"c":[1,{"d":null}],"e":"]"}"#),
+            ("n", "-1.5e3"),
+            ("t", "true"),
+            ("z", "[]"),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(field(field(OBJECT, "b").unwrap(), "e"), Some(&br#""]""#[..]));
+    }
+
+    #[test]
+    fn scalars_say_what_is_written() {
+        let said = |name| field(OBJECT, name).and_then(scalar).map(Cow::into_owned);
+        assert_eq!(said("a").as_deref(), Some("x\"},{"));
+        assert_eq!((said("n").as_deref(), said("t").as_deref()), (Some("-1.5e3"), Some("true")));
+        assert_eq!((said("b"), said("z"), said("none")), (None, None, None));
+    }
+
+    #[test]
+    fn text_that_is_cut_off_ends_the_walk() {
+        for length in 0..OBJECT.len() {
+            assert!(fields(&OBJECT[..length]).count() <= 5);
+        }
+        assert_eq!(
+            (fields(b"[1]").count(), fields(b"{}").count(), fields(b"{ \"a\": 1 }").count()),
+            (0, 0, 0)
+        );
+    }
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+}
