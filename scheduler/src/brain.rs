@@ -20,6 +20,7 @@ use crate::profile::Profiles;
 use crate::queue::{Lengths, Popped, Queue, Waits};
 use crate::selector::Labels;
 use crate::snapshot::Snapshot;
+use crate::volumes::{ClaimFacts, ClaimKey, ClassFacts, VolumeFacts};
 
 /// A kind that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +28,13 @@ pub(crate) enum Watched {
     Pods,
     Nodes,
     Namespaces,
+    Claims,
+    Volumes,
+    StorageClasses,
 }
+
+/// How many kinds are watched.
+const KINDS: usize = 6;
 
 /// One change of the cluster, as the watches tell it.
 #[derive(Debug)]
@@ -38,7 +45,13 @@ pub(crate) enum Change {
     NodeGone(String),
     Namespace(String, Labels),
     NamespaceGone(String),
-    /// A list is complete: what it does not name (uids of pods, else names) is gone.
+    Claim(Box<ClaimFacts>),
+    ClaimGone(ClaimKey),
+    Volume(Box<VolumeFacts>),
+    VolumeGone(String),
+    StorageClass(Box<ClassFacts>),
+    StorageClassGone(String),
+    /// A list is complete: what it does not name (uids of pods, `namespace/name` of claims, else names) is gone.
     Listed(Watched, HashSet<String>),
 }
 
@@ -114,7 +127,7 @@ impl Brain {
 
     /// Whether everything was listed once. Before, a decision would see half a cluster.
     pub(crate) fn is_synced(&self) -> bool {
-        self.listed.len() == 3
+        self.listed.len() == KINDS
     }
 
     /// Whether `step` has something to do.
@@ -144,6 +157,12 @@ impl Brain {
             Change::NodeGone(name) => drop(self.snapshot.remove_node(&name)),
             Change::Namespace(name, labels) => self.apply_namespace(&name, Some(labels), now),
             Change::NamespaceGone(name) => self.apply_namespace(&name, None, now),
+            Change::Claim(claim) => self.apply_claim(claim.key.clone(), Some(*claim), now),
+            Change::ClaimGone(key) => self.apply_claim(key, None, now),
+            Change::Volume(volume) => self.apply_volume(volume.name.clone(), Some(*volume), now),
+            Change::VolumeGone(name) => self.apply_volume(name, None, now),
+            Change::StorageClass(class) => self.apply_class(class.name.clone(), Some(*class), now),
+            Change::StorageClassGone(name) => self.apply_class(name, None, now),
             Change::Listed(kind, names) => self.finish_list(kind, &names, now),
         }
     }
@@ -215,6 +234,24 @@ impl Brain {
         }
     }
 
+    fn apply_claim(&mut self, key: ClaimKey, claim: Option<ClaimFacts>, now: Instant) {
+        if self.snapshot.volumes_mut().set_claim(key.clone(), claim) {
+            self.wake(&ClusterEvent::ClaimChanged(&key), now);
+        }
+    }
+
+    fn apply_volume(&mut self, name: String, volume: Option<VolumeFacts>, now: Instant) {
+        if self.snapshot.volumes_mut().set_volume(name, volume) {
+            self.wake(&ClusterEvent::VolumeChanged, now);
+        }
+    }
+
+    fn apply_class(&mut self, name: String, class: Option<ClassFacts>, now: Instant) {
+        if self.snapshot.volumes_mut().set_class(name, class) {
+            self.wake(&ClusterEvent::StorageClassChanged, now);
+        }
+    }
+
     fn finish_list(&mut self, kind: Watched, names: &HashSet<String>, now: Instant) {
         match kind {
             Watched::Pods => {
@@ -233,6 +270,21 @@ impl Brain {
                 for name in self.snapshot.namespace_names().iter().filter(|name| !names.contains(*name)) {
                     self.apply_namespace(name, None, now);
                 }
+            }
+            Watched::Claims => {
+                let gone = |(namespace, name): &ClaimKey| !names.contains(&format!("{namespace}/{name}"));
+                let keys = self.snapshot.volumes().claim_keys();
+                keys.into_iter().filter(gone).for_each(|key| self.apply_claim(key, None, now));
+            }
+            Watched::Volumes => {
+                let known = self.snapshot.volumes().volume_names();
+                let gone = known.into_iter().filter(|name| !names.contains(name));
+                gone.for_each(|name| self.apply_volume(name, None, now));
+            }
+            Watched::StorageClasses => {
+                let known = self.snapshot.volumes().class_names();
+                let gone = known.into_iter().filter(|name| !names.contains(name));
+                gone.for_each(|name| self.apply_class(name, None, now));
             }
         }
         self.listed.insert(kind);
@@ -284,7 +336,7 @@ impl Brain {
 
     fn assume(&mut self, pod: Arc<PodInfo>, node: Arc<str>, now: Instant) -> Option<Effect> {
         let points = self.profiles.find(&pod)?;
-        if let Err((plugin, refusal)) = cycle::reserve(points, &pod, &node) {
+        if let Err((plugin, refusal)) = cycle::reserve(points, &pod, &node, &self.snapshot) {
             let mut refused_by = crate::framework::PluginSet::default();
             refused_by.insert(plugin);
             self.tally.unschedulable += 1;

@@ -366,8 +366,14 @@ fn trace_scores(request: &Request<'_>, scratch: &mut Scratch) -> Vec<TracedScore
 
 /// Asks the plugins that are told of assumed pods, and those that have the last word. What was reserved is
 /// given back when one says no.
-pub(crate) fn reserve(points: &Points, pod: &PodInfo, node: &str) -> Result<(), (PluginId, Refusal)> {
-    let reserving = points.reserve.iter().map(|attached| (attached.id, attached.plugin.reserve(pod, node)));
+pub(crate) fn reserve(
+    points: &Points,
+    pod: &PodInfo,
+    node: &str,
+    snapshot: &Snapshot,
+) -> Result<(), (PluginId, Refusal)> {
+    let reserving =
+        points.reserve.iter().map(|attached| (attached.id, attached.plugin.reserve(pod, node, snapshot)));
     let permitting = points.permit.iter().map(|attached| (attached.id, attached.plugin.permit(pod, node)));
     let refused =
         reserving.chain(permitting).find_map(|(id, check): (PluginId, Check)| check.err().map(|r| (id, r)));

@@ -9,7 +9,6 @@ use std::time::Duration;
 use component_base::Shutdown;
 use component_base::acted_on::Seen;
 use component_base::client::told;
-use component_base::clock::Clock;
 use component_base::events::Recorder;
 use component_base::health::Readiness;
 use component_base::metrics::{Counter, Family, Gauge, Metrics};
@@ -45,6 +44,7 @@ enum Done {
 pub(crate) struct Figures {
     attempts: Family<[(&'static str, &'static str); 1], Counter>,
     pending: Family<[(&'static str, &'static str); 1], Gauge>,
+    dropped_events: Counter,
 }
 
 impl Figures {
@@ -54,6 +54,11 @@ impl Figures {
         Self {
             attempts: metrics.register("scheduler_schedule_attempts", attempts, Family::default()),
             pending: metrics.register("scheduler_pending_pods", pending, Family::default()),
+            dropped_events: metrics.register(
+                "events_dropped",
+                "Events that were lost: no room, or refused",
+                Counter::default(),
+            ),
         }
     }
 
@@ -86,6 +91,8 @@ struct Surroundings {
     writer: Writer,
     tasks: Tasks,
     bind_slots: Arc<Semaphore>,
+    /// For pods with volumes that may have to be made first.
+    volume_slots: Arc<Semaphore>,
     report_slots: Arc<Semaphore>,
     done: mpsc::Sender<Done>,
 }
@@ -106,11 +113,14 @@ pub(crate) async fn run(config: &Config, profiles: Profiles, parts: Parts, shutd
     let tasks = Tasks::new(shutdown.clone());
     let bounds = config.bounds;
     let (changes, inbox) = mpsc::channel(bounds.changes_max);
-    let (done, results) = mpsc::channel(bounds.binds_max + bounds.reports_max);
+    let (done, results) = mpsc::channel(bounds.binds_max + bounds.volume_binds_max + bounds.reports_max);
     let settings =
         Settings { waits: config.waits(), sample_percent: config.sample_percent, seed: config.seed };
     let brain = Brain::new(profiles, settings, parts.decisions, config.clock);
-    let surroundings = Surroundings::new(parts.client.clone(), config.clock, &bounds, done, &tasks);
+    let dropped = parts.figures.dropped_events.clone();
+    let recorder = Recorder::counting(parts.client.clone(), "", config.clock, &tasks, dropped);
+    let writer = Writer { client: parts.client.clone(), recorder, clock: config.clock };
+    let surroundings = Surroundings::new(writer, &bounds, done, &tasks);
     feed::start(&parts.client, &parts.seen, &changes, &tasks);
     drop(changes);
     let turns = Turns { brain, surroundings, inbox, results, figures: parts.figures, ready: parts.ready };
@@ -120,12 +130,12 @@ pub(crate) async fn run(config: &Config, profiles: Profiles, parts: Parts, shutd
 }
 
 impl Surroundings {
-    fn new(client: Client, clock: Clock, bounds: &Bounds, done: mpsc::Sender<Done>, tasks: &Tasks) -> Self {
-        let recorder = Recorder::new(client.clone(), "", clock, tasks);
+    fn new(writer: Writer, bounds: &Bounds, done: mpsc::Sender<Done>, tasks: &Tasks) -> Self {
         Self {
-            writer: Writer { client, recorder, clock },
+            writer,
             tasks: tasks.clone(),
             bind_slots: Arc::new(Semaphore::new(bounds.binds_max)),
+            volume_slots: Arc::new(Semaphore::new(bounds.volume_binds_max)),
             report_slots: Arc::new(Semaphore::new(bounds.reports_max)),
             done,
         }
@@ -143,9 +153,10 @@ impl Surroundings {
     }
 
     fn bind(&self, pod: Arc<PodInfo>, node: Arc<str>, brain: &mut Brain, now: Instant) {
-        let slot = self.bind_slots.clone().try_acquire_owned();
-        let (Ok(slot), Some(points)) = (slot, brain.points(&pod)) else {
-            // The loop asks for a slot before each decision, so this is only the end of the profile's life.
+        let slots = if pod.claims.is_empty() { &self.bind_slots } else { &self.volume_slots };
+        let (Ok(slot), Some(points)) = (slots.clone().try_acquire_owned(), brain.points(&pod)) else {
+            // The loop asks for a slot before each decision, so this is the end of the profile's life, or too many
+            // pods wait for volumes: this one is tried again after its back-off.
             drop(brain.bind_failed(&pod, &node, None, now));
             return;
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
+use crate::volumes::ClaimKey;
 
 /// One change, with what was before where that matters.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,12 @@ pub(crate) enum ClusterEvent<'a> {
     },
     /// Labels of a namespace changed.
     NamespaceUpdated,
+    /// A claim came or changed.
+    ClaimChanged(&'a ClaimKey),
+    /// A volume came or changed.
+    VolumeChanged,
+    /// A class of storage came or changed.
+    StorageClassChanged,
 }
 
 /// The kind of an event, for tables.
@@ -41,6 +48,9 @@ pub(crate) enum EventKind {
     PodRemoved,
     PodUpdated,
     NamespaceUpdated,
+    ClaimChanged,
+    VolumeChanged,
+    StorageClassChanged,
 }
 
 impl ClusterEvent<'_> {
@@ -53,6 +63,9 @@ impl ClusterEvent<'_> {
             Self::PodRemoved(_) => EventKind::PodRemoved,
             Self::PodUpdated { .. } => EventKind::PodUpdated,
             Self::NamespaceUpdated => EventKind::NamespaceUpdated,
+            Self::ClaimChanged(_) => EventKind::ClaimChanged,
+            Self::VolumeChanged => EventKind::VolumeChanged,
+            Self::StorageClassChanged => EventKind::StorageClassChanged,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Watches of pods, nodes and namespaces, as a stream of changes.
+//! Watches of what decisions depend on (pods, nodes, namespaces, and what volumes come from), as a stream of changes.
 //!
 //! Objects are compiled to what decisions need here, in the watching tasks, so that the one task that decides
 //! only stores them. When that task is behind, the watches wait.
@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -21,6 +22,7 @@ use component_base::supervise::Tasks;
 use crate::brain::{Change, Watched};
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
+use crate::volumes::{ClaimFacts, ClassFacts, VolumeFacts};
 
 /// How a kind becomes changes.
 struct Translation<K> {
@@ -55,6 +57,24 @@ pub(crate) fn start(client: &Client, seen: &Seen, changes: &mpsc::Sender<Change>
         },
         gone: |namespace| Change::NamespaceGone(namespace.name_any()),
     };
+    let claims = Translation::<PersistentVolumeClaim> {
+        watched: Watched::Claims,
+        key: |claim| format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any()),
+        applied: |claim| Change::Claim(Box::new(ClaimFacts::from_claim(claim))),
+        gone: |claim| Change::ClaimGone((claim.namespace().unwrap_or_default(), claim.name_any())),
+    };
+    let volumes = Translation::<PersistentVolume> {
+        watched: Watched::Volumes,
+        key: ResourceExt::name_any,
+        applied: |volume| Change::Volume(Box::new(VolumeFacts::from_volume(volume))),
+        gone: |volume| Change::VolumeGone(volume.name_any()),
+    };
+    let classes = Translation::<StorageClass> {
+        watched: Watched::StorageClasses,
+        key: ResourceExt::name_any,
+        applied: |class| Change::StorageClass(Box::new(ClassFacts::from_class(class))),
+        gone: |class| Change::StorageClassGone(class.name_any()),
+    };
     let everything = watcher::Config::default();
     tasks.spawn_until_shutdown(
         "watch-pods",
@@ -66,7 +86,19 @@ pub(crate) fn start(client: &Client, seen: &Seen, changes: &mpsc::Sender<Change>
     );
     tasks.spawn_until_shutdown(
         "watch-namespaces",
-        follow(Api::all(client.clone()), everything, namespaces, changes.clone(), seen.clone()),
+        follow(Api::all(client.clone()), everything.clone(), namespaces, changes.clone(), seen.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-claims",
+        follow(Api::all(client.clone()), everything.clone(), claims, changes.clone(), seen.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-volumes",
+        follow(Api::all(client.clone()), everything.clone(), volumes, changes.clone(), seen.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-storage-classes",
+        follow(Api::all(client.clone()), everything, classes, changes.clone(), seen.clone()),
     );
 }
 

@@ -191,7 +191,7 @@ pub(crate) trait Score: Send + Sync {
 
 /// Is told of an assumed pod, and when that comes to nothing. Both must be idempotent.
 pub(crate) trait Reserve: Send + Sync {
-    fn reserve(&self, pod: &PodInfo, node: &str) -> Check;
+    fn reserve(&self, pod: &PodInfo, node: &str, snapshot: &Snapshot) -> Check;
     fn unreserve(&self, pod: &PodInfo, node: &str);
 }
 
@@ -210,6 +210,8 @@ pub(crate) enum BindError {
     Request(#[source] kube::Error),
     #[error("cannot make the request")]
     Build(#[source] kube::core::request::Error),
+    #[error("running PreBind plugin \"VolumeBinding\": binding volumes: {0}")]
+    Volumes(String),
     #[error("no plugin binds")]
     NoBinder,
 }

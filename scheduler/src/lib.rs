@@ -24,6 +24,7 @@ mod snapshot;
 mod terms;
 #[cfg(test)]
 mod testing;
+mod volumes;
 mod writes;
 
 use std::net::SocketAddr;
@@ -34,13 +35,16 @@ use component_base::acted_on::Seen;
 use component_base::caller::Caller;
 use component_base::client::ClientSource;
 use component_base::clock::Clock;
-use component_base::health::Health;
+use component_base::health::{Health, reached_at};
 use component_base::leader::{self, Election};
 use component_base::metrics::Metrics;
 use component_base::supervise::Tasks;
 use component_base::zpages::Zpages;
 
 pub use profile::{ProfileConfig, ProfileError};
+
+/// The Lease that is elected for, and says where the one at work can be asked.
+pub const LEASE: &str = "kube-scheduler";
 
 /// What a scheduler is started with.
 #[derive(Clone)]
@@ -60,7 +64,7 @@ pub struct Config {
     pub seed: u64,
     /// The election to win first; none schedules at once.
     pub election: Option<Election>,
-    /// Where `/livez`, `/readyz`, `/metrics` and `/debug/decisions` are served.
+    /// Where `/livez`, `/readyz`, `/metrics` and `/debug/decisions` are served, which the Lease says.
     pub health: Option<SocketAddr>,
     pub bounds: Bounds,
 }
@@ -72,6 +76,8 @@ pub struct Bounds {
     pub changes_max: usize,
     /// Bindings under way; beyond, no further pod is decided.
     pub binds_max: usize,
+    /// Bindings that wait for volumes; beyond, pods with volumes are tried again after their back-off.
+    pub volume_binds_max: usize,
     /// Reports of unschedulable pods under way; beyond, a report is left to the pod's next attempt.
     pub reports_max: usize,
     /// Decisions kept for `/debug/decisions`; beyond, the oldest goes.
@@ -80,7 +86,13 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { changes_max: 4096, binds_max: 256, reports_max: 256, decisions_max: 512 }
+        Self {
+            changes_max: 4096,
+            binds_max: 256,
+            volume_binds_max: 1024,
+            reports_max: 256,
+            decisions_max: 512,
+        }
     }
 }
 
@@ -129,9 +141,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let figures = daemon::Figures::new(&metrics);
     let ready = health.readiness("informers");
     let side = Tasks::new(shutdown.child_token());
-    if let Some(address) = config.health {
-        health.serve(address, &side).await?;
-    }
+    let told_at = match config.health {
+        Some(address) => Some(reached_at(health.serve(address, &side).await?)),
+        None => None,
+    };
     if config.election.is_some() {
         // Who stands by is as ready as it can be.
         ready.pass();
@@ -140,10 +153,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let work = |stop: Shutdown| daemon::run(&config, profiles, parts, stop);
     let ended = match config.election.clone() {
         None => {
+            if let Some(told_at) = told_at {
+                let announced = client.clone();
+                side.spawn_until_shutdown("announcement", async move {
+                    leader::announce(announced, LEASE, &told_at).await;
+                });
+            }
             work(shutdown.child_token()).await;
             Ok(())
         }
-        Some(election) => leader::lead(client, config.clock, election, &metrics, shutdown, work).await,
+        Some(election) => {
+            let election = Election { told_at, ..election };
+            leader::lead(client, config.clock, election, &metrics, shutdown, work).await
+        }
     };
     side.shutdown().cancel();
     side.join().await;

@@ -78,7 +78,7 @@ impl Flags {
             sample_percent: self.percentage_of_nodes_to_score,
             backoff_first: self.pod_initial_backoff_seconds,
             backoff_max: self.pod_max_backoff_seconds,
-            election: self.leader_elect.then(|| Election::new("kube-scheduler")),
+            election: self.leader_elect.then(|| Election::new(scheduler::LEASE)),
             health: self.daemon.health,
             bounds: Bounds { binds_max: usize::from(self.binds_max), ..Bounds::default() },
             ..Config::new(self.daemon.client(), Clock::system())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, Pod, PodCondition, PodSpec, Toleration, TopologySpreadConstraint,
+    Affinity, Container, Pod, PodCondition, PodSpec, Toleration, TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -74,6 +74,14 @@ pub(crate) struct Spread {
     pub(crate) honors_taints: bool,
 }
 
+/// A claim of which the pod has a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimUse {
+    pub(crate) name: String,
+    /// Whether the claim is made for this pod and goes with it.
+    pub(crate) ephemeral: bool,
+}
+
 /// What is known of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PodInfo {
@@ -94,6 +102,7 @@ pub(crate) struct PodInfo {
     pub(crate) ports: Vec<HostPort>,
     pub(crate) images: Vec<String>,
     pub(crate) gates: Vec<String>,
+    pub(crate) claims: Vec<ClaimUse>,
     pub(crate) terminating: bool,
     /// Empty until it is bound.
     pub(crate) node_name: String,
@@ -116,6 +125,7 @@ impl PodInfo {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let namespace = pod.metadata.namespace.unwrap_or_default();
+        let name = pod.metadata.name.unwrap_or_default();
         let labels = pod.metadata.labels.unwrap_or_default();
         let assumed = pod_requests(&spec, Unset::Defaults);
         let mut requests = pod_requests(&spec, Unset::Nothing);
@@ -129,7 +139,6 @@ impl PodInfo {
         };
         Self {
             uid: pod.metadata.uid.unwrap_or_default().into(),
-            name: pod.metadata.name.unwrap_or_default(),
             scheduler: spec.scheduler_name.clone().unwrap_or_else(|| DEFAULT_SCHEDULER.to_owned()),
             priority: spec.priority.unwrap_or(0),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
@@ -141,6 +150,8 @@ impl PodInfo {
             spread: spread(&spec, &namespace, &labels),
             ports: host_ports(&spec),
             images: containers(&spec).filter_map(|c| c.image.as_deref()).map(normalized_image).collect(),
+            claims: claims(&spec, &name),
+            name,
             gates: spec.scheduling_gates.into_iter().flatten().map(|gate| gate.name).collect(),
             tolerations: spec.tolerations.unwrap_or_default(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
@@ -165,11 +176,11 @@ impl PodInfo {
     fn decisive(&self) -> impl PartialEq + '_ {
         let Self { namespace, name, uid, labels, scheduler, priority, never_preempts, .. } = self;
         let Self { requests, assumed_cpu, assumed_memory, tolerations, nodes, others, .. } = self;
-        let Self { spread, ports, images, gates, terminating, node_name, state: _, .. } = self;
+        let Self { spread, ports, images, gates, claims, terminating, node_name, state: _, .. } = self;
         (
             (namespace, name, uid, labels, scheduler, priority, never_preempts),
             (requests, assumed_cpu, assumed_memory, tolerations, nodes, others),
-            (spread, ports, images, gates, terminating, node_name),
+            (spread, ports, images, gates, claims, terminating, node_name),
         )
     }
 
@@ -240,6 +251,16 @@ fn spread(spec: &PodSpec, namespace: &str, labels: &Labels) -> Vec<Spread> {
         honors_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
     };
     spec.topology_spread_constraints.iter().flatten().map(compile).collect()
+}
+
+/// The claims of the pod's volumes. That of an ephemeral volume is named after both.
+fn claims(spec: &PodSpec, pod: &str) -> Vec<ClaimUse> {
+    let of_volume = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some(ClaimUse { name: claim.claim_name.clone(), ephemeral: false }),
+        (None, Some(_)) => Some(ClaimUse { name: format!("{pod}-{}", volume.name), ephemeral: true }),
+        (None, None) => None,
+    };
+    spec.volumes.iter().flatten().filter_map(of_volume).collect()
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {

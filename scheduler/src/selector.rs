@@ -70,6 +70,12 @@ impl Selector {
         self
     }
 
+    /// The same with `key` required to be one of `values`.
+    pub(crate) fn with_any(mut self, key: &str, values: &[String]) -> Self {
+        self.requirements.push(Requirement { key: key.to_owned(), test: Test::In(values.to_vec()) });
+        self
+    }
+
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|r| r.test.holds(labels.get(&r.key).map(String::as_str)))
     }

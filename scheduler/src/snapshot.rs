@@ -10,6 +10,7 @@ use crate::node::{NodeFacts, NodeInfo};
 use crate::pod::PodInfo;
 use crate::selector::Labels;
 use crate::terms::{Namespaces, Step, TermIndex};
+use crate::volumes::Volumes;
 
 /// Nodes, pods on nodes, and namespaces.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,7 @@ pub(crate) struct Snapshot {
     soft_tainted: usize,
     /// How many nodes have each value, for each label key that some term names.
     domains: HashMap<String, HashMap<String, usize>>,
+    volumes: Volumes,
 }
 
 impl Snapshot {
@@ -49,6 +51,15 @@ impl Snapshot {
 
     pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
         self.placed.values()
+    }
+
+    /// Claims, volumes and classes of storage.
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    pub(crate) fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
     }
 
     pub(crate) fn namespaces(&self) -> &Namespaces {

@@ -11,6 +11,7 @@ use crate::node::{NodeFacts, NodeInfo};
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
+use crate::volumes::{BIND_COMPLETED, ClaimFacts, ClassFacts, SELECTED_NODE, VolumeFacts};
 
 /// A pod in the making, as its JSON.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ pub(crate) fn pod(name: &str) -> PodBuilder {
         "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {}},
         "spec": {"containers": [{"name": "c", "image": "busybox", "resources": {"requests": {}}, "ports": []}],
             "initContainers": [], "tolerations": [], "schedulingGates": [], "nodeSelector": {},
-            "topologySpreadConstraints": []},
+            "topologySpreadConstraints": [], "volumes": []},
         "status": {},
     }))
 }
@@ -73,6 +74,11 @@ impl PodBuilder {
 
     pub(crate) fn host_port(self, port: i32) -> Self {
         self.push("/spec/containers/0/ports", json!({"containerPort": port, "hostPort": port}))
+    }
+
+    pub(crate) fn claim(self, name: &str) -> Self {
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        self.push("/spec/volumes", volume)
     }
 
     pub(crate) fn node(self, name: &str) -> Self {
@@ -236,6 +242,68 @@ impl NodeBuilder {
 
     pub(crate) fn info(&self) -> NodeInfo {
         NodeInfo::new(Arc::new(self.facts()))
+    }
+}
+
+/// A claim in the making, as its JSON.
+#[derive(Clone)]
+pub(crate) struct ClaimBuilder(Value);
+
+/// A claim of the namespace `default` for 1 GiB.
+pub(crate) fn claim(name: &str, class: &str) -> ClaimBuilder {
+    ClaimBuilder(json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name, "annotations": {}},
+        "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}},
+    }))
+}
+
+impl ClaimBuilder {
+    pub(crate) fn bound_to(mut self, volume: &str) -> Self {
+        self.0["spec"]["volumeName"] = json!(volume);
+        self.0["metadata"]["annotations"][BIND_COMPLETED] = json!("yes");
+        self
+    }
+
+    pub(crate) fn selected(mut self, node: &str) -> Self {
+        self.0["metadata"]["annotations"][SELECTED_NODE] = json!(node);
+        self
+    }
+}
+
+/// A free volume of 1 GiB, for the nodes of one zone or for all.
+pub(crate) fn volume(name: &str, class: &str, zone: Option<&str>) -> VolumeFacts {
+    let mut object = json!({
+        "metadata": {"name": name, "resourceVersion": "1"},
+        "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}},
+        "status": {"phase": "Available"},
+    });
+    if let Some(zone) = zone {
+        let term = json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]});
+        object["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms": [term]}});
+    }
+    VolumeFacts::from_volume(serde_json::from_value(object).unwrap())
+}
+
+/// A class that binds when a pod needs it.
+pub(crate) fn storage_class(name: &str, provisioner: &str) -> ClassFacts {
+    let object = json!({"metadata": {"name": name}, "provisioner": provisioner,
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    ClassFacts::from_class(serde_json::from_value(object).unwrap())
+}
+
+impl Snapshot {
+    pub(crate) fn set_claim(&mut self, claim: ClaimBuilder) {
+        let facts = ClaimFacts::from_claim(serde_json::from_value(claim.0).unwrap());
+        self.volumes_mut().set_claim(facts.key.clone(), Some(facts));
+    }
+
+    pub(crate) fn set_volume(&mut self, volume: VolumeFacts) {
+        self.volumes_mut().set_volume(volume.name.clone(), Some(volume));
+    }
+
+    pub(crate) fn set_class(&mut self, class: ClassFacts) {
+        self.volumes_mut().set_class(class.name.clone(), Some(class));
     }
 }
 

@@ -144,5 +144,5 @@ pub(crate) fn explain(pod: &PodInfo, node: &str, error: &BindError) -> Option<St
     }
     let text = told(error);
     warn!(pod = pod.key(), node, error = text, "cannot bind; trying again");
-    Some(format!("binding rejected: {text}"))
+    Some(if matches!(error, BindError::Volumes(_)) { text } else { format!("binding rejected: {text}") })
 }

@@ -25,8 +25,11 @@ impl Bench {
             bench.node(&node);
         }
         bench.apply(Change::Listed(Watched::Nodes, names));
-        bench.apply(Change::Listed(Watched::Namespaces, HashSet::new()));
-        bench.apply(Change::Listed(Watched::Pods, HashSet::new()));
+        for kind in
+            [Watched::Namespaces, Watched::Claims, Watched::Volumes, Watched::StorageClasses, Watched::Pods]
+        {
+            bench.apply(Change::Listed(kind, HashSet::new()));
+        }
         bench
     }
 

@@ -17,6 +17,7 @@ mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub(crate) static PLUGINS: &[PluginDef] = &[
     def::<node_affinity::NodeAffinity>(),
     def::<node_ports::NodePorts>(),
     def::<node_resources_fit::NodeResourcesFit>(),
+    def::<volume_binding::VolumeBinding>(),
     def::<pod_topology_spread::PodTopologySpread>(),
     def::<inter_pod_affinity::InterPodAffinity>(),
     def::<default_preemption::DefaultPreemption>(),

@@ -142,6 +142,57 @@ async fn pods_of_another_scheduler_are_left_alone() {
     world.stop().await;
 }
 
+fn with_claim(claim: &str) -> Value {
+    json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]})
+}
+
+#[tokio::test]
+async fn a_pod_waits_until_its_claim_is_there_and_bound() {
+    let world = World::start().await;
+    world.node("n1", "a").await;
+    world.node("n2", "b").await;
+    world.pod("db-0", with_claim("data")).await;
+    world.refused("db-0", "0/2 nodes are available: persistentvolumeclaim \"data\" not found.").await;
+    world.claim("data", "fast").await;
+    world.refused("db-0", "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.").await;
+    world.volume("v", "fast", "b").await;
+    world.bind_claim("data", "v").await;
+    assert_eq!(world.bound("db-0").await, "n2");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_learns_its_node_and_its_pod_waits_for_the_volume() {
+    let world = World::start().await;
+    world.node("n1", "a").await;
+    world.storage_class("late", "example.org/disk").await;
+    world.claim("data", "late").await;
+    world.pod("db-0", with_claim("data")).await;
+    assert_eq!(world.selected_node("data").await, "n1");
+    assert_eq!(node_of(&world.pods().get("db-0").await.unwrap()), None);
+    world.volume("v", "late", "a").await;
+    world.bind_claim("data", "v").await;
+    assert_eq!(world.bound("db-0").await, "n1");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_free_volume_is_given_to_the_claim_of_a_pod_that_it_reaches() {
+    let world = World::start().await;
+    world.node("n1", "a").await;
+    world.node("n2", "b").await;
+    world.storage_class("local", "kubernetes.io/no-provisioner").await;
+    world.claim("data", "local").await;
+    world.pod("db-0", with_claim("data")).await;
+    let nowhere = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.";
+    world.refused("db-0", nowhere).await;
+    world.volume("v", "local", "b").await;
+    assert_eq!(world.given("v").await, "data");
+    world.bind_claim("data", "v").await;
+    assert_eq!(world.bound("db-0").await, "n2");
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn many_pods_fill_many_nodes_and_none_too_far() {
     let world = World::start().await;

@@ -8,7 +8,10 @@ use component_base::client::ClientSource;
 use component_base::clock::Clock;
 use component_base::supervise::Tasks;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -102,6 +105,67 @@ impl World {
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let pod = json!({"metadata": {"name": name, "labels": {"app": app}}, "spec": spec});
         self.pods().create(&PostParams::default(), &object(pod)).await.unwrap()
+    }
+
+    fn claims(&self) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    fn volumes(&self) -> Api<PersistentVolume> {
+        Api::all(self.client.clone())
+    }
+
+    /// Makes a claim of this class.
+    pub(crate) async fn claim(&self, name: &str, class: &str) {
+        let spec = json!({"storageClassName": class, "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}});
+        let claim = object(json!({"metadata": {"name": name}, "spec": spec}));
+        self.claims().create(&PostParams::default(), &claim).await.unwrap();
+    }
+
+    /// Makes a free volume of this class for the nodes of a zone.
+    pub(crate) async fn volume(&self, name: &str, class: &str, zone: &str) {
+        let term = json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]});
+        let spec = json!({"storageClassName": class, "accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/data"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}});
+        let volume = object(json!({"metadata": {"name": name}, "spec": spec}));
+        self.volumes().create(&PostParams::default(), &volume).await.unwrap();
+        let available = Patch::Merge(json!({"status": {"phase": "Available"}}));
+        self.volumes().patch_status(name, &PatchParams::default(), &available).await.unwrap();
+    }
+
+    /// Makes a class that binds when a pod needs it.
+    pub(crate) async fn storage_class(&self, name: &str, provisioner: &str) {
+        let classes: Api<StorageClass> = Api::all(self.client.clone());
+        let class = object(json!({"metadata": {"name": name}, "provisioner": provisioner,
+            "volumeBindingMode": "WaitForFirstConsumer"}));
+        classes.create(&PostParams::default(), &class).await.unwrap();
+    }
+
+    /// Binds a claim, as its controller does.
+    pub(crate) async fn bind_claim(&self, name: &str, volume: &str) {
+        let metadata = json!({"annotations": {"pv.kubernetes.io/bind-completed": "yes"}});
+        let bound = Patch::Merge(json!({"metadata": metadata, "spec": {"volumeName": volume}}));
+        self.claims().patch(name, &PatchParams::default(), &bound).await.unwrap();
+    }
+
+    /// Waits until a node is chosen for the claim, and says which.
+    pub(crate) async fn selected_node(&self, claim: &str) -> String {
+        let read = |claim: &PersistentVolumeClaim| {
+            claim.annotations().get("volume.kubernetes.io/selected-node").cloned()
+        };
+        let chosen = |claim: Option<&PersistentVolumeClaim>| claim.and_then(read).is_some();
+        let waited = tokio::time::timeout(LIMIT, await_condition(self.claims(), claim, chosen)).await;
+        read(&waited.expect("no node was chosen in time").unwrap().unwrap()).unwrap()
+    }
+
+    /// Waits until the volume is given to a claim, and says to which.
+    pub(crate) async fn given(&self, volume: &str) -> String {
+        let read = |volume: &PersistentVolume| volume.spec.as_ref()?.claim_ref.as_ref()?.name.clone();
+        let given = |volume: Option<&PersistentVolume>| volume.and_then(read).is_some();
+        let waited = tokio::time::timeout(LIMIT, await_condition(self.volumes(), volume, given)).await;
+        read(&waited.expect("the volume was given to nobody in time").unwrap().unwrap()).unwrap()
     }
 
     /// Waits until the pod is on a node, and says on which.
