@@ -7,7 +7,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use component_base::acted_on::{self, Seen};
 use component_base::client::told;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::key::ObjectKey;
+use crate::metadata::MetadataWatches;
 
 /// A kind that can be cached.
 pub(crate) trait Cached:
@@ -266,6 +267,8 @@ pub(crate) struct Informers {
     seen: Seen,
     known: Mutex<HashMap<(TypeId, Scope), Arc<dyn Any + Send + Sync>>>,
     to_start: Mutex<Vec<Start>>,
+    /// Of every kind, when some controller wants them.
+    metadata: OnceLock<Arc<MetadataWatches>>,
 }
 
 /// The part of a kind that is watched.
@@ -278,12 +281,12 @@ pub(crate) struct Scope {
 impl Informers {
     /// None yet; what they come to see is noted in `seen`.
     pub(crate) fn new(seen: Seen) -> Self {
-        Self { seen, known: Mutex::default(), to_start: Mutex::default() }
+        Self { seen, known: Mutex::default(), to_start: Mutex::default(), metadata: OnceLock::new() }
     }
 
-    /// What all of them together have seen.
-    pub(crate) fn seen(&self) -> &Seen {
-        &self.seen
+    /// The watches of the metadata of every kind.
+    pub(crate) fn metadata(&self) -> Arc<MetadataWatches> {
+        self.metadata.get_or_init(|| Arc::new(MetadataWatches::new(self.seen.clone()))).clone()
     }
 
     /// The informer of `K` restricted to `scope`.
@@ -300,6 +303,9 @@ impl Informers {
 
     /// Starts every informer asked for so far.
     pub(crate) fn start(&self, client: &Client, tasks: &Tasks) -> Vec<watch::Receiver<bool>> {
+        if let Some(metadata) = self.metadata.get() {
+            metadata.start(client.clone(), tasks);
+        }
         let starts = std::mem::take(&mut *self.to_start.lock());
         starts.into_iter().map(|start| start(client.clone(), tasks)).collect()
     }

@@ -13,6 +13,7 @@ mod expectations;
 mod finalizers;
 mod informers;
 mod key;
+mod metadata;
 mod node_fit;
 mod owners;
 mod ownership;

@@ -17,50 +17,40 @@
 //! # Differs from Kubernetes
 //! Kinds are discovered again when a CustomResourceDefinition changes, not at an interval.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use component_base::Shutdown;
-use component_base::acted_on::{self, Seen};
-use component_base::backoff::Backoff;
-use component_base::client::{said, told};
-use component_base::supervise::Tasks;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::core::{GroupVersion, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::core::GroupVersion;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, SetOnce, watch};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
-use crate::informers::is_from_the_future;
 use crate::key::ObjectKey;
+use crate::metadata::{Listener, Metadata, MetadataWatches};
 use crate::owners::{is_deleting, name_of, uid_of};
 use crate::ownership::{FOREGROUND, Graph, Node, ORPHAN};
 use crate::queue::Queue;
-use crate::resources::{ServedResource, served};
+use crate::resources::ServedResource;
 
 pub(crate) struct GarbageCollector {
     client: Client,
     shared: Arc<Shared>,
-    /// Set when every kind was listed once. Wakes those who wait in the order in which they came.
-    synced: Arc<SetOnce<()>>,
+    kinds: Arc<MetadataWatches>,
     stop: Shutdown,
 }
 
 /// What the watches write and the reconciles read.
 struct Shared {
     graph: Mutex<Graph>,
-    resources: Mutex<BTreeMap<String, ServedResource>>,
+    kinds: Arc<MetadataWatches>,
     queue: Queue,
-    definitions_changed: Notify,
-    seen: Seen,
     events: Events,
 }
 
@@ -120,24 +110,21 @@ impl Controller for GarbageCollector {
     const CONCURRENCY: usize = 20;
 
     fn watches(setup: &Setup<'_>) -> Self {
+        let kinds = setup.informers.metadata();
         let shared = Arc::new(Shared {
             graph: Mutex::default(),
-            resources: Mutex::default(),
+            kinds: kinds.clone(),
             queue: setup.queue.clone(),
-            definitions_changed: Notify::new(),
-            seen: setup.informers.seen().clone(),
             events: setup.events(),
         });
-        let synced = Arc::new(SetOnce::new());
-        let watching = watch_all(setup.client.clone(), shared.clone(), setup.tasks.clone(), synced.clone());
-        setup.tasks.spawn_until_shutdown("garbage-collector-discovery", watching);
+        kinds.subscribe(shared.clone());
         let stop = setup.tasks.shutdown().clone();
-        Self { client: setup.client.clone(), shared, synced, stop }
+        Self { client: setup.client.clone(), shared, kinds, stop }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         // Before every kind is listed, what has no dependents may only seem so.
-        if self.stop.run_until_cancelled(self.synced.wait()).await.is_none() {
+        if self.stop.run_until_cancelled(self.kinds.wait_until_synced()).await.is_none() {
             return Ok(Action::Done);
         }
         self.visit(&key.name).await?;
@@ -145,133 +132,38 @@ impl Controller for GarbageCollector {
     }
 }
 
-/// Keeps one watch per kind, and asks for the kinds again when a definition changes.
-async fn watch_all(client: Client, shared: Arc<Shared>, tasks: Tasks, synced: Arc<SetOnce<()>>) {
-    let mut watched: BTreeMap<String, Shutdown> = BTreeMap::new();
-    let mut failures = 0;
-    loop {
-        match served(&client).await {
-            Ok(resources) => {
-                failures = 0;
-                let first = start_watches(&client, &shared, &tasks, &mut watched, resources);
-                for mut synced in first {
-                    // A watch that ended never listed anything.
-                    drop(synced.wait_for(|synced| *synced).await);
-                }
-                if !synced.initialized() && synced.set(()).is_err() {
-                    debug!("the kinds were listed already");
-                }
-                // What an unknown owner kept may now be decided.
-                let undecided = shared.graph.lock().with_unknown_owners();
-                shared.visit_later(undecided);
-            }
-            Err(error) => {
-                failures += 1;
-                warn!(error = said(&error), "cannot discover what kinds there are; trying again");
-                tokio::time::sleep(Backoff::CONNECTION.delay(failures)).await;
-                continue;
-            }
-        }
-        shared.definitions_changed.notified().await;
-    }
-}
-
-fn start_watches(
-    client: &Client,
-    shared: &Arc<Shared>,
-    tasks: &Tasks,
-    watched: &mut BTreeMap<String, Shutdown>,
-    resources: Vec<ServedResource>,
-) -> Vec<watch::Receiver<bool>> {
-    let watchable = resources.into_iter().filter(|resource| resource.can_watch && !resource.is_events());
-    let now: BTreeMap<String, ServedResource> = watchable.map(|resource| (resource.id(), resource)).collect();
-    watched.retain(|id, stop| {
-        let stays = now.contains_key(id);
-        if !stays {
-            stop.cancel();
-            shared.forget_resource(id);
-        }
-        stays
-    });
-    let mut first = Vec::new();
-    for (id, resource) in &now {
-        if watched.contains_key(id) {
-            continue;
-        }
-        let stop = tasks.shutdown().child_token();
-        watched.insert(id.clone(), stop.clone());
-        let (done, synced) = watch::channel(false);
-        first.push(synced);
-        let (client, shared, resource) = (client.clone(), shared.clone(), resource.clone());
-        let watching = async move {
-            loop {
-                watch_until_unknown(client.clone(), &shared, &resource, &done).await;
-            }
-        };
-        tasks.spawn("garbage-collector-watch", async move {
-            stop.run_until_cancelled(watching).await;
-        });
-    }
-    *shared.resources.lock() = now;
-    first
-}
-
-/// Watches one kind until the server says that it has not got as far as this watch; then everything must be
-/// listed again.
-async fn watch_until_unknown(
-    client: Client,
-    shared: &Shared,
-    resource: &ServedResource,
-    done: &watch::Sender<bool>,
-) {
-    let id = resource.id();
-    let is_definitions = resource.api.plural == "customresourcedefinitions";
-    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource.api);
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    let mut events = std::pin::pin!(events);
-    let mut listed = BTreeSet::new();
-    while let Some(event) = events.next().await {
-        let revision = event.as_ref().ok().and_then(acted_on::revision_of);
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.insert(uid_of(&object.metadata).to_owned());
-                shared.put(&id, &object);
-            }
-            Ok(watcher::Event::InitDone) => {
-                shared.forget_all_but(&id, &listed);
-                done.send_replace(true);
-            }
-            Ok(watcher::Event::Apply(object)) => shared.put(&id, &object),
-            Ok(watcher::Event::Delete(object)) => shared.remove(uid_of(&object.metadata)),
-            Err(error) => {
-                warn!(resource = id, error = told(&error), "watch failed; trying again");
-                // A kind that cannot be listed must not keep all the others waiting.
-                done.send_replace(true);
-                if is_from_the_future(&error) {
-                    shared.graph.lock().forget_gone();
-                    return;
-                }
-                continue;
-            }
-        }
-        shared.seen.note(revision);
-        if is_definitions && *done.borrow() {
-            shared.definitions_changed.notify_one();
-        }
-    }
-}
-
-impl Shared {
-    fn put(&self, resource: &str, object: &PartialObjectMeta<DynamicObject>) {
-        let noted = self.graph.lock().put(uid_of(&object.metadata), Node::of(resource, &object.metadata));
+impl Listener for Shared {
+    fn put(&self, resource: &ServedResource, object: &Metadata) {
+        let node = Node::of(&resource.id(), &object.metadata);
+        let noted = self.graph.lock().put(uid_of(&object.metadata), node);
         noted.misplaced.iter().for_each(|(uid, owner)| self.report_misplaced(uid, owner));
         self.visit_later(noted.visit);
     }
 
+    fn remove(&self, _resource: &ServedResource, object: &Metadata) {
+        self.forget(uid_of(&object.metadata));
+    }
+
+    fn listed(&self, resource: &ServedResource, uids: &BTreeSet<String>) {
+        let known = self.graph.lock().of_resource(&resource.id());
+        known.difference(uids).for_each(|uid| self.forget(uid));
+    }
+
+    /// What an unknown owner kept may now be decided.
+    fn kinds_changed(&self) {
+        let undecided = self.graph.lock().with_unknown_owners();
+        self.visit_later(undecided);
+    }
+
+    fn restored(&self) {
+        self.graph.lock().forget_gone();
+    }
+}
+
+impl Shared {
     fn report_misplaced(&self, dependent: &str, owner: &OwnerReference) {
         let Some(node) = self.graph.lock().get(dependent).cloned() else { return };
-        let Some(resource) = self.resources.lock().get(&node.resource).cloned() else { return };
+        let Some(resource) = self.kinds.resource(&node.resource) else { return };
         let message = misplaced_message(owner, &node.namespace);
         let about = ObjectReference {
             api_version: Some(resource.api.api_version),
@@ -284,18 +176,9 @@ impl Shared {
         self.events.warning_about(about, "OwnerRefInvalidNamespace", &message);
     }
 
-    fn remove(&self, uid: &str) {
+    fn forget(&self, uid: &str) {
         let visit = self.graph.lock().remove(uid);
         self.visit_later(visit);
-    }
-
-    fn forget_all_but(&self, resource: &str, listed: &BTreeSet<String>) {
-        let known = self.graph.lock().of_resource(resource);
-        known.difference(listed).for_each(|uid| self.remove(uid));
-    }
-
-    fn forget_resource(&self, resource: &str) {
-        self.forget_all_but(resource, &BTreeSet::new());
     }
 
     fn visit_later(&self, uids: Vec<String>) {
@@ -305,8 +188,8 @@ impl Shared {
     /// The resource that an owner reference means, in whatever version.
     fn resource_of(&self, owner: &OwnerReference) -> Option<ServedResource> {
         let group = owner.api_version.parse::<GroupVersion>().ok()?.group;
-        let resources = self.resources.lock();
-        resources.values().find(|one| one.api.group == group && one.api.kind == owner.kind).cloned()
+        let is_meant = |one: &ServedResource| one.api.group == group && one.api.kind == owner.kind;
+        self.kinds.resources(is_meant).into_iter().next()
     }
 }
 
@@ -328,11 +211,11 @@ impl GarbageCollector {
 
     async fn visit(&self, uid: &str) -> Result<(), kube::Error> {
         let Some(node) = self.shared.graph.lock().get(uid).cloned() else { return Ok(()) };
-        let Some(resource) = self.shared.resources.lock().get(&node.resource).cloned() else { return Ok(()) };
+        let Some(resource) = self.kinds.resource(&node.resource) else { return Ok(()) };
         let api = self.api(&resource, &node.namespace);
         let live = api.get_metadata_opt(&node.name).await?.filter(|live| uid_of(&live.metadata) == uid);
         let Some(live) = live else {
-            self.shared.remove(uid);
+            self.shared.forget(uid);
             return Ok(());
         };
         let meta = &live.metadata;
@@ -418,7 +301,7 @@ impl GarbageCollector {
         let dependents = self.shared.graph.lock().dependents(uid);
         for dependent in dependents {
             let Some(node) = self.shared.graph.lock().get(&dependent).cloned() else { continue };
-            let Some(resource) = self.shared.resources.lock().get(&node.resource).cloned() else { continue };
+            let Some(resource) = self.kinds.resource(&node.resource) else { continue };
             let of_dependent = self.api(&resource, &node.namespace);
             let live = of_dependent.get_metadata_opt(&node.name).await?;
             if let Some(live) = live.filter(|live| uid_of(&live.metadata) == dependent) {

@@ -1,7 +1,7 @@
 //! `resourcequota-controller`: counts what each ResourceQuota's namespace holds.
 //!
 //! # Watches
-//! ResourceQuotas, and pods, services and claims that go or end.
+//! ResourceQuotas, pods that end, and the metadata of every kind: what goes is counted no longer.
 //!
 //! # Writes
 //! The status of ResourceQuotas: the limits that hold, and what is used of them.
@@ -11,10 +11,9 @@
 //! it since, so what the API server charges is never lost.
 //!
 //! # Differs from Kubernetes
-//! Other kinds than pods, services and claims are not watched; their quotas are counted again every few
-//! seconds, all others every five minutes.
+//! Nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,25 +21,64 @@ use api_types::kinds;
 use api_types::quantity::Quantity;
 use api_types::quota::{self, Usage};
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use component_base::Shutdown;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::controller::{Action, Controller, ReconcileError, Setup};
-use crate::informers::{Cached, Informer};
+use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::resources::served;
+use crate::metadata::{Listener, Metadata, MetadataWatches};
+use crate::queue::Queue;
+use crate::resources::ServedResource;
 
-/// Kinds whose objects are watched as they go.
-const WATCHED: &[&str] = &["pods", "services", "persistentvolumeclaims"];
-const RECOUNT_UNWATCHED: Duration = Duration::from_secs(5);
+/// Counted again all the same, as Kubernetes does.
 const RECOUNT: Duration = Duration::from_secs(300);
 
 pub(crate) struct ResourceQuotaController {
     client: Client,
     quotas: Arc<Informer<ResourceQuota>>,
+    kinds: Arc<MetadataWatches>,
+    stop: Shutdown,
+}
+
+/// Queues the quotas that count what has gone.
+struct Counted {
+    quotas: Arc<Informer<ResourceQuota>>,
+    queue: Queue,
+}
+
+impl Counted {
+    fn recount(&self, quotas: Vec<Arc<ResourceQuota>>, resource: &ServedResource) {
+        let of_it = quotas.iter().filter(|quota| counts(quota, resource));
+        of_it.for_each(|quota| self.queue.add(ObjectKey::of(&**quota)));
+    }
+}
+
+impl Listener for Counted {
+    /// The API server charges what is made; only what changed its end here must be counted again.
+    fn put(&self, _resource: &ServedResource, _object: &Metadata) {}
+
+    fn remove(&self, resource: &ServedResource, object: &Metadata) {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        self.recount(self.quotas.in_namespace(namespace), resource);
+    }
+
+    /// What vanished while nobody watched is not told one by one.
+    fn listed(&self, resource: &ServedResource, _uids: &BTreeSet<String>) {
+        self.recount(self.quotas.all(), resource);
+    }
+}
+
+/// Whether the quota says anything of objects of this kind.
+fn counts(quota: &ResourceQuota, resource: &ServedResource) -> bool {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    hard.into_iter()
+        .flatten()
+        .any(|(name, _)| quota::is_about(&resource.api.group, &resource.api.plural, name))
 }
 
 #[async_trait]
@@ -56,13 +94,11 @@ impl Controller for ResourceQuotaController {
                 queue.add(ObjectKey::of(&**new));
             }
         });
-        recount_when(setup, &quotas, |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        });
-        recount_when(setup, &quotas, |_: &Service| false);
-        recount_when(setup, &quotas, |_: &PersistentVolumeClaim| false);
-        Self { client: setup.client.clone(), quotas }
+        recount_when_pods_end(setup, &quotas);
+        let kinds = setup.informers.metadata();
+        kinds.subscribe(Arc::new(Counted { quotas: quotas.clone(), queue: setup.queue.clone() }));
+        let stop = setup.tasks.shutdown().clone();
+        Self { client: setup.client.clone(), quotas, kinds, stop }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
@@ -74,9 +110,7 @@ impl Controller for ResourceQuotaController {
         let read = serde_json::to_value(read).map_err(|e| ReconcileError::Terminal(e.to_string()))?;
         let hard = quota::read(&read["spec"]["hard"]);
         let mut used: Usage = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
-        let mut unwatched = false;
-        for resource in self.counted(&hard).await? {
-            unwatched |= !(resource.group.is_empty() && WATCHED.contains(&resource.plural.as_str()));
+        for resource in self.counted(&hard).await {
             self.count(&resource, &key.namespace, &read["spec"], &mut used).await?;
         }
         let status = json!({ "hard": read["spec"]["hard"], "used": shown(&used) });
@@ -87,7 +121,7 @@ impl Controller for ResourceQuotaController {
                 serde_json::from_value(next).map_err(|e| ReconcileError::Terminal(e.to_string()))?;
             api.replace_status(&key.name, &PostParams::default(), &next).await?;
         }
-        Ok(Action::RequeueAfter(if unwatched { RECOUNT_UNWATCHED } else { RECOUNT }))
+        Ok(Action::RequeueAfter(RECOUNT))
     }
 }
 
@@ -97,18 +131,14 @@ fn is_outdated(quota: &ResourceQuota) -> bool {
     status.and_then(|status| status.hard.as_ref()) != hard || status.is_none_or(|s| s.used.is_none())
 }
 
-/// Queues the quotas of a namespace in which a `K` has gone or has ended.
-fn recount_when<K: Cached>(
-    setup: &Setup<'_>,
-    quotas: &Arc<Informer<ResourceQuota>>,
-    has_ended: impl Fn(&K) -> bool + Send + Sync + 'static,
-) {
+/// Queues the quotas of a namespace in which a pod has ended: it counts no longer, though it is still there.
+fn recount_when_pods_end(setup: &Setup<'_>, quotas: &Arc<Informer<ResourceQuota>>) {
     let (queue, quotas) = (setup.queue.clone(), quotas.clone());
-    setup.read::<K>().subscribe(move |change| {
-        let Some(old) = change.old.filter(|old| !has_ended(old)) else { return };
-        if change.new.is_none_or(|new| has_ended(new)) {
-            let namespace = old.meta().namespace.clone().unwrap_or_default();
-            quotas.in_namespace(&namespace).iter().for_each(|quota| queue.add(ObjectKey::of(&**quota)));
+    setup.read::<Pod>().subscribe(move |change| {
+        let Some(old) = change.old.filter(|old| !api_types::pods::is_terminal(old)) else { return };
+        if change.new.is_some_and(|new| api_types::pods::is_terminal(new)) {
+            let namespace = old.metadata.namespace.as_deref().unwrap_or_default();
+            quotas.in_namespace(namespace).iter().for_each(|quota| queue.add(ObjectKey::of(&**quota)));
         }
     });
 }
@@ -124,8 +154,8 @@ fn is_other(old: &Value, new: &Value) -> bool {
 }
 
 impl ResourceQuotaController {
-    /// The resources that the names are about: built-in ones from the table, others by discovery.
-    async fn counted(&self, hard: &Usage) -> Result<Vec<ApiResource>, ReconcileError> {
+    /// The resources that the names are about: built-in ones from the table, others that the server has.
+    async fn counted(&self, hard: &Usage) -> Vec<ApiResource> {
         let names = || hard.keys();
         let mut found: Vec<ApiResource> = Vec::new();
         let rows = kinds::builtin().iter().filter(|row| row.is_namespaced() && !row.storage.is_empty());
@@ -139,14 +169,16 @@ impl ResourceQuotaController {
         }
         let is_known = |name: &str| found.iter().any(|r| quota::is_about(&r.group, &r.plural, name));
         if names().any(|name| name.starts_with("count/") && !is_known(name)) {
-            let custom = served(&self.client).await?.into_iter().filter(|resource| resource.namespaced);
-            let custom: Vec<ApiResource> = custom
-                .map(|resource| resource.api)
-                .filter(|api| names().any(|n| !is_known(n) && quota::is_about(&api.group, &api.plural, n)))
-                .collect();
-            found.extend(custom);
+            // Before every kind is known, one that is counted may only seem not to be there.
+            self.stop.run_until_cancelled(self.kinds.wait_until_synced()).await;
+            let is_asked = |one: &ServedResource| {
+                let about = |name: &String| quota::is_about(&one.api.group, &one.api.plural, name);
+                one.namespaced && names().any(|name| !is_known(name) && about(name))
+            };
+            let custom = self.kinds.resources(is_asked);
+            found.extend(custom.into_iter().map(|resource| resource.api));
         }
-        Ok(found)
+        found
     }
 
     async fn count(
