@@ -63,7 +63,8 @@ pub struct Kind {
     /// Where its objects are kept: `group/plural` of the storing row (`apps/deployments`, `pods`, `events`).
     /// Rows that share a prefix show the same objects under several groups or versions.
     pub storage: String,
-    /// Field paths besides `metadata.name` and `metadata.namespace` that `fieldSelector` may name.
+    /// Field paths besides `metadata.name` and `metadata.namespace` that `fieldSelector` may name. One that is read
+    /// elsewhere is `NAME=PATH|PATH`: the first place that has a text.
     pub selectable_fields: Vec<String>,
     pub columns: Vec<Column>,
     /// Plural and subresource through which a create of this kind is made, where the kind is nothing else.
@@ -94,6 +95,11 @@ impl Kind {
 
     pub fn is_namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
+    }
+
+    /// Whether `fieldSelector` may name `path`, besides the name and the namespace.
+    pub fn is_selectable(&self, path: &str) -> bool {
+        self.selectable_fields.iter().any(|field| field.split('=').next() == Some(path))
     }
 
     pub fn find_subresource(&self, name: &str) -> Option<&Subresource> {

@@ -72,7 +72,7 @@ fn version_2(table: &Table) -> Value {
         versions.iter().for_each(|version| all.extend(paths::of_version(table, group, version)));
     }
     let mut definitions = schema::openapi_definitions();
-    for (name, schema) in table.rows().iter().flat_map(|row| custom::definitions(row)) {
+    for (name, schema) in table.rows().iter().flat_map(|row| custom::definitions_of_version_2(row)) {
         definitions[name] = schema;
     }
     version_2::document(about(), definitions, all)

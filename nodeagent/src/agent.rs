@@ -24,7 +24,6 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::config::{Config, RuntimeKind};
@@ -39,8 +38,6 @@ use crate::pod::worker::{Mailbox, Worker};
 use crate::runtime::{self, Runtime, SandboxFilter};
 use crate::server::{self, Readings};
 
-/// How long a namespace's services are remembered for the environment of new containers.
-const SERVICES_FRESH: Duration = Duration::from_secs(10);
 /// How long pods may take to end when the agent stops and takes them with it.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -63,7 +60,6 @@ pub(crate) struct Agent {
     pub(crate) readings: Readings,
     pub(crate) tasks: Tasks,
     pods: Mutex<BTreeMap<String, Mailbox>>,
-    services: Mutex<BTreeMap<String, (Instant, Vec<Service>)>>,
 }
 
 /// Runs a node agent until `shutdown`.
@@ -109,7 +105,6 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
         readings: Readings::default(),
         tasks: tasks.clone(),
         pods: Mutex::default(),
-        services: Mutex::default(),
         client,
         runtime,
     });
@@ -119,6 +114,9 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
         node::renew_lease(agent.client.clone(), registration.clone(), agent.clock),
     );
     tasks.spawn_until_shutdown("node-status", node::report_status(agent.clone(), registration));
+    if agent.disk {
+        tasks.spawn_until_shutdown("extended-resources", node::extended::follow(agent.clone()));
+    }
     if matches!(config.runtime, RuntimeKind::Oci { .. }) {
         let shutdown = tasks.shutdown().clone();
         tasks.spawn("routes", node::routes::follow(agent.client.clone(), shutdown, config.stop_pods_on_exit));
@@ -196,31 +194,17 @@ impl Agent {
         self.recorder.record("kubelet", about, type_, reason, message);
     }
 
-    /// Services that a pod of `namespace` gets variables for.
-    pub(crate) async fn services(&self, namespace: &str) -> Result<Vec<Service>, kube::Error> {
-        let now = Instant::now();
-        let fresh = {
-            let known = self.services.lock();
-            known
-                .get(namespace)
-                .filter(|(at, _)| now.duration_since(*at) < SERVICES_FRESH)
-                .map(|(_, it)| it.clone())
+    /// Services that a new container of a pod in `namespace` gets variables for, as they are now: a container
+    /// that is made after a service must know it. Without `links` that is only the API server's own.
+    pub(crate) async fn services(&self, namespace: &str, links: bool) -> Result<Vec<Service>, kube::Error> {
+        let api = |namespace: &str| Api::<Service>::namespaced(self.client.clone(), namespace);
+        let mut services = match links {
+            true => api(namespace).list(&ListParams::default()).await?.items,
+            false => Vec::new(),
         };
-        if let Some(services) = fresh {
-            return Ok(services);
+        if !links || namespace != "default" {
+            services.extend(api("default").get_opt("kubernetes").await?);
         }
-        let list = |namespace: &str| {
-            let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
-            async move { api.list(&ListParams::default()).await.map(|it| it.items) }
-        };
-        let mut services = list(namespace).await?;
-        if namespace != "default" {
-            let master = |it: &Service| it.metadata.name.as_deref() == Some("kubernetes");
-            services.extend(list("default").await?.into_iter().filter(master));
-        }
-        let mut known = self.services.lock();
-        known.retain(|_, (at, _)| now.duration_since(*at) < SERVICES_FRESH);
-        known.insert(namespace.to_owned(), (now, services.clone()));
         Ok(services)
     }
 

@@ -158,6 +158,11 @@ pub(crate) fn etc_hosts(pod: &Pod, ips: &[IpAddr], domain: &str) -> String {
     text
 }
 
+/// The text of `/etc/hosts` of a pod in the node's own network: the node's, and what the pod adds.
+pub(crate) fn etc_hosts_on_node(pod: &Pod, node: &str) -> String {
+    format!("# Kubernetes-managed hosts file (host network).\n{node}{}", aliases(pod.spec.as_ref()))
+}
+
 fn subdomain(pod: &Pod, domain: &str) -> Option<String> {
     let own = pod.spec.as_ref()?.subdomain.as_deref().filter(|it| !it.is_empty())?;
     Some(format!("{own}.{}.svc.{domain}", pod.metadata.namespace.as_deref().unwrap_or_default()))
@@ -229,6 +234,15 @@ mod tests {
             "hostAliases": [{"ip": "9.9.9.9", "hostnames": ["nine"]}]}));
         let text = etc_hosts(&pod, &["10.0.0.4".parse().unwrap()], "cluster.local");
         assert!(text.contains("10.0.0.4\tweb-0.web.ns.svc.cluster.local\tweb-0\n"));
+        assert!(text.ends_with("9.9.9.9\tnine\n"));
+    }
+
+    #[test]
+    fn hosts_file_in_the_nodes_network_is_that_of_the_node_and_the_aliases() {
+        let pod = pod(serde_json::json!({"containers": [], "hostNetwork": true,
+            "hostAliases": [{"ip": "9.9.9.9", "hostnames": ["nine"]}]}));
+        let text = etc_hosts_on_node(&pod, "127.0.0.1 localhost\n");
+        assert!(text.starts_with("# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n"));
         assert!(text.ends_with("9.9.9.9\tnine\n"));
     }
 }

@@ -27,6 +27,7 @@ use crate::config::{Config, RuntimeKind};
 use crate::runtime::{RuntimeStatus, RuntimeVersion};
 
 pub(crate) mod address;
+pub(crate) mod extended;
 pub(crate) mod machine;
 pub(crate) mod routes;
 

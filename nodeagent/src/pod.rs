@@ -6,10 +6,12 @@
 
 pub(crate) mod admit;
 pub(crate) mod containers;
+pub(crate) mod message;
 pub(crate) mod observed;
 pub(crate) mod plan;
 pub(crate) mod qos;
 pub(crate) mod status;
+pub(crate) mod sub_path;
 pub(crate) mod worker;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+pub(crate) use logs::parse_line;
 pub(crate) use stats::Readings;
 
 use crate::agent::Agent;

@@ -19,17 +19,27 @@ pub(crate) struct FieldPaths(Arc<Paths>);
 
 struct Paths {
     names: Vec<String>,
+    /// At how many places the text of each may be, the first that has one counting.
+    places: Vec<usize>,
     wanted: Wanted,
 }
 
 impl FieldPaths {
-    pub(crate) fn new(names: Vec<String>) -> Self {
-        let mut wanted = Wanted::default();
-        wanted.add("metadata.labels", Slot::Labels);
-        for (i, path) in names.iter().enumerate() {
-            wanted.add(path, Slot::Field(i));
+    /// Of fields that are paths, or `NAME=PATH|PATH` where they are read elsewhere.
+    pub(crate) fn new(fields: Vec<String>) -> Self {
+        let mut paths = Paths { names: Vec::new(), places: Vec::new(), wanted: Wanted::default() };
+        paths.wanted.at("metadata.labels").is_labels = true;
+        let mut count = 0;
+        for field in fields {
+            let (name, places) = field.split_once('=').unwrap_or((&field, &field));
+            paths.names.push(name.to_owned());
+            paths.places.push(places.split('|').count());
+            for place in places.split('|') {
+                paths.wanted.at(place).fields.push(count);
+                count += 1;
+            }
         }
-        Self(Arc::new(Paths { names, wanted }))
+        Self(Arc::new(paths))
     }
 
     fn names(&self) -> &[String] {
@@ -164,15 +174,15 @@ impl fmt::Debug for Stored {
 
 impl Facts {
     fn read(bytes: &[u8], paths: &FieldPaths) -> Self {
-        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.names().len()] };
+        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.0.places.iter().sum()] };
         found.walk(bytes, &paths.0.wanted);
-        Self::pack(found, paths.names())
+        Self::pack(found, &paths.0)
     }
 
-    fn pack(found: Found, paths: &[String]) -> Self {
+    fn pack(found: Found, paths: &Paths) -> Self {
         let labels = u32::try_from(found.labels.len()).unwrap_or(u32::MAX);
         let mut text = String::new();
-        let mut ends = Vec::with_capacity(found.labels.len() * 2 + paths.len());
+        let mut ends = Vec::with_capacity(found.labels.len() * 2 + paths.names.len());
         let mut push = |part: &str| {
             text.push_str(part);
             ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
@@ -181,9 +191,13 @@ impl Facts {
             push(name);
             push(value);
         }
-        for (path, field) in paths.iter().zip(&found.fields) {
-            let absent = || ABSENT.iter().find(|(known, _)| known == path).map_or("", |(_, text)| text);
-            push(field.as_deref().unwrap_or_else(absent));
+        let mut rest = found.fields.as_slice();
+        for (name, places) in paths.names.iter().zip(&paths.places) {
+            let (of_field, others) = rest.split_at(*places);
+            rest = others;
+            let absent = || ABSENT.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text);
+            let mut texts = of_field.iter().flatten();
+            push(texts.find(|text| !text.is_empty()).map_or_else(absent, String::as_str));
         }
         Self { text: text.into(), ends: ends.into(), labels }
     }
@@ -197,27 +211,22 @@ impl Facts {
 /// Which parts of an object to keep while walking over its text.
 #[derive(Default)]
 struct Wanted {
-    slot: Option<Slot>,
+    is_labels: bool,
+    /// The numbers of the places of fields that this is.
+    fields: Vec<usize>,
     /// A few names at most, so that looking through them is faster than hashing.
     below: Vec<(String, Wanted)>,
 }
 
-#[derive(Clone, Copy)]
-enum Slot {
-    Labels,
-    Field(usize),
-}
-
 impl Wanted {
-    fn add(&mut self, path: &str, slot: Slot) {
-        let leaf = path.split('.').fold(self, |at, name| {
+    fn at(&mut self, path: &str) -> &mut Self {
+        path.split('.').fold(self, |at, name| {
             let index = at.below.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
                 at.below.push((name.to_owned(), Wanted::default()));
                 at.below.len() - 1
             });
             &mut at.below[index].1
-        });
-        leaf.slot = Some(slot);
+        })
     }
 }
 
@@ -230,10 +239,11 @@ impl Found {
     /// Walks over an object's text, keeping what is wanted. What cannot be read has no labels; the server itself
     /// encoded it.
     fn walk(&mut self, text: &[u8], wanted: &Wanted) {
-        match wanted.slot {
-            Some(Slot::Labels) => self.labels.extend(json_text::fields(text).map(label)),
-            Some(Slot::Field(index)) => self.fields[index] = json_text::scalar(text).map(Cow::into_owned),
-            None => {}
+        if wanted.is_labels {
+            self.labels.extend(json_text::fields(text).map(label));
+        }
+        for place in &wanted.fields {
+            self.fields[*place] = json_text::scalar(text).map(Cow::into_owned);
         }
         if wanted.below.is_empty() {
             return;
@@ -271,6 +281,19 @@ mod tests {
         assert_eq!(pod.label("app"), Some("a\"b"));
         assert_eq!(pod.field("spec.nodeName"), Some("n1"));
         assert_eq!(pod.field("status.phase"), Some(""));
+    }
+
+    #[test]
+    fn a_field_that_is_read_elsewhere_has_the_first_text_that_is_there() {
+        let source = |json: &str| {
+            let paths = FieldPaths::new(["by", "source=source.component|by"].map(str::to_owned).into());
+            let bytes = Bytes::copy_from_slice(json.as_bytes());
+            let event = Stored::new(Key::new("events", "ns", "a"), 5, bytes, paths);
+            (event.field("by").unwrap().to_owned(), event.field("source").unwrap().to_owned())
+        };
+        assert_eq!(source(r#"{"source":{"component":"kubelet"},"by":"x"}"#), ("x".into(), "kubelet".into()));
+        assert_eq!(source(r#"{"source":{},"by":"scheduler"}"#), ("scheduler".into(), "scheduler".into()));
+        assert_eq!(source(r#"{"source":{"component":""}}"#), (String::new(), String::new()));
     }
 
     #[test]

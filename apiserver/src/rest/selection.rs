@@ -31,7 +31,7 @@ impl Selection {
             let known = matches!(term.path.as_str(), "metadata.name")
                 || (term.path == "metadata.namespace"
                     && (kind.is_namespaced() || !kind.definition.is_empty()))
-                || kind.selectable_fields.contains(&term.path);
+                || kind.is_selectable(&term.path);
             // Where a group has no conversions of its own, those of all kinds refuse.
             let is_plain =
                 kind.custom.is_none() && !kind.group.is_empty() && kind.selectable_fields.is_empty();

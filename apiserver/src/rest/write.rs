@@ -277,6 +277,8 @@ impl Attempt<'_> {
         let mut object = self.admit(&name, object).await?;
         let admitted = typed::difference(&call.kind, &proposed, &object);
         typed::complete(&call.kind, &mut object);
+        // Admission may have changed what these depend on.
+        strategy.default(&mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;
         self.warnings.extend(strategy::warnings(&context, &object, old));

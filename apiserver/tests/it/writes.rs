@@ -169,3 +169,43 @@ async fn an_evicted_pod_says_why_it_ends() {
     assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
     client.stop().await;
 }
+
+#[tokio::test]
+async fn a_pods_class_is_that_of_what_admission_made_of_it() {
+    let client = Client::start().await;
+    let item = json!({ "type": "Container", "default": { "cpu": "1" }, "defaultRequest": { "cpu": "100m" } });
+    let range = json!({ "apiVersion": "v1", "kind": "LimitRange", "metadata": { "name": "r" },
+        "spec": { "limits": [item] } });
+    client.post("/api/v1/namespaces/default/limitranges", &range).await;
+    client.post("/api/v1/namespaces/default/serviceaccounts", &account()).await;
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let (code, made) = client.post("/api/v1/namespaces/default/pods", &pod).await;
+    assert_eq!((code, &made["status"]["qosClass"]), (201, &json!("Burstable")), "{made}");
+    client.stop().await;
+}
+
+fn account() -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })
+}
+
+#[tokio::test]
+async fn an_events_source_is_found_in_either_form() {
+    let client = Client::start().await;
+    let event = |name: &str, own: &Value| {
+        let mut event = json!({ "apiVersion": "v1", "kind": "Event", "metadata": { "name": name },
+            "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" } });
+        event.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        event
+    };
+    let events = "/api/v1/namespaces/default/events";
+    client.post(events, &event("old", &json!({ "source": { "component": "a" } }))).await;
+    client.post(events, &event("new", &json!({ "reportingComponent": "a" }))).await;
+    client
+        .post(events, &event("other", &json!({ "source": { "component": "b" }, "reportingComponent": "a" })))
+        .await;
+    let found = client.get(&format!("{events}?fieldSelector=source%3Da")).await.1;
+    let names: Vec<_> = found["items"].as_array().unwrap().iter().map(|it| &it["metadata"]["name"]).collect();
+    assert_eq!(names, ["new", "old"]);
+    client.stop().await;
+}

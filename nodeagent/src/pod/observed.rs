@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, Pod, PodStatus};
 
 use super::admit::Refusal;
 use crate::runtime::{Container, ContainerState, Sandbox, SandboxState};
@@ -203,9 +203,14 @@ impl Memory {
         let status = pod.status.clone().unwrap_or_default();
         let start = status.start_time.as_ref().map(component_base::clock::moment_of);
         let mut memory = Self::new(start.unwrap_or(now));
-        let all = status.container_statuses.into_iter().chain(status.init_container_statuses);
-        memory.reported = all.flatten().map(|it| (it.name.clone(), it)).collect();
+        memory.remember(&status);
         memory
+    }
+
+    /// Keeps what was reported: the runtime forgets a container before the pod's object is gone.
+    pub(crate) fn remember(&mut self, status: &PodStatus) {
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+        self.reported = all.flatten().map(|it| (it.name.clone(), it.clone())).collect();
     }
 
     pub(crate) fn container(&self, name: &str) -> ContainerMemory {

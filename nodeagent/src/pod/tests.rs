@@ -488,6 +488,17 @@ fn runs_before_the_previous_one_are_removed() {
 }
 
 #[test]
+fn an_end_that_was_reported_stays_when_the_runtime_has_forgotten_the_container() {
+    let mut world = World::simple("Never").exited("app", 0, 0);
+    let reported = world.status();
+    world.memory.remember(&reported);
+    world.pod.status = Some(reported.clone());
+    world.observed.containers.clear();
+    world.observed.sandboxes.clear();
+    assert_eq!(world.status().container_statuses, reported.container_statuses);
+}
+
+#[test]
 fn restart_count_goes_on_after_the_runtime_forgot() {
     let mut world = World::simple("Always");
     world.pod.status = Some(World::simple("Always").run("app", 4, ContainerState::Running).status());

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::admit::Refusal;
+use super::message;
 use super::observed::{Failure, ImageState, Memory, Observed, Volumes, Work};
 use super::plan::{self, Plan, Step};
 use super::status;
@@ -190,19 +191,25 @@ impl Worker {
             containers = runtime.list_containers(&ContainerFilter { sandbox: None, labels: of_pod }).await?;
         }
         for container in containers.iter_mut().filter(|it| it.state == ContainerState::Exited) {
-            self.read_message(&uid, container);
+            self.read_message(pod, &uid, container);
         }
         Ok(Observed { sandboxes, containers })
     }
 
-    /// What the container wrote to its `terminationMessagePath`.
-    fn read_message(&self, uid: &str, container: &mut Container) {
+    /// What the container wrote to its `terminationMessagePath`, or if it wants that and failed, to its log.
+    fn read_message(&self, pod: &Pod, uid: &str, container: &mut Container) {
         if !self.agent.disk || !container.message.is_empty() {
             return;
         }
-        let path = self.agent.folders.termination_log(uid, &container.name, container.attempt);
-        let bytes = std::fs::read(path).unwrap_or_default();
-        container.message = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
+        let folders = &self.agent.folders;
+        container.message =
+            message::of_file(&folders.termination_log(uid, &container.name, container.attempt));
+        let policy = find_spec(pod, &container.name).and_then(|it| it.termination_message_policy.as_deref());
+        let failed = container.exit_code != Some(0);
+        if container.message.is_empty() && failed && policy == Some("FallbackToLogsOnError") {
+            let file = || folders.logs(pod).join(&container.name).join(format!("{}.log", container.attempt));
+            container.message = message::of_log(&container.log_path.clone().unwrap_or_else(file));
+        }
     }
 
     async fn report(&mut self, pod: &Pod, wanted: PodStatus) -> Result<(), kube::Error> {
@@ -224,6 +231,7 @@ impl Worker {
         match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(_) => {
                 self.tell_of_back_offs(pod, &wanted);
+                self.memory.remember(&wanted);
                 self.reported = Some(wanted);
             }
             Err(kube::Error::Api(status)) if status.code == 404 || is_other_pod(&status) => {

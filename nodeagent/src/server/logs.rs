@@ -199,7 +199,7 @@ async fn tail_start(reader: &mut BufReader<File>, lines: usize) -> std::io::Resu
 }
 
 /// One line of the CRI log format, `TIME STREAM TAG TEXT`, and whether it is a full line.
-fn parse_line(raw: &[u8]) -> Option<(LogLine, bool)> {
+pub(crate) fn parse_line(raw: &[u8]) -> Option<(LogLine, bool)> {
     let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
     let mut parts = raw.splitn(4, |byte| *byte == b' ');
     let at = DateTime::parse_from_rfc3339(std::str::from_utf8(parts.next()?).ok()?).ok()?.to_utc();

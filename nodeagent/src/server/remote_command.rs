@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::StreamQuery;
 use super::spdy::{self, Opened};
-use super::streams::{SIZES_MAX, status_of};
+use super::streams::{SIZES_MAX, report};
 use super::upgrade::SpdyUpgrade;
 use crate::runtime::{Result, Streams, TerminalSize};
 
@@ -94,7 +94,7 @@ where
         () = follow_sizes(ends.resize, sizes) => work.await,
     };
     let Some(mut error) = ends.error else { return };
-    let text = report(&result, protocol);
+    let text = report(&result, protocol == STATUS_PROTOCOL);
     if let Err(error) = error.write_all(text.as_bytes()).await {
         debug!(%error, "sending the status");
     }
@@ -109,27 +109,5 @@ async fn follow_sizes(resize: Option<DuplexStream>, sizes: mpsc::Sender<Terminal
         if sizes.try_send(size).is_err() {
             debug!("a terminal size is dropped: the last ones are not applied yet");
         }
-    }
-}
-
-/// What the error stream says: a `Status` always, or in the old protocols a text if something is wrong.
-fn report(result: &Result<i32>, protocol: &str) -> String {
-    let status = status_of(result);
-    match (protocol, result) {
-        (STATUS_PROTOCOL, _) => status.to_string(),
-        (_, Ok(0)) => String::new(),
-        _ => status["message"].as_str().unwrap_or_default().to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_protocols_get_text_and_only_about_failures() {
-        assert_eq!(report(&Ok(0), "v2.channel.k8s.io"), "");
-        assert!(report(&Ok(3), "v2.channel.k8s.io").ends_with("exit status 3"));
-        assert!(report(&Ok(0), STATUS_PROTOCOL).contains("Success"));
     }
 }

@@ -1,11 +1,14 @@
-//! Exec and attach over WebSocket: Kubernetes' `v4.channel.k8s.io` and `v5.channel.k8s.io`.
+//! Exec and attach over WebSocket: Kubernetes' `v5.channel.k8s.io` and the protocols before it.
 //!
 //! Every message begins with its channel: 0 stdin, 1 stdout, 2 stderr, 3 the final status, 4 terminal size,
-//! and in v5 255, which closes the channel that follows.
+//! and in v5 255, which closes the channel that follows. Before v4 the status is a text, and only about failures.
+//! In the `base64` protocols the channel is a digit, and what follows is base64.
 
 use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, Stream, StreamExt};
@@ -18,7 +21,13 @@ use tracing::debug;
 use super::StreamQuery;
 use crate::runtime::{Result, RuntimeError, Streams, TerminalSize};
 
-pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const PROTOCOLS: [&str; 5] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -35,10 +44,47 @@ where
     F: FnOnce(Streams) -> Done + Send + 'static,
     Done: Future<Output = Result<i32>> + Send + 'static,
 {
-    upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| run(socket, query, command))
+    let upgrade = upgrade.protocols(PROTOCOLS);
+    let chosen = upgrade.selected_protocol().and_then(|it| it.to_str().ok());
+    let protocol = Protocol::named(chosen.unwrap_or_default());
+    upgrade.on_upgrade(move |socket| run(socket, query, protocol, command))
 }
 
-async fn run<F, Done>(socket: WebSocket, query: StreamQuery, command: F)
+/// How messages look in the protocol that both sides speak.
+#[derive(Clone, Copy, Debug)]
+struct Protocol {
+    base64: bool,
+    /// Whether the last message is a `Status`.
+    status: bool,
+}
+
+impl Protocol {
+    /// A client that names none speaks the oldest.
+    fn named(name: &str) -> Self {
+        Self { base64: name.contains("base64."), status: name.starts_with("v4.") || name.starts_with("v5.") }
+    }
+
+    fn message(self, channel: u8, data: &[u8]) -> Message {
+        if self.base64 {
+            return Message::Text(format!("{channel}{}", BASE64_STANDARD.encode(data)).into());
+        }
+        let mut frame = Vec::with_capacity(data.len() + 1);
+        frame.push(channel);
+        frame.extend_from_slice(data);
+        Message::Binary(frame.into())
+    }
+
+    /// The channel and the data of a message; nothing for one that is none of this protocol.
+    fn parse(self, bytes: &Bytes) -> Option<(u8, Bytes)> {
+        let (channel, data) = (*bytes.first()?, bytes.slice(1..));
+        if !self.base64 {
+            return Some((channel, data));
+        }
+        Some((channel.checked_sub(b'0')?, BASE64_STANDARD.decode(data).ok()?.into()))
+    }
+}
+
+async fn run<F, Done>(socket: WebSocket, query: StreamQuery, protocol: Protocol, command: F)
 where
     F: FnOnce(Streams) -> Done,
     Done: Future<Output = Result<i32>>,
@@ -56,7 +102,7 @@ where
         resize: query.tty.then_some(resize),
     };
     let work = async {
-        let output = outgoing(&mut to_client, stdout_read, stderr_read);
+        let output = outgoing(&mut to_client, protocol, stdout_read, stderr_read);
         let (result, sent) = tokio::join!(command(streams), output);
         if let Err(error) = sent {
             debug!(%error, "sending output");
@@ -65,13 +111,12 @@ where
     };
     let result = tokio::select! {
         result = work => result,
-        () = incoming(from_client, stdin_write, sizes) => return,
+        () = incoming(from_client, protocol, stdin_write, sizes) => return,
     };
-    let status = serde_json::to_vec(&status_of(&result)).unwrap_or_default();
-    let mut last = vec![STATUS];
-    last.extend(status);
+    let last = report(&result, protocol.status);
+    let last = (!last.is_empty()).then(|| protocol.message(STATUS, last.as_bytes()));
     let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
-    for message in [Message::Binary(last.into()), close] {
+    for message in last.into_iter().chain([close]) {
         if let Err(error) = to_client.send(message).await {
             return debug!(%error, "sending the status");
         }
@@ -81,6 +126,7 @@ where
 /// Reads what the client sends until it is gone.
 async fn incoming(
     mut from_client: SplitStream<WebSocket>,
+    protocol: Protocol,
     mut stdin: Option<DuplexStream>,
     sizes: mpsc::Sender<TerminalSize>,
 ) {
@@ -91,24 +137,24 @@ async fn incoming(
             Message::Close(_) => return,
             Message::Ping(_) | Message::Pong(_) => continue,
         };
-        match (bytes.first(), bytes.get(1..)) {
-            (Some(&STDIN), Some(data)) => {
+        match protocol.parse(&bytes) {
+            Some((STDIN, data)) => {
                 if let Some(open) = &mut stdin
-                    && open.write_all(data).await.is_err()
+                    && open.write_all(&data).await.is_err()
                 {
                     // The process does not read any more; it may still write.
                     stdin = None;
                 }
             }
-            (Some(&RESIZE), Some(data)) => {
-                let size: std::result::Result<TerminalSize, _> = serde_json::from_slice(data);
+            Some((RESIZE, data)) => {
+                let size: std::result::Result<TerminalSize, _> = serde_json::from_slice(&data);
                 if let Ok(size) = size
                     && sizes.try_send(size).is_err()
                 {
                     debug!("a terminal size is dropped: the last ones are not applied yet");
                 }
             }
-            (Some(&CLOSE), Some([STDIN, ..])) => stdin = None,
+            Some((CLOSE, data)) if data.first() == Some(&STDIN) => stdin = None,
             _ => {}
         }
     }
@@ -116,29 +162,34 @@ async fn incoming(
 
 async fn outgoing(
     to_client: &mut SplitSink<WebSocket, Message>,
+    protocol: Protocol,
     stdout: Option<DuplexStream>,
     stderr: Option<DuplexStream>,
 ) -> std::result::Result<(), axum::Error> {
-    let mut output = futures::stream::select(frames(STDOUT, stdout), frames(STDERR, stderr));
-    while let Some(frame) = output.next().await {
-        to_client.send(Message::Binary(frame)).await?;
+    let mut output = futures::stream::select(chunks(STDOUT, stdout), chunks(STDERR, stderr));
+    while let Some((channel, chunk)) = output.next().await {
+        to_client.send(protocol.message(channel, &chunk)).await?;
     }
     Ok(())
 }
 
-fn frames(channel: u8, pipe: Option<DuplexStream>) -> impl Stream<Item = Bytes> + Unpin {
+fn chunks(channel: u8, pipe: Option<DuplexStream>) -> impl Stream<Item = (u8, Bytes)> + Unpin {
     let chunks = futures::stream::iter(pipe).flat_map(|it| ReaderStream::with_capacity(it, BUFFER_BYTES));
-    Box::pin(chunks.filter_map(move |chunk| async move {
-        let chunk = chunk.ok()?;
-        let mut frame = Vec::with_capacity(chunk.len() + 1);
-        frame.push(channel);
-        frame.extend_from_slice(&chunk);
-        Some(Bytes::from(frame))
-    }))
+    Box::pin(chunks.filter_map(move |chunk| async move { Some((channel, chunk.ok()?)) }))
+}
+
+/// What the last message says: a `Status` always, or in the old protocols a text if something is wrong.
+pub(super) fn report(result: &Result<i32>, as_status: bool) -> String {
+    let status = status_of(result);
+    match (as_status, result) {
+        (true, _) => status.to_string(),
+        (false, Ok(0)) => String::new(),
+        (false, _) => status["message"].as_str().unwrap_or_default().to_owned(),
+    }
 }
 
 /// The `Status` that ends a stream: success, the exit code, or what went wrong.
-pub(super) fn status_of(result: &Result<i32, RuntimeError>) -> Value {
+fn status_of(result: &Result<i32, RuntimeError>) -> Value {
     match result {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({
@@ -168,5 +219,29 @@ mod tests {
         assert_eq!(status["reason"], "NonZeroExitCode");
         assert_eq!(status["details"]["causes"][0]["message"], "7");
         assert_eq!(status_of(&Ok(0))["status"], "Success");
+    }
+
+    #[test]
+    fn old_protocols_get_text_and_only_about_failures() {
+        assert_eq!(report(&Ok(0), false), "");
+        assert!(report(&Ok(3), false).ends_with("exit status 3"));
+        assert!(report(&Ok(0), true).contains("Success"));
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_is_written_in_every_protocol() {
+        for name in PROTOCOLS.iter().chain(&[""]) {
+            let protocol = Protocol::named(name);
+            let bytes: Bytes = match protocol.message(STDOUT, b"out\xff") {
+                Message::Binary(bytes) => bytes,
+                Message::Text(text) => text.into(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(protocol.parse(&bytes), Some((STDOUT, Bytes::from_static(b"out\xff"))), "{name}");
+        }
+        assert!(Protocol::named("v5.channel.k8s.io").status && !Protocol::named("channel.k8s.io").status);
+        let base64 = Protocol::named("base64.channel.k8s.io");
+        assert_eq!(base64.parse(&Bytes::from_static(b"0aGk=")), Some((STDIN, Bytes::from_static(b"hi"))));
+        assert_eq!(base64.parse(&Bytes::from_static(b"0?")), None);
     }
 }

@@ -58,12 +58,12 @@ impl LogFile {
         self.file.write_all(&text)
     }
 
-    /// Writes what never got its newline.
+    /// Writes what never got its newline, as a piece of a line: readers must not show one that was not there.
     pub(super) fn finish(&mut self, at: DateTime<Utc>) -> std::io::Result<()> {
         let mut text = Vec::new();
         for (stream, waiting) in [(Stream::Stdout, &mut self.stdout), (Stream::Stderr, &mut self.stderr)] {
             if !waiting.is_empty() {
-                push_piece(&mut text, stream, at, 'F', waiting);
+                push_piece(&mut text, stream, at, 'P', waiting);
                 waiting.clear();
             }
         }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_last_line_without_newline_is_kept() {
-        assert_eq!(written(&[(Stream::Stdout, b"end")]), "1970-01-01T00:00:00.000000000Z stdout F end\n");
+        assert_eq!(written(&[(Stream::Stdout, b"end")]), "1970-01-01T00:00:00.000000000Z stdout P end\n");
     }
 
     #[test]

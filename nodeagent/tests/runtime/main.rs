@@ -312,7 +312,7 @@ async fn output_arrives_in_the_cri_log_format() {
     let log = std::fs::read_to_string(ended.log_path.unwrap()).unwrap();
     let mut lines: Vec<_> = log.lines().map(|line| line.split_once(' ').unwrap().1).collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["stderr F err", "stdout F end", "stdout F out"]);
+    assert_eq!(lines, ["stderr F err", "stdout F out", "stdout P end"]);
     node.stop().await;
 }
 

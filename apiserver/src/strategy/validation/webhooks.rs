@@ -118,9 +118,6 @@ pub(super) fn validate_service(service: &Value, path: &str, errors: &mut Errors)
 fn check_service_path(place: &str, path: &str, errors: &mut Errors) {
     let mut invalid = |why: String| errors.push(FieldError::invalid(path, place, why));
     if place.is_empty() || place == "/" {
-        if place.is_empty() {
-            invalid("must start with a '/'".to_owned());
-        }
         return;
     }
     if place == "//" {

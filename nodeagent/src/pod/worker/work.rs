@@ -20,6 +20,7 @@ use crate::network;
 use crate::pod::containers::{self, Prepared};
 use crate::pod::observed::ImageState;
 use crate::pod::plan::{Step, Why};
+use crate::pod::sub_path;
 use crate::probe::ask;
 use crate::runtime::{Image, Mount, NetworkMode, Propagation, RegistryAuth, RuntimeError};
 use crate::volume;
@@ -279,10 +280,10 @@ impl Task {
         let mut sources = Sources::read(&self.agent.client, self.namespace(), spec)
             .await
             .map_err(|error| wrong(error.to_string()))?;
-        let wants_services = self.pod.spec.as_ref().and_then(|it| it.enable_service_links) != Some(false);
-        if wants_services && self.agent.disk {
-            sources.services =
-                self.agent.services(self.namespace()).await.map_err(|error| wrong(error.to_string()))?;
+        if self.agent.disk {
+            let links = self.pod.spec.as_ref().and_then(|it| it.enable_service_links) != Some(false);
+            let services = self.agent.services(self.namespace(), links).await;
+            sources.services = services.map_err(|error| wrong(error.to_string()))?;
         }
         let facts = self.agent.facts(&self.sandbox_ips);
         let env =
@@ -298,8 +299,14 @@ impl Task {
             extra_mounts: self.own_files(spec, attempt).map_err(|error| wrong(error.to_string()))?,
             node_memory: self.agent.node_memory(),
         };
+        let own_files = prepared.extra_mounts.len();
         let config = containers::container_config(&self.pod, spec, prepared);
-        config.map_err(|error| wrong(error.to_string()))
+        let mut config = config.map_err(|error| wrong(error.to_string()))?;
+        if self.agent.disk {
+            sub_path::prepare(&mut config.mounts[own_files..], spec, |name| self.volumes.get(name))
+                .map_err(|error| wrong(error.to_string()))?;
+        }
+        Ok(config)
     }
 
     /// `/etc/hosts` of the pod and the file for the container's termination message.
@@ -314,13 +321,12 @@ impl Task {
             propagation: Propagation::Private,
         };
         let mut mounts = Vec::new();
-        let on_host = self.pod.spec.as_ref().and_then(|it| it.host_network) == Some(true);
         let taken = spec.volume_mounts.iter().flatten().any(|it| it.mount_path == "/etc/hosts");
         let dir = self.agent.pod_dir(self.uid());
         std::fs::create_dir_all(&dir)?;
-        if !on_host && !taken {
+        if !taken {
             let path = dir.join("etc-hosts");
-            std::fs::write(&path, network::etc_hosts(&self.pod, &self.sandbox_ips, &self.agent.dns.domain))?;
+            std::fs::write(&path, self.etc_hosts()?)?;
             mounts.push(mount(path, "/etc/hosts"));
         }
         let path = self.agent.folders.termination_log(self.uid(), &spec.name, attempt);
@@ -332,6 +338,15 @@ impl Task {
         let inside = spec.termination_message_path.as_deref().filter(|it| !it.is_empty());
         mounts.push(mount(path, inside.unwrap_or("/dev/termination-log")));
         Ok(mounts)
+    }
+
+    fn etc_hosts(&self) -> std::io::Result<String> {
+        let on_host = self.pod.spec.as_ref().and_then(|it| it.host_network) == Some(true);
+        if on_host {
+            let node = std::fs::read_to_string("/etc/hosts")?;
+            return Ok(network::etc_hosts_on_node(&self.pod, &node));
+        }
+        Ok(network::etc_hosts(&self.pod, &self.sandbox_ips, &self.agent.dns.domain))
     }
 
     fn target<'a>(&'a self, spec: &'a ContainerSpec, id: &'a str) -> ask::Target<'a> {
