@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api_types::template_hash::template_hash;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -90,6 +90,34 @@ where
     Ok(History { all, update, collisions })
 }
 
+/// The revisions of the same template as the current one, which a lost answer or another writer may have left.
+pub(crate) fn duplicates(history: &History) -> Vec<Arc<ControllerRevision>> {
+    let data = |one: &ControllerRevision| one.data.as_ref().map(|data| data.0.clone());
+    let (current, name) = (data(&history.update), name_of(&history.update.metadata));
+    let is_other = |one: &&Arc<ControllerRevision>| name_of(&one.metadata) != name && data(one) == current;
+    history.all.iter().filter(is_other).cloned().collect()
+}
+
+/// Gives the pods of a duplicate to the current revision, and deletes it.
+pub(crate) async fn merge(
+    client: &Client,
+    history: &History,
+    duplicate: &ControllerRevision,
+    pods: &[Arc<Pod>],
+) -> Result<(), kube::Error> {
+    let is_of_it = |pod: &&Arc<Pod>| label(&pod.metadata, HASH) == Some(hash_of(duplicate));
+    let patch = Patch::Merge(json!({"metadata": {"labels": {HASH: hash_of(&history.update)}}}));
+    for pod in pods.iter().filter(is_of_it) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        match api.patch(name_of(&pod.metadata), &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            patched => drop(patched?),
+        }
+    }
+    delete_exactly(client, duplicate, DeleteParams::default()).await
+}
+
 /// A new revision, as yet without name.
 fn revision_for<K>(owner: &K, template: &PodTemplateSpec, data: Value, number: i64) -> ControllerRevision
 where
@@ -159,6 +187,22 @@ fn is_idle(revision: &ControllerRevision, history: &History, in_use: &BTreeSet<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn revisions_of_the_current_template_under_another_name_are_duplicates() {
+        let revision = |name: &str, image: &str| {
+            let template =
+                serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "image": image}]}}));
+            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            let data = Some(RawExtension(data_of(&template.unwrap())));
+            Arc::new(ControllerRevision { metadata, data, revision: 1 })
+        };
+        let all = vec![revision("old", "v1"), revision("twin", "v2"), revision("new", "v2")];
+        let history = History { update: all[2].clone(), all, collisions: 0 };
+        let names: Vec<_> =
+            duplicates(&history).iter().map(|one| name_of(&one.metadata).to_owned()).collect();
+        assert_eq!(names, ["twin"]);
+    }
 
     #[test]
     fn a_template_survives_the_way_through_a_revision() {

@@ -242,6 +242,10 @@ impl Controller for DaemonSetController {
         let known = self.revisions.in_namespace(&key.namespace);
         let known = claim_all(&self.client, &*set, &spec.selector, known).await?;
         let history = revisions::ensure_among(&self.client, known, &*set, &spec.template, collisions).await?;
+        for duplicate in revisions::duplicates(&history) {
+            // What it writes comes back as changes, and with them the key.
+            revisions::merge(&self.client, &history, &duplicate, &pods).await?;
+        }
         let (nodes, hash) = (self.nodes.all(), revisions::hash_of(&history.update));
         let (held, wait) = self.failures.held(&set, &pods);
         let observed =

@@ -27,17 +27,17 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
 };
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::api::ObjectMeta;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::controllers::endpointslice::packing::pack;
-use crate::endpoint_slices::{HEADLESS, MANAGED_BY, SERVICE, ports_key, service_of, sorted, written};
-use crate::expectations::Expectations;
+use crate::endpoint_slices::{
+    HEADLESS, MANAGED_BY, SERVICE, Slices, Step, ports_key, service_of, sorted, written,
+};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, label, name_of};
-use crate::pod_control::{delete_exactly, is_namespace_going};
+use crate::pod_control::is_namespace_going;
 use crate::service_pods::{self, Family, TargetPort};
 use crate::trigger_times::{self, TriggerTimes};
 
@@ -47,13 +47,11 @@ const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(crate) struct EndpointSliceController {
-    client: Client,
     events: Events,
     services: Arc<Informer<Service>>,
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
-    slices: Arc<Informer<EndpointSlice>>,
-    expectations: Expectations,
+    slices: Slices,
     times: TriggerTimes,
 }
 
@@ -66,14 +64,6 @@ struct Observed<'a> {
     slices: &'a [Arc<EndpointSlice>],
     /// When what is new happened.
     changed_at: Option<DateTime<Utc>>,
-}
-
-/// One thing to do.
-#[derive(Debug, PartialEq)]
-enum Step {
-    Create(Box<EndpointSlice>),
-    Update(Box<EndpointSlice>),
-    Delete(Arc<EndpointSlice>),
 }
 
 /// The endpoints that have the same ports, by pod.
@@ -285,37 +275,30 @@ impl Controller for EndpointSliceController {
             }
         });
         Self {
-            client: setup.client.clone(),
             events: setup.events(),
             services,
             pods,
             nodes,
-            slices,
-            expectations: Expectations::default(),
+            slices: Slices::new(MANAGER, setup.client.clone(), slices),
             times: TriggerTimes::default(),
         }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         let Some(service) = self.services.get(key) else {
-            self.expectations.forget(key);
+            self.slices.forget(key);
             self.times.forget(key);
             return Ok(Action::Done);
         };
-        if !service_pods::is_selecting(&service) || !self.expectations.are_met(key, &*self.slices) {
-            return Ok(Action::Done);
-        }
-        let mut slices = self.slices.in_namespace(&key.namespace);
-        slices.retain(|slice| {
-            service_of(slice, MANAGER).as_ref() == Some(key) && !owners::is_deleting(&slice.metadata)
-        });
+        let slices = service_pods::is_selecting(&service).then(|| self.slices.of(key)).flatten();
+        let Some(slices) = slices else { return Ok(Action::Done) };
         let pods = service_pods::pods_behind(&service, &self.pods);
         let changed_at = self.times.note(&service, &pods);
         let zones = self.zones_of(&pods);
         let observed =
             Observed { service: &service, pods: &pods, zones: &zones, slices: &slices, changed_at };
         for step in plan(&observed) {
-            if let Err(error) = self.apply(key, step).await {
+            if let Err(error) = self.slices.apply(key, step).await {
                 if is_namespace_going(&error) {
                     return Ok(Action::Done);
                 }
@@ -335,25 +318,6 @@ impl EndpointSliceController {
         nodes
             .map(|node| (name_of(&node.metadata).to_owned(), zone_of(&node).map(ToOwned::to_owned)))
             .collect()
-    }
-
-    async fn apply(&self, key: &ObjectKey, step: Step) -> Result<(), kube::Error> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-        match step {
-            Step::Create(slice) => {
-                let created = api.create(&PostParams::default(), &slice).await?;
-                self.expectations.created(key, &self.slices, &created);
-            }
-            Step::Update(slice) => {
-                let updated = api.replace(name_of(&slice.metadata), &PostParams::default(), &slice).await?;
-                self.expectations.created(key, &self.slices, &updated);
-            }
-            Step::Delete(slice) => {
-                delete_exactly(&self.client, &*slice, DeleteParams::default()).await?;
-                self.expectations.deleted(key, &*slice);
-            }
-        }
-        Ok(())
     }
 }
 

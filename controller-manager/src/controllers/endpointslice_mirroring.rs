@@ -20,16 +20,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::api::ObjectMeta;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
-use crate::endpoint_slices::{MANAGED_BY, SERVICE, ports_key, service_of, sorted, written};
-use crate::expectations::Expectations;
+use crate::endpoint_slices::{MANAGED_BY, SERVICE, Slices, Step, ports_key, service_of, sorted, written};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::owners::{self, annotation, label, name_of};
-use crate::pod_control::{delete_exactly, is_namespace_going};
+use crate::pod_control::is_namespace_going;
 use crate::service_pods::{Family, TargetPort};
 use crate::trigger_times::LAST_CHANGE;
 
@@ -41,32 +39,33 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const ADDRESSES_MAX: usize = 1000;
 
 pub(crate) struct EndpointSliceMirroring {
-    client: Client,
     events: Events,
     services: Arc<Informer<Service>>,
     endpoints: Arc<Informer<Endpoints>>,
-    slices: Arc<Informer<EndpointSlice>>,
-    expectations: Expectations,
+    slices: Slices,
 }
 
-/// One thing to do.
-#[derive(Debug, PartialEq)]
-enum Step {
-    Create(Box<EndpointSlice>),
-    Update(Box<EndpointSlice>),
-    Delete(Arc<EndpointSlice>),
+/// What to write, and which addresses cannot be mirrored.
+#[derive(Debug, Default, PartialEq)]
+struct Plan {
+    steps: Vec<Step>,
     /// Addresses that are none.
-    ReportInvalid(usize),
+    invalid: usize,
     /// Addresses too many.
-    ReportSkipped(usize),
+    skipped: usize,
 }
 
 /// Endpoints by family and ports.
 type Wanted = BTreeMap<(Family, Vec<TargetPort>), (Vec<TargetPort>, Vec<Endpoint>)>;
 
-fn plan(mirrored: Option<&Endpoints>, slices: &[Arc<EndpointSlice>]) -> Vec<Step> {
-    let Some(endpoints) = mirrored else { return slices.iter().cloned().map(Step::Delete).collect() };
-    let (wanted, mut steps) = wanted(endpoints);
+fn plan(mirrored: Option<&Endpoints>, slices: &[Arc<EndpointSlice>]) -> Plan {
+    let mut plan = Plan::default();
+    let Some(endpoints) = mirrored else {
+        plan.steps.extend(slices.iter().cloned().map(Step::Delete));
+        return plan;
+    };
+    let wanted = wanted(endpoints, &mut plan);
+    let steps = &mut plan.steps;
     let key = |slice: &EndpointSlice| (slice.address_type.clone(), ports_key(slice));
     let mut there: BTreeMap<_, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
     for slice in slices {
@@ -93,12 +92,12 @@ fn plan(mirrored: Option<&Endpoints>, slices: &[Arc<EndpointSlice>]) -> Vec<Step
     if !owners::is_deleting(&endpoints.metadata) {
         steps.extend(created.into_iter().map(|slice| Step::Create(Box::new(slice))));
     }
-    steps
+    plan
 }
 
-/// What should be listed, and what cannot be.
-fn wanted(endpoints: &Endpoints) -> (Wanted, Vec<Step>) {
-    let (mut wanted, mut invalid, mut skipped) = (Wanted::new(), 0, 0);
+/// What should be listed; notes in the plan what cannot be.
+fn wanted(endpoints: &Endpoints, plan: &mut Plan) -> Wanted {
+    let mut wanted = Wanted::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports: Vec<_> = subset.ports.iter().flatten().map(target).collect();
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
@@ -106,11 +105,11 @@ fn wanted(endpoints: &Endpoints) -> (Wanted, Vec<Step>) {
         let mut listed = 0;
         for (address, ready) in ready.chain(unready) {
             let Ok(ip) = address.ip.parse::<IpAddr>() else {
-                invalid += 1;
+                plan.invalid += 1;
                 continue;
             };
             if listed == ADDRESSES_MAX {
-                skipped += 1;
+                plan.skipped += 1;
                 continue;
             }
             listed += 1;
@@ -118,14 +117,7 @@ fn wanted(endpoints: &Endpoints) -> (Wanted, Vec<Step>) {
             group.or_insert_with(|| (ports.clone(), Vec::new())).1.push(endpoint(address, ip, ready));
         }
     }
-    let mut reports = Vec::new();
-    if invalid > 0 {
-        reports.push(Step::ReportInvalid(invalid));
-    }
-    if skipped > 0 {
-        reports.push(Step::ReportSkipped(skipped));
-    }
-    (wanted, reports)
+    wanted
 }
 
 fn target(port: &EndpointPort) -> TargetPort {
@@ -207,30 +199,27 @@ impl Controller for EndpointSliceMirroring {
     const NAME: &'static str = "endpointslice-mirroring-controller";
 
     fn watches(setup: &Setup<'_>) -> Self {
+        let slices = setup.watch::<EndpointSlice>(|slice| service_of(slice, MANAGER).into_iter().collect());
         Self {
-            client: setup.client.clone(),
             events: setup.events(),
             services: setup.watch_own::<Service>(),
             endpoints: setup.watch_own::<Endpoints>(),
-            slices: setup.watch::<EndpointSlice>(|slice| service_of(slice, MANAGER).into_iter().collect()),
-            expectations: Expectations::default(),
+            slices: Slices::new(MANAGER, setup.client.clone(), slices),
         }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
-        if !self.expectations.are_met(key, &*self.slices) {
-            return Ok(Action::Done);
-        }
+        let Some(slices) = self.slices.of(key) else { return Ok(Action::Done) };
         let service = self.services.get(key);
         let endpoints = self.endpoints.get(key);
         let mirrored =
             endpoints.filter(|endpoints| service.is_some_and(|service| is_mirrored(endpoints, &service)));
-        let mut slices = self.slices.in_namespace(&key.namespace);
-        slices.retain(|slice| {
-            service_of(slice, MANAGER).as_ref() == Some(key) && !owners::is_deleting(&slice.metadata)
-        });
-        for step in plan(mirrored.as_deref(), &slices) {
-            match self.apply(key, mirrored.as_deref(), step).await {
+        let plan = plan(mirrored.as_deref(), &slices);
+        if let Some(endpoints) = &mirrored {
+            self.report(endpoints, &plan);
+        }
+        for step in plan.steps {
+            match self.slices.apply(key, step).await {
                 Err(error) if is_namespace_going(&error) => return Ok(Action::Done),
                 applied => applied?,
             }
@@ -240,40 +229,20 @@ impl Controller for EndpointSliceMirroring {
 }
 
 impl EndpointSliceMirroring {
-    async fn apply(
-        &self,
-        key: &ObjectKey,
-        endpoints: Option<&Endpoints>,
-        step: Step,
-    ) -> Result<(), kube::Error> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-        match step {
-            Step::Create(slice) => {
-                let created = api.create(&PostParams::default(), &slice).await?;
-                self.expectations.created(key, &self.slices, &created);
-            }
-            Step::Update(slice) => {
-                let updated = api.replace(name_of(&slice.metadata), &PostParams::default(), &slice).await?;
-                self.expectations.created(key, &self.slices, &updated);
-            }
-            Step::Delete(slice) => {
-                delete_exactly(&self.client, &*slice, DeleteParams::default()).await?;
-                self.expectations.deleted(key, &*slice);
-            }
-            Step::ReportInvalid(count) => {
-                let message =
-                    format!("Skipped {count} invalid IP addresses when mirroring to EndpointSlices");
-                endpoints.inspect(|one| self.events.warning(*one, "InvalidIPAddress", &message));
-            }
-            Step::ReportSkipped(count) => {
-                let message = format!(
-                    "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. \
-                     {count} addresses were skipped"
-                );
-                endpoints.inspect(|one| self.events.warning(*one, "TooManyAddressesToMirror", &message));
-            }
+    fn report(&self, endpoints: &Endpoints, plan: &Plan) {
+        if plan.invalid > 0 {
+            let count = plan.invalid;
+            let message = format!("Skipped {count} invalid IP addresses when mirroring to EndpointSlices");
+            self.events.warning(endpoints, "InvalidIPAddress", &message);
         }
-        Ok(())
+        if plan.skipped > 0 {
+            let count = plan.skipped;
+            let message = format!(
+                "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. \
+                 {count} addresses were skipped"
+            );
+            self.events.warning(endpoints, "TooManyAddressesToMirror", &message);
+        }
     }
 }
 
@@ -282,6 +251,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::endpoint_slices::made;
 
     fn endpoints(subsets: Value) -> Endpoints {
         let annotations = json!({LAST_CHANGE: "x", "note": "kept"});
@@ -306,27 +276,15 @@ mod tests {
             Step::Create(one) => format!("create {}", slice(one)),
             Step::Update(one) => format!("update {} {}", name_of(&one.metadata), slice(one)),
             Step::Delete(one) => format!("delete {}", name_of(&one.metadata)),
-            other => format!("{other:?}"),
         };
         steps.iter().map(tell).collect()
-    }
-
-    fn made(steps: Vec<Step>) -> Vec<Arc<EndpointSlice>> {
-        let slice = |(index, step)| match step {
-            Step::Create(mut slice) => {
-                slice.metadata.name = Some(format!("s-{index}"));
-                Arc::new(*slice)
-            }
-            other => panic!("not a creation: {other:?}"),
-        };
-        steps.into_iter().enumerate().map(slice).collect()
     }
 
     #[test]
     fn each_subset_and_family_has_a_slice() {
         let both = endpoints(json!([subset(&["10.0.0.1", "fd00::1"], 80), subset(&["10.0.0.2"], 81)]));
         let expected = ["create IPv4 10.0.0.2:[81]", "create IPv4 10.0.0.1:[80]", "create IPv6 fd00::1:[80]"];
-        let mut told = told(&plan(Some(&both), &[]));
+        let mut told = told(&plan(Some(&both), &[]).steps);
         told.sort();
         let mut expected = expected.map(ToOwned::to_owned);
         expected.sort();
@@ -335,7 +293,7 @@ mod tests {
 
     #[test]
     fn labels_and_annotations_are_taken_over_but_for_our_own() {
-        let slices = made(plan(Some(&endpoints(json!([subset(&["10.0.0.1"], 80)]))), &[]));
+        let slices = made(plan(Some(&endpoints(json!([subset(&["10.0.0.1"], 80)]))), &[]).steps);
         let meta = &slices[0].metadata;
         let labels = meta.labels.clone().unwrap();
         assert_eq!(
@@ -349,19 +307,19 @@ mod tests {
     #[test]
     fn a_change_updates_the_slice_that_is_there() {
         let before = endpoints(json!([subset(&["10.0.0.1"], 80)]));
-        let slices = made(plan(Some(&before), &[]));
-        assert!(plan(Some(&before), &slices).is_empty());
+        let slices = made(plan(Some(&before), &[]).steps);
+        assert!(plan(Some(&before), &slices).steps.is_empty());
         let after = endpoints(json!([subset(&["10.0.0.1", "10.0.0.2"], 80)]));
-        assert_eq!(told(&plan(Some(&after), &slices)), ["update s-0 IPv4 10.0.0.1,10.0.0.2:[80]"]);
+        assert_eq!(told(&plan(Some(&after), &slices).steps), ["update s-0 IPv4 10.0.0.1,10.0.0.2:[80]"]);
         let after = endpoints(json!([subset(&["10.0.0.1"], 81)]));
-        assert_eq!(told(&plan(Some(&after), &slices)), ["update s-0 IPv4 10.0.0.1:[81]"]);
+        assert_eq!(told(&plan(Some(&after), &slices).steps), ["update s-0 IPv4 10.0.0.1:[81]"]);
     }
 
     #[test]
     fn what_is_not_mirrored_any_more_goes() {
-        let slices = made(plan(Some(&endpoints(json!([subset(&["10.0.0.1"], 80)]))), &[]));
-        assert_eq!(told(&plan(None, &slices)), ["delete s-0"]);
-        assert_eq!(told(&plan(Some(&endpoints(json!([]))), &slices)), ["delete s-0"]);
+        let slices = made(plan(Some(&endpoints(json!([subset(&["10.0.0.1"], 80)]))), &[]).steps);
+        assert_eq!(told(&plan(None, &slices).steps), ["delete s-0"]);
+        assert_eq!(told(&plan(Some(&endpoints(json!([]))), &slices).steps), ["delete s-0"]);
     }
 
     #[test]
@@ -370,8 +328,8 @@ mod tests {
             (0..1003).map(|index| format!("10.0.{}.{}", index / 250, index % 250)).collect();
         let mut all: Vec<&str> = many.iter().map(String::as_str).collect();
         all.push("nonsense");
-        let steps = plan(Some(&endpoints(json!([subset(&all, 80)]))), &[]);
-        assert!(matches!(steps[..2], [Step::ReportInvalid(1), Step::ReportSkipped(3)]));
+        let plan = plan(Some(&endpoints(json!([subset(&all, 80)]))), &[]);
+        assert_eq!((plan.invalid, plan.skipped), (1, 3));
     }
 
     #[test]

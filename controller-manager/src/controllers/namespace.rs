@@ -62,43 +62,42 @@ impl Left {
     }
 
     fn conditions(&self, now: DateTime<Utc>) -> Vec<NamespaceCondition> {
-        let listed = |counts: &BTreeMap<String, usize>, word: &str| {
-            let parts: Vec<_> = counts
-                .iter()
-                .map(|(name, count)| format!("{name} {word} {count} resource instances"))
-                .collect();
-            parts.join(", ")
+        let condition = |row: &Told| {
+            let (status, reason, message) = match (row.problem)(self) {
+                Some(problem) => ("True", row.bad, problem),
+                None => ("False", row.good.0, row.good.1.to_owned()),
+            };
+            NamespaceCondition {
+                type_: row.type_.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_transition_time: Some(time_of(now)),
+            }
         };
-        let mut problems = self.problems.clone();
-        problems.sort();
-        let (failed, problems) = (problems.len(), problems.join(", "));
-        let (objects, finalizers) = (listed(&self.objects, "has"), listed(&self.finalizers, "in"));
-        let told = [
-            (self.undiscovered.is_some(), self.undiscovered.clone().unwrap_or_default()),
-            (false, String::new()),
-            (failed > 0, format!("Failed to delete all resource types, {failed} remaining: {problems}")),
-            (!self.objects.is_empty(), format!("Some resources are remaining: {objects}")),
-            (
-                !self.finalizers.is_empty(),
-                format!("Some content in the namespace has finalizers remaining: {finalizers}"),
-            ),
-        ];
-        let condition = |(row, (holds, message)): (&Told, (bool, String))| NamespaceCondition {
-            type_: row.type_.to_owned(),
-            status: if holds { "True" } else { "False" }.to_owned(),
-            reason: Some(if holds { row.bad } else { row.good.0 }.to_owned()),
-            message: Some(if holds { message } else { row.good.1.to_owned() }),
-            last_transition_time: Some(time_of(now)),
-        };
-        CONDITIONS.iter().zip(told).map(condition).collect()
+        CONDITIONS.iter().map(condition).collect()
     }
 }
 
-/// What a condition says when it does not hold, and why it does when it does.
+/// `pods. has 2 resource instances, …`, when there are any.
+fn listed(counts: &BTreeMap<String, usize>, word: &str) -> Option<String> {
+    let part = |(name, count): (&String, &usize)| format!("{name} {word} {count} resource instances");
+    (!counts.is_empty()).then(|| counts.iter().map(part).collect::<Vec<_>>().join(", "))
+}
+
+fn refused(left: &Left) -> Option<String> {
+    let mut problems = left.problems.clone();
+    problems.sort();
+    let (failed, problems) = (problems.len(), problems.join(", "));
+    (failed > 0).then(|| format!("Failed to delete all resource types, {failed} remaining: {problems}"))
+}
+
+/// A condition: what keeps the namespace, and what is said when that does not.
 struct Told {
     type_: &'static str,
     good: (&'static str, &'static str),
     bad: &'static str,
+    problem: fn(&Left) -> Option<String>,
 }
 
 const CONDITIONS: [Told; 5] = [
@@ -106,26 +105,34 @@ const CONDITIONS: [Told; 5] = [
         type_: "NamespaceDeletionDiscoveryFailure",
         good: ("ResourcesDiscovered", "All resources successfully discovered"),
         bad: "DiscoveryFailed",
+        problem: |left| left.undiscovered.clone(),
     },
     Told {
         type_: "NamespaceDeletionGroupVersionParsingFailure",
         good: ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
         bad: "GroupVersionParsingFailed",
+        problem: |_| None,
     },
     Told {
         type_: "NamespaceDeletionContentFailure",
         good: ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
         bad: "ContentDeletionFailed",
+        problem: refused,
     },
     Told {
         type_: "NamespaceContentRemaining",
         good: ("ContentRemoved", "All content successfully removed"),
         bad: "SomeResourcesRemain",
+        problem: |left| Some(format!("Some resources are remaining: {}", listed(&left.objects, "has")?)),
     },
     Told {
         type_: "NamespaceFinalizersRemaining",
         good: ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
         bad: "SomeFinalizersRemain",
+        problem: |left| {
+            let finalizers = listed(&left.finalizers, "in")?;
+            Some(format!("Some content in the namespace has finalizers remaining: {finalizers}"))
+        },
     },
 ];
 

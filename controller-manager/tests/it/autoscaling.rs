@@ -163,6 +163,30 @@ async fn a_target_that_does_not_say_which_pods_it_has_is_told() {
 }
 
 #[tokio::test]
+async fn two_autoscalers_of_the_same_pods_are_both_told() {
+    let cluster = Cluster::start().await;
+    replica_set(&cluster, 1).await;
+    let kind = define(&cluster, "example.org", "v1", "widgets", "Widget").await;
+    let widget = json!({"metadata": {"name": "web"}, "spec": {"replicas": 1},
+        "status": {"replicas": 1, "selector": "app=web"}});
+    create(&cluster, &kind, widget).await;
+    let other = json!({"scaleTargetRef": target("example.org/v1", "Widget"), "minReplicas": 1, "maxReplicas": 5,
+        "metrics": cpu(40)});
+    cluster.create::<HorizontalPodAutoscaler>(json!({"metadata": {"name": "other"}, "spec": other})).await;
+    cluster
+        .until("the other autoscaler's look at its pods", || async {
+            let other = cluster.api::<HorizontalPodAutoscaler>("default").get("other").await.unwrap();
+            other.status?.conditions?.into_iter().find(|one| one.type_ == "ScalingActive")
+        })
+        .await;
+    autoscaler(&cluster, target("apps/v1", "ReplicaSet"), cpu(40)).await;
+    let message = until_condition(&cluster, "ScalingActive", "False", "AmbiguousSelector").await;
+    let expected = "pods by selector app=web are controlled by multiple HPAs: [default/h default/other]";
+    assert_eq!(message, expected);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_target_that_is_not_there_is_told() {
     let cluster = Cluster::start().await;
     autoscaler(&cluster, target("apps/v1", "Deployment"), cpu(40)).await;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::endpoint_slices::made;
 
 fn service(extra: Value) -> Service {
     let mut spec = json!({"selector": {"app": "a"}, "clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"],
@@ -33,18 +34,6 @@ fn pods(count: usize) -> Vec<Arc<Pod>> {
 fn planned(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Vec<Step> {
     let zones = [("n".to_owned(), Some("z1".to_owned()))].into();
     plan(&Observed { service, pods, zones: &zones, slices, changed_at: DateTime::from_timestamp(7, 0) })
-}
-
-/// Pretends that what was planned was done.
-fn made(steps: Vec<Step>) -> Vec<Arc<EndpointSlice>> {
-    let slice = |(index, step)| match step {
-        Step::Create(mut slice) => {
-            slice.metadata.name = Some(format!("s-{index}"));
-            Arc::new(*slice)
-        }
-        other => panic!("not a creation: {other:?}"),
-    };
-    steps.into_iter().enumerate().map(slice).collect()
 }
 
 fn first_endpoint(service: &Service, pod: Arc<Pod>) -> Endpoint {
