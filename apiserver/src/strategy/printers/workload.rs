@@ -18,7 +18,7 @@ pub(super) fn replica_set(printed: &Printed<'_>) -> Vec<Value> {
         printed.age(),
         names,
         images,
-        if is_plain { or_none(&labels(&chosen)) } else { json!(selector(&chosen)) },
+        if is_plain { or_none(&labels(chosen)) } else { json!(selector(chosen)) },
     ]
 }
 
