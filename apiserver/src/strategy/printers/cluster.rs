@@ -77,14 +77,14 @@ pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
         "/firstTimestamp",
         "/deprecatedFirstTimestamp",
         "/eventTime",
-        "/metadata/creationTimestamp",
     ]);
     let last = first_of(&[
         "/series/lastObservedTime",
         "/lastTimestamp",
         "/deprecatedLastTimestamp",
+        "/firstTimestamp",
+        "/deprecatedFirstTimestamp",
         "/eventTime",
-        "/metadata/creationTimestamp",
     ]);
     let kind = first_of(&["/involvedObject/kind", "/regarding/kind"]).to_lowercase();
     let name = first_of(&["/involvedObject/name", "/regarding/name"]);
@@ -102,7 +102,7 @@ pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
         since(last),
         json!(printed.text("/type")),
         json!(printed.text("/reason")),
-        json!(format!("{kind}/{name}")),
+        json!(if name.is_empty() { kind } else { format!("{kind}/{name}") }),
         json!(first_of(&["/involvedObject/fieldPath", "/regarding/fieldPath"])),
         json!(source),
         json!(first_of(&["/message", "/note"]).trim()),

@@ -9,6 +9,7 @@ mod api_services;
 mod autoscalers;
 mod configs;
 mod containers;
+mod devices;
 mod endpoints;
 mod environment;
 mod events;
@@ -33,6 +34,7 @@ mod priorities;
 mod quantities;
 mod quotas;
 mod resource_claims;
+mod resource_slices;
 mod rollouts;
 mod runtime_classes;
 mod security_contexts;
@@ -127,7 +129,7 @@ static ROWS: &[Row] = &[
     def("resource.k8s.io/deviceclasses", resource_claims::class),
     def("resource.k8s.io/resourceclaims", resource_claims::claim),
     def("resource.k8s.io/resourceclaimtemplates", resource_claims::template),
-    def("resource.k8s.io/resourceslices", resource_claims::slice),
+    def("resource.k8s.io/resourceslices", resource_slices::slice),
     def("scheduling.k8s.io/priorityclasses", priorities::class),
     def("storage.k8s.io/csidrivers", storage::driver),
     def("storage.k8s.io/csinodes", storage::node),

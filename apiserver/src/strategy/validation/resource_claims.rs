@@ -1,94 +1,98 @@
-//! Claims on devices, classes of devices, and what drivers publish of them.
+//! Claims on devices, templates of claims, and classes of devices.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
-use api_types::cel::{Environment, Type};
 use api_types::names;
 use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::Check;
-use super::affinity::validate_node_selector;
-use super::fields::{check_below, is_same};
+use super::devices::{
+    check_fully_qualified, check_unique, is_short, validate_config, validate_name, validate_selectors,
+    validate_tolerations,
+};
+use super::fields::is_same;
+use crate::strategy::metadata;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
 const LIST_MAX: usize = 32;
 const ALTERNATIVES_MAX: usize = 8;
-const DEVICES_MAX: usize = 128;
-const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
 
 pub(super) fn claim(check: &Check<'_>, errors: &mut Errors) {
-    validate_change(check, errors);
-    validate_devices(&check.new["spec"]["devices"], "spec.devices", errors);
+    match check.old {
+        Some(old) => validate_change(check.new, old, errors),
+        None => validate_devices(&check.new["spec"]["devices"], "spec.devices", errors),
+    }
 }
 
 pub(super) fn template(check: &Check<'_>, errors: &mut Errors) {
-    validate_change(check, errors);
-    validate_devices(&check.new["spec"]["spec"]["devices"], "spec.spec.devices", errors);
+    if let Some(old) = check.old {
+        return validate_change(check.new, old, errors);
+    }
+    let spec = &check.new["spec"];
+    metadata::check_annotations("spec.metadata.annotations", &spec["metadata"]["annotations"], errors);
+    metadata::check_labels("spec.metadata.labels", &spec["metadata"]["labels"], errors);
+    validate_devices(&spec["spec"]["devices"], "spec.spec.devices", errors);
 }
 
-fn validate_change(check: &Check<'_>, errors: &mut Errors) {
-    if check.old.is_some_and(|old| !is_same(&old["spec"], &check.new["spec"])) {
-        errors.push(FieldError::immutable("spec", check.new["spec"].clone()));
+/// What never changes is not looked at again.
+fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    if !is_same(&old["spec"], &new["spec"]) {
+        errors.push(FieldError::immutable("spec", new["spec"].clone()));
     }
 }
 
 fn validate_devices(devices: &Value, path: &str, errors: &mut Errors) {
-    for list in ["requests", "constraints", "config"] {
-        check_count(devices, list, LIST_MAX, path, errors);
+    let known = names_of(devices);
+    if is_short(devices, "requests", LIST_MAX, path, errors) {
+        for (path, request) in indexed(devices, path, "requests") {
+            validate_name(request, "name", &path, errors);
+            validate_request(request, &path, errors);
+        }
+        check_unique(items(&devices["requests"]), "name", &format!("{path}.requests"), errors);
     }
+    if is_short(devices, "constraints", LIST_MAX, path, errors) {
+        for (path, constraint) in indexed(devices, path, "constraints") {
+            check_requests(constraint, &known, &path, errors);
+            validate_attributes(constraint, &path, errors);
+        }
+    }
+    if is_short(devices, "config", LIST_MAX, path, errors) {
+        for (path, config) in indexed(devices, path, "config") {
+            check_requests(config, &known, &path, errors);
+            validate_config(config, &path, errors);
+        }
+    }
+}
+
+/// Names by which requests and their alternatives can be referred to.
+fn names_of(devices: &Value) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    for (path, request) in indexed(devices, path, "requests") {
-        if let Some(name) = validate_name(request, &path, errors)
-            && !known.insert(name.to_owned())
-        {
-            errors.push(FieldError::duplicate(format!("{path}.name"), name));
-        }
-        validate_request(request, &path, errors);
-        let parent = request["name"].as_str().unwrap_or_default();
-        for (path, alternative) in indexed(request, &path, "firstAvailable") {
-            if let Some(name) = validate_name(alternative, &path, errors)
-                && !known.insert(format!("{parent}/{name}"))
-            {
-                errors.push(FieldError::duplicate(format!("{path}.name"), name));
-            }
-            validate_exact(alternative, &path, errors);
+    for request in items(&devices["requests"]) {
+        let name = request["name"].as_str().unwrap_or_default();
+        known.insert(name.to_owned());
+        for alternative in items(&request["firstAvailable"]) {
+            known.insert(format!("{name}/{}", alternative["name"].as_str().unwrap_or_default()));
         }
     }
-    for (path, constraint) in indexed(devices, path, "constraints") {
-        check_requests(constraint, &known, &path, errors);
-        if text(constraint, "matchAttribute").is_none() && text(constraint, "distinctAttribute").is_none() {
-            errors.push(FieldError::required(format!("{path}.matchAttribute"), ""));
-        }
-    }
-    for (path, config) in indexed(devices, path, "config") {
-        check_requests(config, &known, &path, errors);
-        validate_config(config, &path, errors);
-    }
+    known
 }
 
-fn check_count(object: &Value, list: &str, max: usize, path: &str, errors: &mut Errors) {
-    let count = items(&object[list]).len();
-    if count > max {
-        errors.push(FieldError::too_many(format!("{path}.{list}"), count, max));
+fn validate_attributes(constraint: &Value, path: &str, errors: &mut Errors) {
+    let fields = ["matchAttribute", "distinctAttribute"];
+    match fields.iter().find_map(|field| Some((field, constraint[*field].as_str()?))) {
+        Some((field, name)) => check_fully_qualified(name, &format!("{path}.{field}"), errors),
+        None => {
+            let why = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            errors.push(FieldError::required(path, why));
+        }
     }
-}
-
-fn validate_name<'a>(request: &'a Value, path: &str, errors: &mut Errors) -> Option<&'a str> {
-    let name = text(request, "name");
-    match name {
-        None => errors.push(FieldError::required(format!("{path}.name"), "")),
-        Some(name) => invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors),
-    }
-    name
 }
 
 fn validate_request(request: &Value, path: &str, errors: &mut Errors) {
-    check_count(request, "firstAvailable", ALTERNATIVES_MAX, path, errors);
     match (request["exactly"].is_object(), items(&request["firstAvailable"]).is_empty()) {
         (true, true) => validate_exact(&request["exactly"], &format!("{path}.exactly"), errors),
-        (false, false) => {}
+        (false, false) => validate_alternatives(request, path, errors),
         (false, true) => {
             let why = "exactly one of `exactly` or `firstAvailable` is required";
             errors.push(FieldError::required(path, why));
@@ -100,6 +104,17 @@ fn validate_request(request: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
+fn validate_alternatives(request: &Value, path: &str, errors: &mut Errors) {
+    if !is_short(request, "firstAvailable", ALTERNATIVES_MAX, path, errors) {
+        return;
+    }
+    for (path, alternative) in indexed(request, path, "firstAvailable") {
+        validate_name(alternative, "name", &path, errors);
+        validate_exact(alternative, &path, errors);
+    }
+    check_unique(items(&request["firstAvailable"]), "name", &format!("{path}.firstAvailable"), errors);
+}
+
 fn validate_exact(request: &Value, path: &str, errors: &mut Errors) {
     match text(request, "deviceClassName") {
         None => errors.push(FieldError::required(format!("{path}.deviceClassName"), "")),
@@ -107,7 +122,10 @@ fn validate_exact(request: &Value, path: &str, errors: &mut Errors) {
             invalid_all(names::check_dns_subdomain(name), &format!("{path}.deviceClassName"), name, errors);
         }
     }
-    validate_selectors(request, path, errors);
+    if is_short(request, "selectors", LIST_MAX, path, errors) {
+        validate_selectors(request, path, errors);
+    }
+    validate_tolerations(request, path, errors);
     let count = request["count"].as_i64().unwrap_or_default();
     let at = format!("{path}.count");
     match request["allocationMode"].as_str().unwrap_or("ExactCount") {
@@ -127,109 +145,52 @@ fn validate_exact(request: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn validate_selectors(owner: &Value, path: &str, errors: &mut Errors) {
-    check_count(owner, "selectors", LIST_MAX, path, errors);
-    for (path, selector) in indexed(owner, path, "selectors") {
-        if !selector["cel"].is_object() {
-            errors.push(FieldError::required(format!("{path}.cel"), ""));
-            continue;
-        }
-        let path = format!("{path}.cel.expression");
-        match text(&selector["cel"], "expression") {
-            None => errors.push(FieldError::required(path, "")),
-            Some(expression) if expression.len() > EXPRESSION_BYTES_MAX => {
-                errors.push(FieldError::too_long(path, EXPRESSION_BYTES_MAX));
-            }
-            Some(expression) => {
-                if let Some(why) = expression_problem(expression) {
-                    errors.push(FieldError::invalid(path, expression, why));
-                }
-            }
-        }
-    }
-}
-
-/// Why an expression cannot choose among devices.
-fn expression_problem(expression: &str) -> Option<String> {
-    static DEVICE: LazyLock<Environment> = LazyLock::new(|| {
-        let by_domain = |values: Type| Type::map(Type::String, Type::map(Type::String, values));
-        let fields = [
-            ("driver", Type::String),
-            ("attributes", by_domain(Type::Dyn)),
-            ("capacity", by_domain(Type::Opaque("kubernetes.Quantity"))),
-            ("allowMultipleAllocations", Type::Bool),
-        ];
-        let fields = fields.map(|(name, ty)| (name.to_owned(), ty));
-        Environment::new().variable("device", Type::object("kubernetes.DRADevice", fields))
-    });
-    match DEVICE.compile(expression) {
-        Err(why) => Some(format!("compilation failed: {why}")),
-        Ok(program) => match program.result_type() {
-            Type::Bool | Type::Dyn => None,
-            other => Some(format!("must evaluate to bool or the unknown type, not {other}")),
-        },
-    }
-}
-
 fn check_requests(owner: &Value, known: &BTreeSet<String>, path: &str, errors: &mut Errors) {
+    if !is_short(owner, "requests", LIST_MAX, path, errors) {
+        return;
+    }
+    let names = items(&owner["requests"]);
     for (path, name) in indexed(owner, path, "requests") {
         let name = name.as_str().unwrap_or_default();
+        let parts: Vec<&str> = name.split('/').collect();
+        for part in parts.iter().filter(|_| parts.len() <= 2) {
+            match part.is_empty() {
+                true => errors.push(FieldError::required(path.as_str(), "")),
+                false => invalid_all(names::check_dns_label(part), &path, part, errors),
+            }
+        }
         if !known.contains(name) {
             let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
             errors.push(FieldError::invalid(path, name, why));
         }
     }
-}
-
-fn validate_config(config: &Value, path: &str, errors: &mut Errors) {
-    match config["opaque"].is_object() {
-        true => check_below("opaqueConfig", &config["opaque"], &format!("{path}.opaque"), errors),
-        false => errors.push(FieldError::required(format!("{path}.opaque"), "")),
+    for (index, name) in names.iter().enumerate().filter(|(index, name)| names[..*index].contains(name)) {
+        errors.push(FieldError::duplicate(format!("{path}.requests[{index}]"), name.clone()));
     }
 }
 
 pub(super) fn class(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
-    validate_selectors(spec, "spec", errors);
-    check_count(spec, "config", LIST_MAX, "spec", errors);
-    for (path, config) in indexed(spec, "spec", "config") {
-        validate_config(config, &path, errors);
+    let was = |field: &str| check.old.is_some_and(|old| is_same(&old["spec"][field], &spec[field]));
+    if is_short(spec, "selectors", LIST_MAX, "spec", errors) && !was("selectors") {
+        validate_selectors(spec, "spec", errors);
+    }
+    if is_short(spec, "config", LIST_MAX, "spec", errors) {
+        for (path, config) in indexed(spec, "spec", "config") {
+            validate_config(config, &path, errors);
+        }
+    }
+    if let Some(name) = spec["extendedResourceName"].as_str().filter(|name| !is_extended(name)) {
+        let why = "must be a valid extended resource name";
+        errors.push(FieldError::invalid("spec.extendedResourceName", name, why));
     }
 }
 
-pub(super) fn slice(check: &Check<'_>, errors: &mut Errors) {
-    let spec = &check.new["spec"];
-    let given = [
-        text(spec, "nodeName").is_some(),
-        spec["nodeSelector"].is_object(),
-        spec["allNodes"] == true,
-        spec["perDeviceNodeSelection"] == true,
-    ];
-    let sets = "`nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection`";
-    match given.iter().filter(|is| **is).count() {
-        0 => errors.push(FieldError::required("spec", format!("exactly one of {sets} is required"))),
-        1 => {}
-        _ => {
-            let why = format!("exactly one of {sets} is required, but multiple fields are set");
-            errors.push(FieldError::invalid("spec", spec.clone(), why));
-        }
-    }
-    if spec["nodeSelector"].is_object() {
-        validate_node_selector(&spec["nodeSelector"], "spec.nodeSelector", errors);
-    }
-    check_count(spec, "devices", DEVICES_MAX, "spec", errors);
-    let mut seen = BTreeSet::new();
-    for (path, device) in indexed(spec, "spec", "devices") {
-        if let Some(name) = validate_name(device, &path, errors)
-            && !seen.insert(name)
-        {
-            errors.push(FieldError::duplicate(path, name));
-        }
-    }
-    let pool = |object: &Value| object["spec"]["pool"]["name"].clone();
-    if check.old.is_some_and(|old| pool(old) != pool(check.new)) {
-        errors.push(FieldError::immutable("spec.pool.name", pool(check.new)));
-    }
+/// A resource that is not Kubernetes' own, and that a quota can count.
+fn is_extended(name: &str) -> bool {
+    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
+    let counted = format!("requests.{name}");
+    !is_native && !name.starts_with("requests.") && api_types::names::check_label_key(&counted).is_empty()
 }
 
 #[cfg(test)]
@@ -270,32 +231,37 @@ mod tests {
         let old = json!({"spec": {"devices": {}}});
         let new =
             json!({"spec": {"devices": {"constraints": [{"requests": ["no"], "matchAttribute": "a/b"}]}}});
+        assert_eq!(paths("resource.k8s.io", "resourceclaims", "", &new, Some(&old)), ["spec"]);
         assert_eq!(
-            paths("resource.k8s.io", "resourceclaims", "", &new, Some(&old)),
-            ["spec", "spec.devices.constraints[0].requests[0]"]
+            paths("resource.k8s.io", "resourceclaims", "", &new, None),
+            ["spec.devices.constraints[0].requests[0]"]
         );
     }
 
     #[test]
-    fn a_selector_is_an_expression_about_a_device_that_is_true_or_false() {
-        for good in [
-            "device.driver == 'gpu.example.com'",
-            "device.attributes['gpu.example.com'].model == 'a1' && device.attributes['gpu.example.com'].index > 1",
-            "device.capacity['gpu.example.com'].memory.isGreaterThan(quantity('10Gi'))",
-            "cel.bind(of, device.attributes['x.example'], has(of.y) && of.y.isLessThan(semver('1.2.3')))",
-            "device.allowMultipleAllocations",
-            "device.attributes['x.example'].flag",
-        ] {
-            assert_eq!(expression_problem(good), None, "{good}");
-        }
-        for (bad, why) in [
-            ("device.driver ==", "compilation failed: ERROR: <input>:1:17: Syntax error"),
-            ("device.colour == 'red'", "compilation failed: ERROR: <input>:1:7: undefined field 'colour'"),
-            ("device.driver", "must evaluate to bool or the unknown type, not string"),
-            ("object.spec == 1", "compilation failed: ERROR: <input>:1:1: undeclared reference to 'object'"),
-        ] {
-            let told = expression_problem(bad).unwrap_or_default();
-            assert!(told.starts_with(why), "{bad}: {told}");
-        }
+    fn requests_are_told_apart_and_constrained_by_attributes() {
+        let of = |devices: Value| {
+            let claim = json!({"spec": {"devices": devices}});
+            paths("resource.k8s.io", "resourceclaims", "", &claim, None)
+        };
+        let request = json!({"name": "a", "exactly": {"deviceClassName": "gpu", "count": 1}});
+        assert_eq!(of(json!({"requests": [request, request]})), ["spec.devices.requests[1]"]);
+        let constrained = |constraint: Value| of(json!({"requests": [request], "constraints": [constraint]}));
+        assert!(constrained(json!({"requests": ["a"], "matchAttribute": "a.b/c"})).is_empty());
+        assert_eq!(constrained(json!({})), ["spec.devices.constraints[0]"]);
+        assert_eq!(
+            constrained(json!({"requests": ["a", "a"], "matchAttribute": "c"})),
+            ["spec.devices.constraints[0].requests[1]", "spec.devices.constraints[0].matchAttribute"]
+        );
+    }
+
+    #[test]
+    fn a_class_selects_and_may_stand_for_a_resource() {
+        let of = |spec: Value| paths("resource.k8s.io", "deviceclasses", "", &json!({ "spec": spec }), None);
+        assert!(of(json!({"extendedResourceName": "example.com/gpu"})).is_empty());
+        assert_eq!(of(json!({"extendedResourceName": "cpu"})), ["spec.extendedResourceName"]);
+        let selected = |expression: &str| of(json!({"selectors": [{"cel": {"expression": expression}}]}));
+        assert!(selected("device.driver == 'a.b'").is_empty());
+        assert_eq!(selected("'text'"), ["spec.selectors[0].cel.expression"]);
     }
 }
