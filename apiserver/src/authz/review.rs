@@ -27,13 +27,13 @@ pub(crate) async fn answer(
     namespace: &str,
     mut body: Value,
 ) -> Result<Value, Status> {
+    let errors = check(kind, namespace, &body);
+    if !errors.is_empty() {
+        return Err(invalid(kind, errors));
+    }
     let status = match kind {
-        "SelfSubjectAccessReview" => access(reviewers, kind, user.clone(), &body).await?,
-        "SubjectAccessReview" => access(reviewers, kind, subject(kind, &body)?, &body).await?,
-        "LocalSubjectAccessReview" => {
-            check_local(namespace, &body)?;
-            access(reviewers, kind, subject(kind, &body)?, &body).await?
-        }
+        "SelfSubjectAccessReview" => access(reviewers, user.clone(), &body).await,
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => access(reviewers, subject(&body), &body).await,
         "SelfSubjectRulesReview" => rules(reviewers, user, &body)?,
         "SelfSubjectReview" => json!({"userInfo": user_value(user)}),
         "TokenReview" => token(reviewers, &body)?,
@@ -67,15 +67,76 @@ fn invalid(kind: &str, errors: Vec<FieldError>) -> Status {
     Status::invalid_kind("authorization.k8s.io", kind, "", errors)
 }
 
-fn subject(kind: &str, body: &Value) -> Result<UserInfo, Status> {
+/// What is wrong with a question about access, all of it.
+fn check(kind: &str, namespace: &str, body: &Value) -> Vec<FieldError> {
+    let spec = &body["spec"];
+    let is_local = kind == "LocalSubjectAccessReview";
+    if !is_local && !matches!(kind, "SubjectAccessReview" | "SelfSubjectAccessReview") {
+        return Vec::new();
+    }
+    let mut errors = check_subject_matter(spec);
+    let is_anonymous = spec["user"].as_str().unwrap_or_default().is_empty()
+        && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if kind != "SelfSubjectAccessReview" && is_anonymous {
+        let why = "at least one of user or group must be specified";
+        errors.push(FieldError::invalid("spec.user", "", why));
+    }
+    errors.extend(check_selectors(&spec["resourceAttributes"]));
+    let said = body["metadata"].as_object().into_iter().flatten();
+    let mut said = said.filter(|(_, value)| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    });
+    if said.any(|(field, _)| field != "managedFields" && !(is_local && field == "namespace")) {
+        let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(FieldError::invalid("metadata", body["metadata"].clone(), why));
+    }
+    if is_local {
+        errors.extend(check_local(namespace, spec));
+    }
+    errors
+}
+
+fn check_subject_matter(spec: &Value) -> Vec<FieldError> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let error = match (resource.is_object(), path.is_object()) {
+        (true, true) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            FieldError::invalid("spec.nonResourceAttributes", path.clone(), why)
+        }
+        (false, false) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            FieldError::invalid("spec.resourceAttributes", Value::Null, why)
+        }
+        _ => return Vec::new(),
+    };
+    vec![error]
+}
+
+fn check_local(namespace: &str, spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let asked = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+    if spec["resourceAttributes"].is_object() && asked != namespace {
+        let why = "must match metadata.namespace";
+        errors.push(FieldError::invalid("spec.resourceAttributes.namespace", asked, why));
+    }
+    if spec["nonResourceAttributes"].is_object() {
+        let why = "disallowed on this kind of request";
+        let path = spec["nonResourceAttributes"].clone();
+        errors.push(FieldError::invalid("spec.nonResourceAttributes", path, why));
+    }
+    errors
+}
+
+/// Whom a question is about.
+fn subject(body: &Value) -> UserInfo {
     let spec = &body["spec"];
     let name = spec["user"].as_str().unwrap_or_default();
     let groups: Vec<&str> =
         spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if name.is_empty() && groups.is_empty() {
-        let why = "at least one of user or group must be specified";
-        return Err(invalid(kind, vec![FieldError::invalid("spec.user", name, why)]));
-    }
     let mut user = UserInfo::new(name, &groups);
     user.uid = spec["uid"].as_str().unwrap_or_default().to_owned();
     for (key, values) in spec["extra"].as_object().into_iter().flatten() {
@@ -83,40 +144,11 @@ fn subject(kind: &str, body: &Value) -> Result<UserInfo, Status> {
         // Keys are compared in lower case, as the headers that carry them come.
         user.extra.entry(key.to_lowercase()).or_default().extend(values.map(str::to_owned));
     }
-    Ok(user)
+    user
 }
 
-fn check_local(namespace: &str, body: &Value) -> Result<(), Status> {
-    let asked = body["spec"]["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
-    let kind = "LocalSubjectAccessReview";
-    if body["spec"]["nonResourceAttributes"].is_object() {
-        let why = "disallowed on this kind of request";
-        return Err(invalid(
-            kind,
-            vec![FieldError::invalid(
-                "spec.nonResourceAttributes",
-                body["spec"]["nonResourceAttributes"].clone(),
-                why,
-            )],
-        ));
-    }
-    if asked != namespace {
-        let why = "must match metadata.namespace";
-        return Err(invalid(
-            kind,
-            vec![FieldError::invalid("spec.resourceAttributes.namespace", asked, why)],
-        ));
-    }
-    Ok(())
-}
-
-async fn access(
-    reviewers: &Reviewers<'_>,
-    kind: &str,
-    user: UserInfo,
-    body: &Value,
-) -> Result<Value, Status> {
-    let attributes = attributes(kind, user, &body["spec"])?;
+async fn access(reviewers: &Reviewers<'_>, user: UserInfo, body: &Value) -> Value {
+    let attributes = attributes(user, &body["spec"]);
     let decision = reviewers.authorizers.ask(&attributes).await;
     let mut status = json!({"allowed": matches!(decision, Decision::Allow(_))});
     if matches!(decision, Decision::Deny(_)) {
@@ -126,53 +158,30 @@ async fn access(
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }
-    Ok(status)
+    status
 }
 
-fn attributes(kind: &str, user: UserInfo, spec: &Value) -> Result<Attributes, Status> {
+/// What a question, which was checked, is about.
+fn attributes(user: UserInfo, spec: &Value) -> Attributes {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let text = |from: &Value, field: &str| from[field].as_str().unwrap_or_default().to_owned();
-    let errors = check_selectors(resource);
-    if !errors.is_empty() {
-        return Err(invalid(kind, errors));
+    if !resource.is_object() {
+        let (verb, path) = (text(path, "verb"), text(path, "path"));
+        return Attributes { user, verb, path, ..Attributes::default() };
     }
-    match (resource.is_object(), path.is_object()) {
-        (true, false) => Ok(Attributes {
-            fields: demanded_fields(resource),
-            field_requirements: requirements(resource, "fieldSelector"),
-            label_requirements: requirements(resource, "labelSelector"),
-            user,
-            verb: text(resource, "verb"),
-            group: text(resource, "group"),
-            version: text(resource, "version"),
-            resource: text(resource, "resource"),
-            subresource: text(resource, "subresource"),
-            namespace: text(resource, "namespace"),
-            name: text(resource, "name"),
-            ..Attributes::default()
-        }),
-        (false, true) => Ok(Attributes {
-            user,
-            verb: text(path, "verb"),
-            path: text(path, "path"),
-            ..Attributes::default()
-        }),
-        (true, true) => Err(invalid(
-            kind,
-            vec![FieldError::invalid(
-                "spec.nonResourceAttributes",
-                path.clone(),
-                "cannot be specified in combination with resourceAttributes",
-            )],
-        )),
-        (false, false) => Err(invalid(
-            kind,
-            vec![FieldError::invalid(
-                "spec.resourceAttributes",
-                Value::Null,
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            )],
-        )),
+    Attributes {
+        fields: demanded_fields(resource),
+        field_requirements: requirements(resource, "fieldSelector"),
+        label_requirements: requirements(resource, "labelSelector"),
+        user,
+        verb: text(resource, "verb"),
+        group: text(resource, "group"),
+        version: text(resource, "version"),
+        resource: text(resource, "resource"),
+        subresource: text(resource, "subresource"),
+        namespace: text(resource, "namespace"),
+        name: text(resource, "name"),
+        ..Attributes::default()
     }
 }
 

@@ -131,6 +131,13 @@ fn group(spec: &Value, errors: &mut Errors) {
     }
 }
 
+/// The names in the status, which only the server should write.
+pub(super) fn status_names(definition: &Value) -> Errors {
+    let mut errors = Errors::new();
+    accepted_names(&definition["status"]["acceptedNames"], "status.acceptedNames", &mut errors);
+    errors
+}
+
 fn accepted_names(names: &Value, path: &str, errors: &mut Errors) {
     for field in ["plural", "singular"] {
         let name = text(names, field);

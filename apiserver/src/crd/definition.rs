@@ -43,7 +43,9 @@ impl Strategy for Definitions {
 
     fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         if !context.subresource.is_empty() {
-            return checks::stored_versions(new);
+            let mut errors = checks::status_names(new);
+            errors.extend(checks::stored_versions(new));
+            return errors;
         }
         let mut errors = rules(new);
         let mut fixed = vec!["/spec/group", "/spec/names/plural"];

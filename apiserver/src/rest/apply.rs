@@ -23,6 +23,7 @@ impl Verb for Apply {
         let view = call.projection();
         let (mut config, warnings) = if view.is_object() {
             decoded.value = call.renewed(decoded.value);
+            check_version(&call.kind, &decoded.value)?;
             typed::read_config(decoded, options.field_validation)?
         } else {
             (view.configuration(&call.kind, decoded.value)?, Vec::new())
@@ -48,6 +49,17 @@ impl Verb for Apply {
             Ok(Proposal { object, manage: Manage::Done, expected, warnings: warnings.clone() })
         });
         outcome.await?.answer(&call, view)
+    }
+}
+
+/// Fields are owned in a version, so a configuration says its own.
+fn check_version(kind: &Kind, config: &Value) -> Result<(), Status> {
+    match config["apiVersion"].as_str().filter(|version| !version.is_empty()) {
+        Some(_) => Ok(()),
+        None => Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: , expected: {}",
+            kind.api_version()
+        ))),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::options::manager_of;
 use super::write::{cause, commit_status};
-use super::{Answer, Call, Verb, body, companions, convert, media_type, metadata, options};
+use super::{Answer, Call, Verb, body, companions, convert, list, media_type, metadata, options};
 use crate::admission::{self, Operation, Options};
 use crate::cache::Stored;
 use crate::negotiate;
@@ -43,12 +43,15 @@ impl DeleteOptions {
             true => Value::Null,
             false => body::decode(media_type(&call.headers), &call.body, "DeleteOptions")?.value,
         };
+        if let Some(kind) = body["kind"].as_str().filter(|kind| !matches!(*kind, "" | "DeleteOptions")) {
+            let version = body["apiVersion"].as_str().unwrap_or_default();
+            let why = format!("no kind {kind:?} of version {version:?} can be read as DeleteOptions");
+            return Err(Status::bad_request(why));
+        }
         let query = &call.info.query;
         let mut options = Self::from_value(&body, query.get_all("dryRun").filter(|v| !v.is_empty()))?;
         if options.grace_seconds.is_none() {
-            let grace = query.get("gracePeriodSeconds").map(str::parse).transpose();
-            options.grace_seconds =
-                grace.map_err(|e| Status::bad_request(format!("gracePeriodSeconds: {e}")))?;
+            options.grace_seconds = list::number(query, "gracePeriodSeconds")?;
         }
         if options.propagation.is_none() {
             options.propagation = query.get("propagationPolicy").map(str::to_owned);
@@ -92,7 +95,7 @@ impl DeleteOptions {
                 let error = FieldError::not_supported(
                     "propagationPolicy",
                     other,
-                    &["Background", "Foreground", "Orphan", "nil"],
+                    &["Foreground", "Background", "Orphan", "nil"],
                 );
                 Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", vec![error]))
             }

@@ -140,6 +140,7 @@ impl Page {
                 "specifying resource version is not allowed when using continue",
             ));
         }
+        number(query, "timeoutSeconds")?;
         let asked = number(query, "limit")?.and_then(|limit| usize::try_from(limit).ok());
         // "Any revision will do" is answered with all there is.
         let limit = asked.filter(|limit| *limit > 0 && revision != Some(0));
@@ -199,12 +200,10 @@ fn namespace_of(call: &Call) -> Option<&str> {
 }
 
 /// A number among the parameters.
-pub(super) fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
+pub(crate) fn number(query: &Query, key: &str) -> Result<Option<i64>, Status> {
     let Some(text) = query.get(key) else { return Ok(None) };
     let parsed = text.parse().map(Some);
-    parsed.map_err(|_| {
-        Status::bad_request(format!("{key}: Invalid value: {text:?}: strconv.ParseInt: invalid syntax"))
-    })
+    parsed.map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
 }
 
 /// The `resourceVersion` parameter.

@@ -66,21 +66,26 @@ fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     }
     let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
     let name = object["kind"].as_str().unwrap_or_default().to_owned();
-    if !version.is_empty() && version != kind.api_version() {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({})",
-            kind.api_version()
-        )));
-    }
-    if !name.is_empty() && name != kind.kind {
-        return Err(Status::undecodable(
-            kind,
-            format_args!("the kind in the data ({name}) does not match the expected kind ({})", kind.kind),
-        ));
+    let is_other_version = !version.is_empty() && version != kind.api_version();
+    if is_other_version || (!name.is_empty() && name != kind.kind) {
+        return Err(other_type(kind, &version, &name));
     }
     object["kind"] = json!(kind.kind);
     object["apiVersion"] = json!(kind.api_version());
     Ok(())
+}
+
+/// A body of another type; what it leaves unsaid is that of the type which is expected.
+fn other_type(kind: &Kind, version: &str, name: &str) -> Status {
+    let expected = kind.api_version();
+    let version = if version.is_empty() { expected.as_str() } else { version };
+    let name = if name.is_empty() { kind.kind.as_str() } else { name };
+    let short = version.rsplit('/').next().unwrap_or_default();
+    let wanted = &kind.kind;
+    Status::bad_request(format!(
+        "{name} in version {short:?} cannot be handled as a {wanted}: no kind {name:?} is registered for version \
+         {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+    ))
 }
 
 /// Stamps a new object: uid, time, and a name where only a prefix was given.

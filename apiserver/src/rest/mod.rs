@@ -41,6 +41,7 @@ use serde_json::Value;
 pub(crate) use body::{decode, decode_any};
 pub(crate) use convert::convert as convert_object;
 pub(crate) use delete::{DeleteOptions, Reviewed, remove};
+pub(crate) use list::number;
 pub(crate) use metadata::timestamp;
 pub(crate) use options::{FieldValidation, WriteOptions};
 pub(crate) use staging::{Difference, Staging};

@@ -54,6 +54,7 @@ impl WriteOptions {
                 ..FieldError::too_long("fieldManager", MANAGER_LENGTH_MAX)
             });
         }
+        errors.extend(named.into_iter().flat_map(unprintable));
         if !errors.is_empty() {
             return Err(Status::invalid_kind("meta.k8s.io", options, "", errors));
         }
@@ -67,6 +68,14 @@ impl WriteOptions {
             force: query.is_true("force"),
         })
     }
+}
+
+/// The characters of a manager's name that nobody could read.
+fn unprintable(manager: &str) -> impl Iterator<Item = FieldError> {
+    manager.char_indices().filter(|(_, c)| c.is_control()).map(move |(at, c)| {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        FieldError::invalid("fieldManager", manager, why)
+    })
 }
 
 /// Only `All` is a dry run.

@@ -43,7 +43,12 @@ pub(crate) trait Projection: Send + Sync {
 
     /// Whether what a client reads is the whole object, in its own kind.
     fn is_object(&self) -> bool {
-        true
+        self.own_type().is_none()
+    }
+
+    /// The version and kind of what a client reads and writes, where that is not the object's.
+    fn own_type(&self) -> Option<(&'static str, &'static str)> {
+        None
     }
 
     /// Whether admission has seen already what leads to the write.

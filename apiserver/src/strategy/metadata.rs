@@ -110,8 +110,10 @@ fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
             ("name", "must not be empty"),
             ("uid", "must not be empty"),
         ] {
-            if owner[field].as_str().unwrap_or_default().is_empty() {
-                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), "", message));
+            let given = owner[field].as_str().unwrap_or_default();
+            let said = if field == "apiVersion" { version_in(given) } else { given };
+            if said.is_empty() {
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), given, message));
             }
         }
         if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
@@ -131,6 +133,14 @@ fn check_owners(owners: &Value, errors: &mut Vec<FieldError>) {
                 "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
             ),
         ));
+    }
+}
+
+/// The version in `version` or `group/version`; nothing in what is neither.
+fn version_in(api_version: &str) -> &str {
+    match api_version.split('/').collect::<Vec<_>>()[..] {
+        [version] | [_, version] => version,
+        _ => "",
     }
 }
 
@@ -234,6 +244,18 @@ mod tests {
             errors(json!({"name": "a", "namespace": "n", "finalizers": ["orphan", "foregroundDeletion"]})),
             ["metadata.finalizers"]
         );
+    }
+
+    #[test]
+    fn an_owner_is_of_a_version() {
+        let owned = |version: &str| {
+            let owner = json!({"apiVersion": version, "kind": "A", "name": "a", "uid": "u"});
+            errors(json!({"name": "a", "namespace": "n", "ownerReferences": [owner]}))
+        };
+        assert!(owned("apps/v1").is_empty());
+        for odd in ["", "apps/", "a/b/c"] {
+            assert_eq!(owned(odd), ["metadata.ownerReferences.apiVersion"], "{odd}");
+        }
     }
 
     #[test]

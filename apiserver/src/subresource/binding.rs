@@ -25,17 +25,9 @@ fn bind(call: Call) -> BoxFuture<'static, Answer> {
         check_name(&call, &body)?;
         admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();
-        if node.is_empty() {
-            let error = FieldError::required("target.name", "");
-            return Err(Status::invalid_kind("", "Binding", &call.info.name, vec![error]));
-        }
-        if body["target"]["kind"].as_str().is_some_and(|k| !k.is_empty() && k != "Node") {
-            let error = FieldError::not_supported(
-                "target.kind",
-                body["target"]["kind"].clone(),
-                &["Node", "<empty>"],
-            );
-            return Err(Status::invalid_kind("", "Binding", &call.info.name, vec![error]));
+        let errors = check_target(&body["target"]);
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind("", "Binding", &call.info.name, errors));
         }
         write_object(&call, &options, |pod| assign(&call, pod, &body, &node)).await?;
         call.plain(
@@ -46,6 +38,18 @@ fn bind(call: Call) -> BoxFuture<'static, Answer> {
         )
     }
     .boxed()
+}
+
+fn check_target(target: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if target["kind"].as_str().is_some_and(|kind| !kind.is_empty() && kind != "Node") {
+        let known = ["Node", "<empty>"];
+        errors.push(FieldError::not_supported("target.kind", target["kind"].clone(), &known));
+    }
+    if target["name"].as_str().is_none_or(str::is_empty) {
+        errors.push(FieldError::required("target.name", ""));
+    }
+    errors
 }
 
 fn assign(call: &Call, pod: &Value, body: &Value, node: &str) -> Result<Value, Status> {

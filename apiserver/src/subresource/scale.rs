@@ -64,8 +64,8 @@ impl Projection for Scale {
         Ok(out)
     }
 
-    fn is_object(&self) -> bool {
-        false
+    fn own_type(&self) -> Option<(&'static str, &'static str)> {
+        Some(("autoscaling/v1", "Scale"))
     }
 }
 

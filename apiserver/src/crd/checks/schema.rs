@@ -177,6 +177,7 @@ impl Walk<'_> {
         }
         self.typed_extension(schema, path, "x-kubernetes-map-type", "object", &["atomic", "granular"]);
         self.typed_extension(schema, path, "x-kubernetes-list-type", "array", &["atomic", "set", "map"]);
+        self.set_items(schema, path);
         self.map_keys(schema, path);
         self.key_fields(schema, path);
     }
@@ -195,6 +196,24 @@ impl Walk<'_> {
         if !known.contains(&given) {
             self.errors.push(FieldError::not_supported(format!("{path}.{extension}"), given, known));
         }
+    }
+
+    /// Items of a set are compared as wholes.
+    fn set_items(&mut self, schema: &Value, path: &str) {
+        if text(schema, "type") != "array" || text(schema, "x-kubernetes-list-type") != "set" {
+            return;
+        }
+        let (item, why) =
+            (&schema["items"], "must be atomic as item of a list with x-kubernetes-list-type=set");
+        let extension = match text(item, "type") {
+            "array" if !matches!(text(item, "x-kubernetes-list-type"), "" | "atomic") => {
+                "x-kubernetes-list-type"
+            }
+            "object" if text(item, "x-kubernetes-map-type") != "atomic" => "x-kubernetes-map-type",
+            _ => return,
+        };
+        let given = item["x-kubernetes-list-type"].clone();
+        self.errors.push(FieldError::invalid(format!("{path}.items.{extension}"), given, why));
     }
 
     fn map_keys(&mut self, schema: &Value, path: &str) {

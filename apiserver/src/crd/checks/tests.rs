@@ -54,6 +54,26 @@ fn names_scope_and_conversion_are_checked() {
 }
 
 #[test]
+fn names_in_the_status_are_names() {
+    let definition = json!({"status": {"acceptedNames": {"kind": "Lamp", "plural": "Bad plural"}}});
+    let paths: Vec<String> = super::status_names(&definition).into_iter().map(|e| e.path).collect();
+    assert_eq!(paths, ["status.acceptedNames.plural"]);
+}
+
+#[test]
+fn items_of_a_set_are_compared_as_wholes() {
+    let set = |item: Value| json!({"s": {"type": "array", "x-kubernetes-list-type": "set", "items": item}});
+    check_schema(set(json!({"type": "string"})), expect![[""]]);
+    check_schema(set(json!({"type": "object", "x-kubernetes-map-type": "atomic"})), expect![[""]]);
+    check_schema(
+        set(json!({"type": "object"})),
+        expect![[
+            r#"spec.validation.openAPIV3Schema.properties[spec].properties[s].items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set"#
+        ]],
+    );
+}
+
+#[test]
 fn a_schema_that_is_not_structural_is_refused() {
     check_schema(
         json!({"a": {}, "l": {"type": "array"}, "n": {"type": "object", "anyOf": [{"properties": {"x": {"minimum": 1}}, "type": "object"}]}}),

@@ -73,11 +73,7 @@ pub(super) fn event(printed: &Printed<'_>) -> Vec<Value> {
             .to_owned()
     };
     let since = |text: String| json!(printed.since(&text));
-    let first = first_of(&[
-        "/firstTimestamp",
-        "/deprecatedFirstTimestamp",
-        "/eventTime",
-    ]);
+    let first = first_of(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]);
     let last = first_of(&[
         "/series/lastObservedTime",
         "/lastTimestamp",
@@ -187,7 +183,7 @@ mod tests {
             "reason": "Started", "message": "Started it", "count": 2, "involvedObject": {"kind": "Pod", "name": "web"},
             "source": {"component": "kubelet", "host": "n1"}, "lastTimestamp": "2026-01-01T00:04:00Z"});
         let expected =
-            ["60s", "Normal", "Started", "pod/web", "", "kubelet, n1", "Started it", "5m", "2", "e"];
+            ["60s", "Normal", "Started", "pod/web", "", "kubelet, n1", "Started it", "<unknown>", "2", "e"];
         check(event, &core, &expected);
         let newer = json!({"metadata": {"name": "e", "creationTimestamp": "2026-01-01T00:00:00Z"}, "type": "Normal",
             "reason": "Started", "note": "Started it", "deprecatedCount": 2, "regarding": {"kind": "Pod", "name": "web"},
