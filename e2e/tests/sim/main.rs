@@ -19,6 +19,10 @@ use parking_lot::Mutex;
 use trace::Trace;
 use world::Plan;
 
+// A third of a run's time is memory that is asked for and given back.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds of an ordinary test run; CI asks for more.
 const SEEDS: u64 = 6;
 /// The last lines of a failed run that are shown; a replay shows all.

@@ -110,9 +110,10 @@ impl Observer {
         self.look().await;
     }
 
-    /// Takes in all that was committed. Every watch has it by now: a commit tells them before it answers.
+    /// Takes in all that was committed. Every watch has it by now: a commit tells them before it answers. Watches
+    /// that have ended are taken up again first, so that none is behind the others.
     async fn look(&mut self) {
-        while let Some(Some((index, event))) = self.watches.next().now_or_never() {
+        while let Some((index, event)) = self.next() {
             match event {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     self.take(index, object, true)
@@ -134,6 +135,13 @@ impl Observer {
             }
         }
         self.follow();
+    }
+
+    /// What is there to be read. That a stream says "not now" once tells nothing: streams make way for others now
+    /// and then while they have more.
+    fn next(&mut self) -> Option<Seen> {
+        let mut ask = || tokio::task::unconstrained(self.watches.next()).now_or_never().flatten();
+        ask().or_else(&mut ask).or_else(&mut ask)
     }
 
     fn take(&mut self, index: usize, object: DynamicObject, is_there: bool) {
