@@ -1,6 +1,7 @@
 //! Black-box tests: real programs, the real kubectl, real containers; the public API only.
 
 mod bad_input;
+mod bench;
 mod conformance;
 mod containers;
 mod helm;

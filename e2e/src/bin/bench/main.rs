@@ -7,6 +7,7 @@
 mod connection;
 mod disk;
 mod figures;
+mod phase;
 mod processes;
 mod scenarios;
 
@@ -65,6 +66,21 @@ struct Flags {
     /// Replicas of the Deployment.
     #[arg(long, value_name = "COUNT", default_value = "1000")]
     replicas: usize,
+    /// Deployments of the scenarios `fleet` and `rest`.
+    #[arg(long, value_name = "COUNT", default_value = "1000")]
+    deployments: usize,
+    /// Jobs of the scenario `jobs`.
+    #[arg(long, value_name = "COUNT", default_value = "500")]
+    jobs: usize,
+    /// Completions of each Job.
+    #[arg(long, value_name = "COUNT", default_value = "20")]
+    completions: usize,
+    /// Replicas of each Deployment of the scenario `rest`.
+    #[arg(long, value_name = "COUNT", default_value = "50")]
+    rest_replicas: usize,
+    /// How long `rest` lets the servers settle, and then looks at them.
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    rest_seconds: u64,
     /// The image of the Deployment's pods; simulated nodes run any.
     #[arg(long, default_value = "registry.k8s.io/pause:3.10")]
     image: String,
@@ -79,6 +95,7 @@ struct Flags {
 const EXAMPLES: &str = "Examples:
   bench --kubeconfig admin.kubeconfig --disk-dir /var/lib/coxswain
   bench --kubeconfig F --scenario deployment --replicas 1000      # needs nodes
+  bench --kubeconfig F --scenario rollout,fleet,jobs --replicas 2000 --pid PID   # jobs: simulated nodes only
   bench --kubeconfig /tmp/d/admin.kubeconfig --launch 'coxswain up --nodes 0 --data-dir /tmp/d'";
 
 /// What every scenario may use.
@@ -90,6 +107,11 @@ pub(crate) struct Bench {
     pub(crate) watchers: usize,
     pub(crate) objects: usize,
     pub(crate) replicas: usize,
+    pub(crate) deployments: usize,
+    pub(crate) jobs: usize,
+    pub(crate) completions: usize,
+    pub(crate) rest_replicas: usize,
+    pub(crate) rest: Duration,
     pub(crate) image: String,
     pub(crate) wait: Duration,
     pub(crate) servers: Watched,
@@ -166,6 +188,11 @@ async fn measure(
         watchers: flags.watchers,
         objects: flags.objects,
         replicas: flags.replicas,
+        deployments: flags.deployments,
+        jobs: flags.jobs,
+        completions: flags.completions,
+        rest_replicas: flags.rest_replicas,
+        rest: Duration::from_secs(flags.rest_seconds),
         image: flags.image.clone(),
         wait: Duration::from_secs(flags.wait_seconds),
         servers: Watched::new(pids),

@@ -31,6 +31,14 @@ struct Usage {
     written_bytes: u64,
 }
 
+/// One process.
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    pub(crate) cpu: Duration,
+    pub(crate) resident_bytes: u64,
+}
+
 impl Watched {
     pub(crate) fn new(pids: Vec<u32>) -> Self {
         Self { pids }
@@ -44,6 +52,16 @@ impl Watched {
     /// Resident memory now; none without processes to look at.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
         (!self.pids.is_empty()).then(|| self.usage().resident_bytes)
+    }
+
+    /// Each process by itself, as it is now.
+    pub(crate) fn each(&self) -> Vec<Process> {
+        let look = |pid: &u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
+            let Usage { cpu, resident_bytes, .. } = usage_of(*pid)?;
+            Some(Process { pid: *pid, name, cpu, resident_bytes })
+        };
+        self.pids.iter().filter_map(look).collect()
     }
 
     fn usage(&self) -> Usage {

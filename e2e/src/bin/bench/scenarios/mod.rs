@@ -6,6 +6,7 @@ mod lists;
 mod memory;
 mod reads;
 mod watches;
+mod workloads;
 
 use std::time::Duration;
 
@@ -75,6 +76,30 @@ pub(crate) static SCENARIOS: &[Row] = &[
         about: "a large Deployment until its pods are bound, and until they run",
         needs_nodes: true,
         run: |bench, figures| Box::pin(deployment::run(bench, figures)),
+    },
+    Row {
+        name: "rollout",
+        about: "a large Deployment made, rolled over, and deleted until its last pod is gone",
+        needs_nodes: true,
+        run: |bench, figures| Box::pin(workloads::rollout(bench, figures)),
+    },
+    Row {
+        name: "fleet",
+        about: "many Deployments of 3 at once, until all are available",
+        needs_nodes: true,
+        run: |bench, figures| Box::pin(workloads::fleet(bench, figures)),
+    },
+    Row {
+        name: "jobs",
+        about: "many Jobs at once, until all are complete; needs nodes whose containers end by themselves",
+        needs_nodes: true,
+        run: |bench, figures| Box::pin(workloads::jobs(bench, figures)),
+    },
+    Row {
+        name: "rest",
+        about: "memory and CPU of each process at rest over many Deployments; needs --launch or --pid",
+        needs_nodes: true,
+        run: |bench, figures| Box::pin(workloads::rest(bench, figures)),
     },
 ];
 
