@@ -13,7 +13,7 @@ use component_base::caller::Caller;
 use component_base::client::told;
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
-use component_base::metrics::Metrics;
+use component_base::metrics::{Counter, Metrics};
 use component_base::supervise::Tasks;
 use component_base::zpages::Zpages;
 use futures::{StreamExt, TryStreamExt};
@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     pub(crate) pulls: Semaphore,
     pub(crate) readings: Readings,
+    /// What `/metrics` shows.
+    pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
     pods: Mutex<BTreeMap<String, Mailbox>>,
 }
@@ -82,7 +84,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> anyhow::Result<()> {
     component_base::client::install_crypto_provider();
     let seen = Seen::default();
-    let caller = Caller::new("kubelet", seen.clone(), &Metrics::default());
+    let metrics = Metrics::default();
+    let caller = Caller::new("kubelet", seen.clone(), &metrics);
     let client = config.client.connect_as(caller).await.context("cannot reach the API server")?;
     let listener = server::listen(config).await?;
     let port = listener.port();
@@ -91,7 +94,7 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
     let starting = node::register(&client, &registration, config.clock);
     let Some(registered) = tasks.shutdown().run_until_cancelled(starting).await else { return Ok(()) };
     let agent = Arc::new(Agent {
-        recorder: Recorder::new(client.clone(), &config.node_name, config.clock, tasks),
+        recorder: recorder(config, &client, &metrics, tasks),
         clock: config.clock,
         zpages: Zpages::new("kubelet", config.clock, config.flags.clone()),
         node_name: config.node_name.clone(),
@@ -103,6 +106,7 @@ async fn run_until_shutdown(config: &Config, runtime: Arc<dyn Runtime>, tasks: &
         allocatable: registration.allocatable(),
         pulls: Semaphore::new(config.pulls_max),
         readings: Readings::default(),
+        metrics,
         tasks: tasks.clone(),
         pods: Mutex::default(),
         client,
@@ -143,6 +147,12 @@ fn dns(config: &Config) -> Dns {
         domain: config.cluster_domain.clone(),
         node: parse_resolv_conf(&text),
     }
+}
+
+fn recorder(config: &Config, client: &Client, metrics: &Metrics, tasks: &Tasks) -> Recorder {
+    let help = "Events that were lost: no room, or refused";
+    let dropped = metrics.register("events_dropped", help, Counter::default());
+    Recorder::counting(client.clone(), &config.node_name, config.clock, tasks, dropped)
 }
 
 impl Agent {

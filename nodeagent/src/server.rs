@@ -151,13 +151,14 @@ pub(crate) fn serve(listener: Listener, agent: Arc<Agent>, connections_max: usiz
 }
 
 /// What `/statusz` names.
-const SERVED: &[&str] = &["/flagz", "/healthz", "/pods", "/stats/summary", "/statusz"];
+const SERVED: &[&str] = &["/flagz", "/healthz", "/metrics", "/pods", "/stats/summary", "/statusz"];
 
 fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/flagz", get(|State(agent): State<Arc<Agent>>| async move { agent.zpages.flagz() }))
         .route("/statusz", get(|State(agent): State<Arc<Agent>>| async move { agent.zpages.statusz(SERVED) }))
+        .route("/metrics", get(metrics))
         .route("/pods", get(pods))
         .route("/stats/summary", get(stats::summary))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
@@ -165,6 +166,10 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
         .route("/portForward/{namespace}/{pod}", get(port_forward).post(port_forward))
         .with_state(agent)
+}
+
+async fn metrics(State(agent): State<Arc<Agent>>) -> String {
+    agent.metrics.encode()
 }
 
 /// Why a request cannot be served; the API server passes code and text on.

@@ -40,6 +40,8 @@ use work::{Outcome, Task};
 const RESYNC: Duration = Duration::from_secs(60);
 /// How long after an API or runtime error the worker tries again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Statuses of a pod that is coming up are told together when they follow each other this closely.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// What the API shows of the pod.
 #[derive(Clone, Debug)]
@@ -97,6 +99,7 @@ pub(crate) struct Worker {
     under_way: FuturesUnordered<BoxFuture<'static, (Work, Outcome)>>,
     pulls: Shutdown,
     reported: Option<PodStatus>,
+    reported_at: Option<Instant>,
 }
 
 /// How a round of the loop ended.
@@ -112,6 +115,7 @@ impl Worker {
         let memory = Memory { refused, ..Memory::of(&pod, agent.clock.now()) };
         Self {
             reported: pod.status.clone(),
+            reported_at: None,
             pulls: agent.tasks.shutdown().child_token(),
             agent,
             view,
@@ -158,9 +162,19 @@ impl Worker {
         };
         self.memory.probes = self.verdicts.lock().clone();
         let now = self.agent.clock.now();
+        let mut tell_at = None;
         if !self.memory.gone && !self.memory.torn_down {
             let wanted = status::status(&pod, &observed, &self.memory, &self.agent.host, now);
-            if let Err(error) = self.report(&pod, wanted).await {
+            let makes_progress = || {
+                let busy = !self.under_way.is_empty();
+                busy || !plan::plan(&pod, &observed, &self.memory, now).steps.is_empty()
+            };
+            let since = self.reported_at.map(|at| at.elapsed());
+            tell_at =
+                told_later(self.reported.as_ref(), &wanted, since, makes_progress).map(|wait| now + wait);
+            if tell_at.is_none()
+                && let Err(error) = self.report(&pod, wanted).await
+            {
                 warn!(pod = pod.metadata.name, "reporting a pod's status: {}", said(&error));
                 return Round::Retry;
             }
@@ -177,7 +191,7 @@ impl Worker {
         for step in steps.into_iter().chain(again) {
             self.begin(&pod, &observed, step);
         }
-        Round::Wait(look_again)
+        Round::Wait(look_again.into_iter().chain(tell_at).min())
     }
 
     async fn observe(&mut self, pod: &Pod) -> crate::runtime::Result<Observed> {
@@ -233,6 +247,7 @@ impl Worker {
                 self.tell_of_back_offs(pod, &wanted);
                 self.memory.remember(&wanted);
                 self.reported = Some(wanted);
+                self.reported_at = Some(Instant::now());
             }
             Err(kube::Error::Api(status)) if status.code == 404 || is_other_pod(&status) => {
                 self.memory.gone = true
@@ -479,9 +494,37 @@ fn replace_addresses(status: &mut serde_json::Value) {
     }
 }
 
+/// How long a status need not be told yet, `since` the one before was: between its first status and the one with
+/// which it runs, a pod that is making progress has others that nobody waits for.
+fn told_later(
+    reported: Option<&PodStatus>,
+    wanted: &PodStatus,
+    since: Option<Duration>,
+    makes_progress: impl Fn() -> bool,
+) -> Option<Duration> {
+    let is_pending = |status: &PodStatus| status.phase.as_deref() == Some("Pending");
+    let waits = reported.is_some_and(is_pending) && is_pending(wanted) && makes_progress();
+    since.filter(|_| waits).and_then(|since| TOGETHER.checked_sub(since)).filter(|left| !left.is_zero())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_between_the_first_status_and_running_is_told_together() {
+        let status = |phase: &str| PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
+        let (pending, running) = (status("Pending"), status("Running"));
+        let soon = Some(Duration::from_millis(100));
+        let later = |reported: Option<&PodStatus>, wanted, since, progress: bool| {
+            told_later(reported, wanted, since, || progress)
+        };
+        assert_eq!(later(Some(&pending), &pending, soon, true), Some(Duration::from_millis(900)));
+        assert_eq!(later(Some(&pending), &running, soon, true), None);
+        assert_eq!(later(Some(&pending), &pending, soon, false), None, "nothing else will come of it");
+        assert_eq!(later(Some(&pending), &pending, Some(TOGETHER), true), None);
+        assert_eq!(later(Some(&pending), &pending, None, true), None, "the first is told at once");
+    }
 
     #[test]
     fn new_addresses_replace_those_of_the_sandbox_before() {
