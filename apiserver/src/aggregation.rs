@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 pub(crate) use availability::keep;
-pub(crate) use merge::{group_document, merged};
+pub(crate) use merge::{asked, group_document, merged};
 
 use crate::UserInfo;
 use crate::backend::{self, DialError, Security};
@@ -55,6 +55,8 @@ struct Served {
     resources: Value,
     /// The entry of the group version in `/openapi/v3`.
     openapi: Value,
+    /// Paths of the group version in `/openapi/v2`, and the definitions there.
+    openapi_2: Value,
 }
 
 /// Why the server behind an APIService cannot be asked: the condition's reason and message.

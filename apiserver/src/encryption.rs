@@ -18,6 +18,8 @@ use serde::Deserialize;
 use cipher::Cipher;
 use kms::{Kms, KmsConfig};
 
+use crate::reload::ReadConfigError;
+
 const KMS_TIMEOUT_SECONDS: u64 = 3;
 /// How often a key management service is asked whether its key is still the same.
 const KMS_LOOK: Duration = Duration::from_secs(60);
@@ -28,12 +30,8 @@ const MARK: &[u8] = b"k8s:enc:";
 /// An encryption configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptionConfigError {
-    #[error("cannot read {}", .path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadConfigError),
     #[error("{} is not an EncryptionConfiguration of apiserver.config.k8s.io/v1: {why}", .path.display())]
     Parse { path: PathBuf, why: String },
     #[error("{} is not usable: {field}: {why}", .path.display())]
@@ -130,12 +128,6 @@ struct Key {
 }
 
 impl Encryption {
-    /// The text of `--encryption-provider-config`.
-    pub(crate) fn text(path: &Path) -> Result<String, EncryptionConfigError> {
-        std::fs::read_to_string(path)
-            .map_err(|source| EncryptionConfigError::Read { path: path.to_path_buf(), source })
-    }
-
     /// The rules that a file's text has.
     pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, EncryptionConfigError> {
         let wrong = |why: String| EncryptionConfigError::Parse { path: path.to_path_buf(), why };

@@ -54,6 +54,7 @@ pub use config::{Config, Limits};
 pub use encryption::EncryptionConfigError;
 pub use flags::Flags;
 pub use pki::{Credential, Pki, PkiError};
+pub use reload::ReadConfigError;
 pub use remote::RemoteConfigError;
 pub use server::{Loopback, Running, StartError, run, start};
 pub use store::{Backend, DiskLimits, ForkError, Forked, HistoryLimits, OpenError, fork};

@@ -29,22 +29,32 @@ pub(crate) fn answer(
     headers: &HeaderMap,
 ) -> Option<Result<http::Response<Body>, Status>> {
     let path = info.path.trim_end_matches('/');
-    match path {
-        "/openapi/v2" => Some(answer_version_2(table, headers)),
-        "/openapi/v3" => Some(index(table)),
-        _ => {
-            let name = path.strip_prefix("/openapi/v3/")?;
-            Some(document(table, name, info))
-        }
+    let found = match path {
+        "/openapi/v2" => answer_version_2(table, headers),
+        "/openapi/v3" => index(table),
+        _ => document(table, path.strip_prefix("/openapi/v3/")?, info),
+    };
+    Some(found.map(|response| unless_known(response, headers)))
+}
+
+/// Nothing but its tag for a client that has the document already.
+fn unless_known(mut response: http::Response<Body>, headers: &HeaderMap) -> http::Response<Body> {
+    let known = headers.get(header::IF_NONE_MATCH);
+    if known.is_some() && known == response.headers().get(header::ETAG) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
     }
+    response
 }
 
 /// The list of the documents of version 3; it has always been served as plain text.
 fn index(table: &Table) -> Result<http::Response<Body>, Status> {
-    let mut response = negotiate::answer_value(StatusCode::OK, &root(table), &Accept::default())?;
+    let body = negotiate::encode(&root(table));
+    let hash = format!("{:08X}", crc32fast::hash(&body));
+    let mut response = negotiate::answer_json(StatusCode::OK, body, &Accept::default())?;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
-    Ok(response)
+    tagged(response, &hash)
 }
 
 /// The form of version 2 that kubectl and helm ask for, and nothing else.
@@ -53,17 +63,31 @@ const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobu
 fn answer_version_2(table: &Table, headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
     let text = format!("{} {:?}", env!("CARGO_PKG_VERSION"), table.rows());
     let hash = format!("{:08X}", crc32fast::hash(text.as_bytes()));
-    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    if !wanted.into_iter().any(|accept| accept.contains(GNOSTIC)) {
+    if !wants_gnostic(headers) {
         let body = kept(&format!("v2 {hash}"), || negotiate::encode(&version_2(table)));
         return tagged(negotiate::answer_json(StatusCode::OK, body, &Accept::default())?, &hash);
     }
     let body = kept(&format!("v2 protobuf {hash}"), || gnostic::encode(&version_2(table)).into());
+    tagged(gnostic_response(body), &hash)
+}
+
+/// Whether a client wants version 2 in the form of kubectl.
+pub(crate) fn wants_gnostic(headers: &HeaderMap) -> bool {
+    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    wanted.into_iter().any(|accept| accept.contains(GNOSTIC))
+}
+
+/// A document of version 2 in that form.
+pub(crate) fn gnostic_answer(document: &Value) -> http::Response<Body> {
+    gnostic_response(gnostic::encode(document).into())
+}
+
+fn gnostic_response(body: Bytes) -> http::Response<Body> {
     let mut response = http::Response::new(Body::from(body));
     // An `@` is no letter of a media type; Kubernetes answers with a dot.
     let named = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
     response.headers_mut().insert(header::CONTENT_TYPE, named);
-    tagged(response, &hash)
+    response
 }
 
 fn version_2(table: &Table) -> Value {

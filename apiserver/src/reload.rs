@@ -4,17 +4,56 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
+
+use crate::metrics::Reloads;
 
 /// How often a file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// A configuration file is not longer than this.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// A configuration file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}", .path.display())]
+pub struct ReadConfigError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// The file's text.
+pub(crate) fn read(path: &Path) -> Result<String, ReadConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ReadConfigError { path: path.to_path_buf(), source })
+}
+
+/// Takes what `parse` makes of the file whenever its text is another than `text`, until it is dropped. A file that
+/// cannot be used is told of and changes nothing.
+pub(crate) async fn keep<T, E: std::fmt::Display>(
+    what: &'static str,
+    (path, text): (PathBuf, String),
+    reloads: Reloads,
+    parse: impl Fn(&str) -> Result<T, E>,
+    take: impl Fn(T),
+) {
+    let changed = |text: &str| {
+        let parsed = parse(text);
+        reloads.note(parsed.is_ok());
+        match parsed {
+            Ok(made) => {
+                info!("the changed {what} configuration is in force");
+                take(made);
+            }
+            Err(problem) => warn!(%problem, "the changed {what} configuration cannot be used"),
+        }
+    };
+    follow(path, text, changed).await;
+}
+
 /// Calls `changed` with the file's text whenever it is another than `text`, until it is dropped.
 ///
 /// The file may be replaced, be a link that points elsewhere, or be away for a while.
-pub(crate) async fn follow(path: PathBuf, mut text: String, mut changed: impl FnMut(&str)) {
+async fn follow(path: PathBuf, mut text: String, mut changed: impl FnMut(&str)) {
     // It may have changed since it was read the first time.
     let mut seen = None;
     loop {

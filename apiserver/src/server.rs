@@ -369,8 +369,9 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
         return debug_pages::answer(&server, page, (request.method().clone(), request.uri().clone())).await;
     }
     if !info.is_resource {
+        let asked = aggregation::asked(&server, &info.path, request.headers_mut());
         let own = answer_document(&server, &info, &request);
-        return aggregation::merged(&server, &info.path, own?).await;
+        return aggregation::merged(&server, &info.path, asked, own?).await;
     }
     let kind = server.registry.find(&info.group, &info.version, &info.resource);
     let Some(kind) = kind else { return no_such_path(&info.group) };

@@ -1,19 +1,20 @@
 //! TLS as the API server speaks it: to its clients, and to node agents.
 
 mod bundle;
+mod judged;
 
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
+use rustls::client::danger::ServerCertVerified;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::pki::{Credential, Pki};
-use bundle::BundleVerifier;
+use judged::Judged;
 
 /// Certificates that do not make a TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -48,14 +49,12 @@ pub(crate) fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
 pub(crate) fn node_client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsError> {
     let (chain, key) = parse(pki.kubelet_client())?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let chain_only = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(pki)?), provider.clone())
-        .build()
-        .map_err(TlsError::Verifier)?;
+    let verifier = node_verifier(roots(pki)?, provider.clone())?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Rustls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(NodeVerifier(chain_only)))
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(chain, key)
         .map_err(TlsError::Rustls)?;
     Ok(Arc::new(config))
@@ -72,9 +71,7 @@ pub(crate) fn webhook_client_config(bundle: &[u8]) -> Result<Arc<ClientConfig>, 
         true => {
             builder.with_root_certificates(parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?)
         }
-        false => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(BundleVerifier::new(bundle, provider)?)),
+        false => builder.dangerous().with_custom_certificate_verifier(bundle::verifier(bundle, provider)?),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -97,7 +94,7 @@ pub(crate) fn unverified_client_config() -> Result<ClientConfig, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Rustls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(schemes)))
+        .with_custom_certificate_verifier(Judged::any(schemes))
         .with_no_client_auth();
     Ok(config)
 }
@@ -111,9 +108,9 @@ pub(crate) fn extension_client_config(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms;
     let (chain, key) = parse(client)?;
-    let verifier: Arc<dyn ServerCertVerifier> = match authority {
-        None => Arc::new(AnyServer(schemes)),
-        Some(pem) => Arc::new(BundleVerifier::new(pem, provider.clone())?),
+    let verifier = match authority {
+        None => Judged::any(schemes),
+        Some(pem) => bundle::verifier(pem, provider.clone())?,
     };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -136,7 +133,7 @@ pub(crate) fn outside_client_config(
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Rustls)?;
     let builder = match (any, bundle.is_empty()) {
-        (true, _) => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(schemes))),
+        (true, _) => builder.dangerous().with_custom_certificate_verifier(Judged::any(schemes)),
         (false, true) => {
             builder.with_root_certificates(parse_roots(&std::fs::read(system_bundle()).unwrap_or_default())?)
         }
@@ -149,92 +146,22 @@ pub(crate) fn outside_client_config(
     Ok(Arc::new(builder.with_client_auth_cert(chain, key).map_err(TlsError::Rustls)?))
 }
 
-/// Accepts any certificate, if the server has its key.
-#[derive(Debug)]
-struct AnyServer(rustls::crypto::WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
-}
-
 /// Accepts a node agent's certificate if the cluster's authority issued it, to whatever address it answers:
 /// nodes come and go with addresses that nobody knew when the certificate was made. A certificate without
 /// the name that was dialled must therefore be a node's own.
-#[derive(Debug)]
-struct NodeVerifier(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for NodeVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
-                if is_of_node(end_entity) =>
-            {
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
+fn node_verifier(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Arc<Judged>, TlsError> {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    let schemes = provider.signature_verification_algorithms;
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let chains = chains.map_err(TlsError::Verifier)?;
+    Ok(Judged::by(schemes, move |shown| match shown.verify(&chains) {
+        Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+            if is_of_node(shown.certificate) =>
+        {
+            Ok(ServerCertVerified::assertion())
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+        other => other,
+    }))
 }
 
 fn is_of_node(certificate: &CertificateDer<'_>) -> bool {
@@ -267,6 +194,9 @@ fn parse(credential: &Credential) -> Result<ChainAndKey, TlsError> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls_pki_types::{ServerName, UnixTime};
+
     use super::*;
 
     #[tokio::test]
@@ -283,9 +213,7 @@ mod tests {
         let pki =
             Pki::ensure(None, component_base::clock::Clock::system(), &["localhost".to_owned()]).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = Arc::new(roots(&pki).unwrap());
-        let verifier =
-            NodeVerifier(WebPkiServerVerifier::builder_with_provider(roots, provider).build().unwrap());
+        let verifier = node_verifier(roots(&pki).unwrap(), provider).unwrap();
         let is_good = |credential: &Credential| {
             let (chain, _) = parse(credential).unwrap();
             let name = ServerName::try_from("10.1.2.3").unwrap();

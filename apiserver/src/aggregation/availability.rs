@@ -138,8 +138,18 @@ async fn check(server: &Arc<Server>, remote: &Remote) -> Result<(), Unreachable>
     })?;
     let mut openapi = fetch(server, remote, "/openapi/v3").await.unwrap_or_default();
     let openapi = openapi["paths"][path.trim_start_matches('/')].take();
-    server.aggregator.served.lock().insert(remote.name(), Served { resources, openapi });
+    let openapi_2 = of_version(fetch(server, remote, "/openapi/v2").await.unwrap_or_default(), &path);
+    server.aggregator.served.lock().insert(remote.name(), Served { resources, openapi, openapi_2 });
     Ok(())
+}
+
+/// What of an OpenAPI document of version 2 is about the group version at `path`.
+fn of_version(mut document: Value, path: &str) -> Value {
+    let below = format!("{path}/");
+    if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
+        paths.retain(|name, _| name.starts_with(&below));
+    }
+    json!({ "paths": document["paths"].take(), "definitions": document["definitions"].take() })
 }
 
 async fn fetch(server: &Arc<Server>, remote: &Remote, path: &str) -> Result<Value, String> {

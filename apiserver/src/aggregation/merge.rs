@@ -5,24 +5,62 @@ use std::collections::BTreeMap;
 use api_types::status::Status;
 use axum::body::Body;
 use axum::response::Response;
-use http::header;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::{Remote, remotes};
-use crate::negotiate;
 use crate::server::Server;
+use crate::{negotiate, openapi};
+
+/// What a client asked of a document to which other servers add.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// The tag of the document that it has.
+    tag: Option<HeaderValue>,
+    /// Whether it wants OpenAPI version 2 in the form of kubectl.
+    gnostic: bool,
+}
+
+type Add = fn(&Server, &[Group], &mut Value);
+
+/// What other servers add to the document at `path`.
+fn additions(path: &str) -> Option<Add> {
+    match path.trim_end_matches('/') {
+        "/apis" => Some(add_groups),
+        "/openapi/v2" => Some(add_openapi_2),
+        "/openapi/v3" => Some(add_openapi),
+        other => group_of(other).map(|_| add_versions as Add),
+    }
+}
+
+fn group_of(path: &str) -> Option<&str> {
+    path.trim_matches('/').strip_prefix("apis/").filter(|name| !name.contains('/'))
+}
+
+/// Turns a request for a document into one for all of this server's own, as only what comes of merging tells
+/// whether the client has it already, and in which form it is sent.
+pub(crate) fn asked(server: &Server, path: &str, headers: &mut HeaderMap) -> Asked {
+    if additions(path).is_none() || remotes(server).is_empty() {
+        return Asked::default();
+    }
+    let gnostic = path.trim_end_matches('/') == "/openapi/v2" && openapi::wants_gnostic(headers);
+    if gnostic {
+        headers.remove(header::ACCEPT);
+    }
+    Asked { tag: headers.remove(header::IF_NONE_MATCH), gnostic }
+}
 
 /// This server's document at `path` with what other servers serve added.
-pub(crate) async fn merged(server: &Server, path: &str, own: Response) -> Result<Response, Status> {
-    let add: fn(&Server, &[Group], &mut Value) = match path.trim_end_matches('/') {
-        "/apis" => add_groups,
-        "/openapi/v3" => add_openapi,
-        _ => return Ok(own),
-    };
+pub(crate) async fn merged(
+    server: &Server,
+    path: &str,
+    asked: Asked,
+    own: Response,
+) -> Result<Response, Status> {
     let groups = groups(server);
-    if groups.is_empty() || !own.status().is_success() || own.headers().contains_key(header::CONTENT_ENCODING)
-    {
+    let Some(add) = additions(path).filter(|_| !groups.is_empty()) else { return Ok(own) };
+    if !own.status().is_success() || own.headers().contains_key(header::CONTENT_ENCODING) {
         return Ok(own);
     }
     let (mut parts, body) = own.into_parts();
@@ -31,15 +69,25 @@ pub(crate) async fn merged(server: &Server, path: &str, own: Response) -> Result
         return Ok(Response::from_parts(parts, Body::from(bytes)));
     };
     add(server, &groups, &mut document);
-    // They were those of the document without the others.
-    parts.headers.remove(header::ETAG);
+    let bytes = negotiate::encode(&document);
+    let tag = format!("\"{:08X}-{:X}\"", crc32fast::hash(&bytes), bytes.len());
+    let tag = HeaderValue::from_str(&tag).map_err(Status::internal)?;
     parts.headers.remove(header::CONTENT_LENGTH);
-    Ok(Response::from_parts(parts, Body::from(negotiate::encode(&document))))
+    let mut response = match (asked.tag.as_ref() == Some(&tag), asked.gnostic) {
+        (true, _) => {
+            parts.status = StatusCode::NOT_MODIFIED;
+            Response::from_parts(parts, Body::empty())
+        }
+        (false, true) => openapi::gnostic_answer(&document),
+        (false, false) => Response::from_parts(parts, Body::from(bytes)),
+    };
+    response.headers_mut().insert(header::ETAG, tag);
+    Ok(response)
 }
 
 /// The `APIGroup` of a group that only other servers serve.
 pub(crate) fn group_document(server: &Server, path: &str) -> Option<Value> {
-    let name = path.trim_matches('/').strip_prefix("apis/").filter(|name| !name.contains('/'))?;
+    let name = group_of(path)?;
     let group = groups(server).into_iter().find(|group| group.name == name)?;
     let mut document = json!({ "kind": "APIGroup", "apiVersion": "v1" });
     document.as_object_mut()?.extend(group.describe().as_object()?.clone());
@@ -54,12 +102,16 @@ struct Group {
 }
 
 impl Group {
-    fn describe(&self) -> Value {
+    fn described(&self) -> Vec<Value> {
         let version = |remote: &Remote| {
             let version = remote.text("version");
             json!({ "groupVersion": format!("{}/{version}", self.name), "version": version })
         };
-        let versions: Vec<_> = self.versions.iter().map(version).collect();
+        self.versions.iter().map(version).collect()
+    }
+
+    fn describe(&self) -> Value {
+        let versions = self.described();
         json!({ "name": self.name, "versions": versions, "preferredVersion": versions.first() })
     }
 }
@@ -86,11 +138,40 @@ fn groups(server: &Server) -> Vec<Group> {
 /// Both forms of `/apis`: the plain list, and the one with resources.
 fn add_groups(server: &Server, groups: &[Group], document: &mut Value) {
     if let Some(list) = document.get_mut("groups").and_then(Value::as_array_mut) {
-        let own: Vec<_> = list.iter().map(|group| group["name"].clone()).collect();
-        list.extend(groups.iter().filter(|g| !own.contains(&json!(g.name))).map(Group::describe));
+        for group in groups {
+            match list.iter_mut().find(|own| own["name"] == group.name.as_str()) {
+                Some(own) => extend(own, group.described()),
+                None => list.push(group.describe()),
+            }
+        }
     } else if let Some(items) = document.get_mut("items").and_then(Value::as_array_mut) {
-        let own: Vec<_> = items.iter().map(|group| group["metadata"]["name"].clone()).collect();
-        items.extend(groups.iter().filter(|g| !own.contains(&json!(g.name))).map(|g| aggregated(server, g)));
+        for group in groups {
+            let mut all = aggregated(server, group);
+            match items.iter_mut().find(|own| own["metadata"]["name"] == group.name.as_str()) {
+                Some(own) => {
+                    let versions = all.get_mut("versions").and_then(Value::as_array_mut);
+                    extend(own, versions.map(std::mem::take).unwrap_or_default());
+                }
+                None => items.push(all),
+            }
+        }
+    }
+}
+
+/// The document of a group of which this server serves some versions and others more.
+fn add_versions(_: &Server, groups: &[Group], document: &mut Value) {
+    if let Some(group) = groups.iter().find(|group| document["name"] == group.name.as_str()) {
+        extend(document, group.described());
+    }
+}
+
+/// Adds versions that this server does not serve itself.
+fn extend(own: &mut Value, more: Vec<Value>) {
+    let Some(versions) = own.get_mut("versions").and_then(Value::as_array_mut) else { return };
+    for version in more {
+        if versions.iter().all(|known| known["version"] != version["version"]) {
+            versions.push(version);
+        }
     }
 }
 
@@ -149,6 +230,21 @@ fn add_openapi(server: &Server, groups: &[Group], document: &mut Value) {
         let path = format!("apis/{}/{}", remote.text("group"), remote.text("version"));
         if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
             paths.entry(path).or_insert_with(|| known.openapi.clone());
+        }
+    }
+}
+
+/// Version 2 is one document: paths and definitions that it has already stay.
+fn add_openapi_2(server: &Server, groups: &[Group], document: &mut Value) {
+    let served = server.aggregator.served.lock();
+    for remote in groups.iter().flat_map(|group| &group.versions) {
+        let Some(known) = served.get(&remote.name()) else { continue };
+        for part in ["paths", "definitions"] {
+            let into = document.get_mut(part).and_then(Value::as_object_mut);
+            let (Some(into), Some(from)) = (into, known.openapi_2[part].as_object()) else { continue };
+            for (name, value) in from {
+                into.entry(name.as_str()).or_insert_with(|| value.clone());
+            }
         }
     }
 }

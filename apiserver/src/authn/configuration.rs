@@ -2,7 +2,6 @@
 //! AuthenticationConfiguration (apiserver.config.k8s.io/v1). A changed file counts at once; one that is wrong is
 //! told in the log, and what was there before goes on.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api_types::cel::{Environment, Type};
@@ -18,6 +17,7 @@ use super::oidc::claims::{Claims, Mapping, Rule, TOKEN, USER};
 use super::oidc::issuer::{Issuer, IssuerConfig};
 use super::{Presented, SERVER_AUDIENCES};
 use crate::backend::Backends;
+use crate::reload::ReadConfigError;
 use crate::tls::TlsError;
 
 /// What can be said anew while the server runs.
@@ -31,12 +31,8 @@ pub(crate) struct Settings {
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthenticationConfigError {
-    #[error("cannot read {}", .path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadConfigError),
     #[error("it is no AuthenticationConfiguration: {0}")]
     Parse(#[from] serde_yaml::Error),
     #[error("{0}")]
@@ -76,12 +72,6 @@ impl Configured {
             issuer.fetch_keys(backends).await;
         }
     }
-}
-
-/// The file's text.
-pub(crate) fn read(path: &Path) -> Result<String, AuthenticationConfigError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| AuthenticationConfigError::Read { path: path.to_owned(), source })
 }
 
 /// The settings that a file's text says.

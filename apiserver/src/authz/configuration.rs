@@ -11,17 +11,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::webhook::{WebhookConfig, environment};
+use crate::reload::ReadConfigError;
 use crate::remote::{Remote, RemoteConfigError};
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizationConfigError {
-    #[error("cannot read {}", .path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadConfigError),
     #[error("it is no AuthorizationConfiguration: {0}")]
     Parse(#[from] serde_yaml::Error),
     #[error("{0}")]
@@ -37,12 +34,6 @@ pub(crate) enum Entry {
     Node,
     Rbac,
     Webhook(Box<WebhookConfig>),
-}
-
-/// The file's text.
-pub(crate) fn read(path: &Path) -> Result<String, AuthorizationConfigError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| AuthorizationConfigError::Read { path: path.to_owned(), source })
 }
 
 /// The webhook of `--authorization-mode Webhook`.

@@ -14,16 +14,19 @@ use crate::strategy;
 /// Who owns their fields.
 const MANAGER: &str = "kube-apiserver";
 
-/// Adds to `transaction` what comes and goes with the change of an object from `old` to `new`.
+/// What stands beside an object; nothing beside none.
+pub(super) fn of(call: &Call, object: Option<&Value>) -> Vec<Value> {
+    object.map(|object| strategy::find(&call.kind).companions(object)).unwrap_or_default()
+}
+
+/// Adds to `transaction` what comes and goes with the change of an object, which had `before` beside it and has
+/// `after` from now on.
 pub(super) fn join(
     call: &Call,
     transaction: &mut Transaction,
-    old: Option<&Value>,
-    new: Option<&Value>,
+    before: &[Value],
+    after: Vec<Value>,
 ) -> Result<(), Status> {
-    let strategy = strategy::find(&call.kind);
-    let of = |object: Option<&Value>| object.map(|object| strategy.companions(object)).unwrap_or_default();
-    let (before, after) = (of(old), of(new));
     for gone in before.iter().filter(|one| !after.contains(one)) {
         let (key, _) = locate(call, gone)?;
         // Somebody else may have deleted it.

@@ -312,7 +312,7 @@ async fn take(
         return Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }));
     }
     let key = stored.key.clone();
-    let kept = object.clone();
+    let beside = companions::of(call, Some(&object).filter(|_| goes));
     let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
     let change = match goes {
         true => Change::Delete { key: key.clone(), last: body.clone() },
@@ -324,9 +324,7 @@ async fn take(
         durability: Durability::Synced,
         cause: cause(call, &manager_of(&call.headers)),
     };
-    if goes {
-        companions::join(call, &mut transaction, Some(&kept), None)?;
-    }
+    companions::join(call, &mut transaction, &beside, Vec::new())?;
     match call.commit(transaction).await {
         Ok(revision) => {
             let bytes = convert::written(&call.server, &call.kind, &body.at(revision)).await?;

@@ -409,7 +409,8 @@ impl Attempt<'_> {
             Some((_, stored)) => Precondition::Revision(key.clone(), stored.revision),
         };
         let alongside = call.notes.take_alongside();
-        let kept = object.clone();
+        let beside = companions::of(call, Some(&object).filter(|_| !goes));
+        let released = goes.then(|| object.clone());
         let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
         let change = match goes {
             true => Change::Delete { key: key.clone(), last: body.clone() },
@@ -422,11 +423,12 @@ impl Attempt<'_> {
             cause: Cause { admitted: vec![admitted], ..cause(call, &self.options.manager) },
         };
         join(&mut transaction, &alongside);
-        companions::join(call, &mut transaction, self.old.map(|(old, _)| old), (!goes).then_some(&kept))?;
+        let before = companions::of(call, self.old.map(|(old, _)| old));
+        companions::join(call, &mut transaction, &before, beside)?;
         match call.commit(transaction).await {
             Ok(revision) => {
-                if goes {
-                    call.release(kept);
+                if let Some(gone) = released {
+                    call.release(gone);
                 }
                 Ok(outcome(convert::written(&call.server, &call.kind, &body.at(revision)).await?))
             }

@@ -1,7 +1,6 @@
 //! From a configuration to a running server, and down again in order.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,7 +36,7 @@ use crate::crd::{Definitions, Keeper};
 use crate::discovery::Registry;
 use crate::encryption::{Encryption, EncryptionConfigError};
 use crate::flow_control::{FlowControl, keeper};
-use crate::metrics::{Reloads, RequestMetrics};
+use crate::metrics::RequestMetrics;
 use crate::node_metrics::{Answers, WithMetrics};
 use crate::pki::{self, Pki, PkiError};
 use crate::service_ip::{ServiceAddresses, ServiceCidr, repair};
@@ -103,7 +102,8 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let tasks = Tasks::new(shutdown.clone());
     let cidr: ServiceCidr =
         config.service_cidr.parse().map_err(|e| StartError::ServiceCidr(format!("{e}")))?;
-    let keys = config.encryption_config.as_deref().map(Encryption::text).transpose()?;
+    let keys = config.encryption_config.as_deref().map(reload::read).transpose();
+    let keys = keys.map_err(EncryptionConfigError::Read)?;
     let encryption = keys.as_deref().zip(config.encryption_config.as_deref());
     let encryption = encryption.map(|(text, path)| Encryption::parse(text, path)).transpose()?;
     let listener = listen(config.listen).await?;
@@ -131,12 +131,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
     let audit = audit.map(|audit| Audit::open(audit, config.clock, &backends, &store_tasks)).transpose()?;
     let authorizers = authorizers(&config, &view, &backends, &metrics, &tasks)?;
     metrics.extend(|registry| flow.register(registry));
-    if let Some((text, path)) =
-        keys.zip(config.encryption_config.clone()).filter(|_| config.encryption_reload)
-    {
-        let following = follow_keys(objects.clone(), path, text, metrics.reloads("encryption"));
-        tasks.spawn_until_shutdown("encryption configuration", following);
-    }
+    reload_keys(&config, keys, &objects, &metrics, &tasks);
     let server = Arc::new(Server {
         authenticators: authenticators(&config, &pki, &view, &configured)?,
         authorizers,
@@ -234,40 +229,31 @@ fn authorizers(
         authorizers.replace(entries, backends);
         return Ok(authorizers);
     };
-    let text = authz::read(path).map_err(StartError::Authorization)?;
+    let text = reload::read(path).map_err(|error| StartError::Authorization(error.into()))?;
     authorizers.replace(authz::parse(&text).map_err(StartError::Authorization)?, backends);
     let (held, backends, reloads) = (authorizers.clone(), backends.clone(), metrics.reloads("authorization"));
-    let following = reload::follow(path.clone(), text, move |text| {
-        let parsed = authz::parse(text);
-        reloads.note(parsed.is_ok());
-        match parsed {
-            Ok(entries) => {
-                info!("the changed authorization configuration is in force");
-                held.replace(entries, &backends);
-            }
-            Err(problem) => warn!(%problem, "the changed authorization configuration cannot be used"),
-        }
-    });
+    let take = move |entries| held.replace(entries, &backends);
+    let following = reload::keep("authorization", (path.clone(), text), reloads, authz::parse, take);
     tasks.spawn_until_shutdown("authorization configuration", following);
     Ok(authorizers)
 }
 
-/// Encrypts by what the file says whenever it is another. A new key management service is waited for as at the
-/// start: a few seconds at most.
-async fn follow_keys(objects: Arc<Objects>, path: PathBuf, text: String, reloads: Reloads) {
-    let named = path.clone();
-    let following = reload::follow(path, text, move |text| {
-        let parsed = Encryption::parse(text, &named);
-        reloads.note(parsed.is_ok());
-        match parsed {
-            Ok(encryption) => {
-                info!("the changed encryption configuration is in force");
-                objects.replace_encryption(encryption);
-            }
-            Err(problem) => warn!(%problem, "the changed encryption configuration cannot be used"),
-        }
-    });
-    following.await;
+/// Encrypts by what the file says whenever it is another, if that is wanted. A new key management service is waited
+/// for as at the start: a few seconds at most.
+fn reload_keys(
+    config: &Config,
+    text: Option<String>,
+    objects: &Arc<Objects>,
+    metrics: &RequestMetrics,
+    tasks: &Tasks,
+) {
+    let file = config.encryption_config.clone().zip(text).filter(|_| config.encryption_reload);
+    let Some((path, text)) = file else { return };
+    let (held, named) = (objects.clone(), path.clone());
+    let parse = move |text: &str| Encryption::parse(text, &named);
+    let take = move |encryption| held.replace_encryption(encryption);
+    let following = reload::keep("encryption", (path, text), metrics.reloads("encryption"), parse, take);
+    tasks.spawn_until_shutdown("encryption configuration", following);
 }
 
 /// Outside issuers and anonymous requests, by the flags or by a file that may change.
@@ -281,21 +267,14 @@ fn configured(
         let settings = Settings { issuers: issuer.into_iter().collect(), anonymous: None };
         return Ok(Arc::new(Configured::new(settings)));
     };
-    let (text, clock) = (configuration::read(path).map_err(StartError::Authentication)?, config.clock);
+    let text = reload::read(path).map_err(|error| StartError::Authentication(error.into()))?;
+    let clock = config.clock;
     let settings = configuration::parse(&text, clock).map_err(StartError::Authentication)?;
     let configured = Arc::new(Configured::new(settings));
     let (held, reloads) = (configured.clone(), metrics.reloads("authentication"));
-    let following = reload::follow(path.clone(), text, move |text| {
-        let parsed = configuration::parse(text, clock);
-        reloads.note(parsed.is_ok());
-        match parsed {
-            Ok(settings) => {
-                info!("the changed authentication configuration is in force");
-                held.replace(settings);
-            }
-            Err(problem) => warn!(%problem, "the changed authentication configuration cannot be used"),
-        }
-    });
+    let parse = move |text: &str| configuration::parse(text, clock);
+    let take = move |settings| held.replace(settings);
+    let following = reload::keep("authentication", (path.clone(), text), reloads, parse, take);
     tasks.spawn_until_shutdown("authentication configuration", following);
     Ok(configured)
 }

@@ -2,76 +2,38 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerified;
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use super::judged::Judged;
 
 /// As Go does, takes a certificate that stands in the bundle itself: those who sign for themselves mostly mark
 /// their certificate as an authority's, which by itself no chain may end with.
-#[derive(Debug)]
-pub(super) struct BundleVerifier {
-    chains: Arc<WebPkiServerVerifier>,
-    bundle: Vec<CertificateDer<'static>>,
-}
-
-impl BundleVerifier {
-    pub(super) fn new(pem: &[u8], provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let bundle: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let bundle = bundle.map_err(TlsError::Pem)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &bundle {
-            roots.add(certificate.clone()).map_err(TlsError::Rustls)?;
-        }
-        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Self { chains: chains.map_err(TlsError::Verifier)?, bundle })
+pub(super) fn verifier(pem: &[u8], provider: Arc<CryptoProvider>) -> Result<Arc<Judged>, TlsError> {
+    let bundle: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let bundle = bundle.map_err(TlsError::Pem)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &bundle {
+        roots.add(certificate.clone()).map_err(TlsError::Rustls)?;
     }
-}
-
-impl ServerCertVerifier for BundleVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.bundle.iter().any(|known| known == end_entity) {
-            check_time(end_entity, now)?;
-            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+    let schemes = provider.signature_verification_algorithms;
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let chains = chains.map_err(TlsError::Verifier)?;
+    Ok(Judged::by(schemes, move |shown| {
+        if bundle.iter().any(|known| known == shown.certificate) {
+            check_time(shown.certificate, shown.now)?;
+            verify_server_name(&ParsedCertificate::try_from(shown.certificate)?, shown.name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
-    }
+        shown.verify(&chains)
+    }))
 }
 
 fn check_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
@@ -91,7 +53,9 @@ fn check_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Cer
 mod tests {
     use std::time::Duration;
 
+    use rustls::client::danger::ServerCertVerifier as _;
     use rustls::crypto::aws_lc_rs;
+    use rustls_pki_types::ServerName;
 
     use super::*;
 
@@ -106,7 +70,7 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = BundleVerifier::new(certificate.pem().as_bytes(), provider).unwrap();
+        let verifier = verifier(certificate.pem().as_bytes(), provider).unwrap();
         let check = |name: &'static str, seconds: u64| {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             verifier.verify_server_cert(

@@ -1,7 +1,6 @@
 //! Groups of another API server: a small one stands for it, over TLS on the loopback.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use apiserver::Config;
 use axum::extract::Request;
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use crate::client::Client;
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// What the other server answers: its discovery, and who asked.
 async fn extension(request: Request) -> Response {
@@ -25,6 +23,10 @@ async fn extension(request: Request) -> Response {
             "resources": [{
                 "name": "flasks", "singularName": "flask", "namespaced": true, "kind": "Flask", "verbs": ["get", "list"],
             }],
+        }),
+        "/openapi/v2" => json!({
+            "swagger": "2.0", "paths": { "/apis/lab.example.org/v1/flasks": { "get": {} }, "/healthz": {} },
+            "definitions": { "org.example.lab.v1.Flask": { "type": "object" } },
         }),
         "/apis/lab.example.org/v1/namespaces/default/flasks" => {
             let header = |name: &str| {
@@ -64,24 +66,12 @@ async fn serve(tasks: &Tasks) -> (u16, String) {
 }
 
 async fn condition(client: &Client, name: &str, reason: &str) -> Value {
-    let look = async {
-        loop {
-            let object = client.get(&format!("{SERVICES}/{name}")).await.1;
-            let found = object["status"]["conditions"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|c| c["reason"] == reason);
-            if let Some(found) = found {
-                return found.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let find = |object: &Value| {
+        let mut all = object["status"]["conditions"].as_array().into_iter().flatten();
+        all.find(|condition| condition["reason"] == reason).cloned()
     };
-    match tokio::time::timeout(LIMIT, look).await {
-        Ok(found) => found,
-        Err(_) => panic!("{name} is not {reason}: {}", client.get(&format!("{SERVICES}/{name}")).await.1),
-    }
+    let object = client.wait_for(&format!("{SERVICES}/{name}"), |object| find(object).is_some()).await;
+    find(&object).unwrap()
 }
 
 fn registered(authority: &str, port: u16) -> Value {
@@ -130,6 +120,30 @@ async fn a_group_of_another_server_is_passed_on_with_who_asks() {
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "lab.example.org"));
     assert_eq!(client.get("/apis/lab.example.org").await.1["preferredVersion"]["version"], "v1");
     assert_eq!(client.get("/apis/lab.example.org/v1").await.1["resources"][0]["name"], "flasks");
+    let openapi = client.get("/openapi/v2").await.1;
+    assert!(openapi["paths"]["/apis/lab.example.org/v1/flasks"].is_object());
+    assert!(openapi["paths"].get("/healthz").is_none_or(|own| own != &json!({})), "only of its group");
+    assert!(openapi["definitions"]["org.example.lab.v1.Flask"].is_object());
+    a_document_that_the_client_has_is_not_sent_again(&client).await;
     tasks.shutdown().cancel();
     client.stop().await;
+}
+
+async fn a_document_that_the_client_has_is_not_sent_again(client: &Client) {
+    const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    const GROUPS: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let ask = |path: &str, accept: &str, tag: &str| {
+        let request = http::Request::get(path).header("accept", accept).header("if-none-match", tag);
+        client.respond(request.body(axum::body::Body::empty()).unwrap())
+    };
+    for (path, accept) in
+        [("/apis", "application/json"), ("/apis", GROUPS), ("/openapi/v2", GNOSTIC), ("/openapi/v3", "*/*")]
+    {
+        let first = ask(path, accept, "\"none\"").await;
+        assert_eq!(first.status(), 200, "{path} {accept}");
+        let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+        assert_eq!(ask(path, accept, &tag).await.status(), 304, "{path} {accept}");
+    }
+    let media = ask("/openapi/v2", GNOSTIC, "").await.headers()["content-type"].clone();
+    assert!(media.to_str().unwrap().ends_with("+protobuf"));
 }

@@ -96,6 +96,19 @@ impl Client {
         self.call("DELETE", path, "application/json", &Value::Null).await
     }
 
+    /// The object at `path` once it is as `look` wants it. It is watched, not asked for again and again.
+    pub(crate) async fn wait_for(&self, path: &str, look: impl Fn(&Value) -> bool) -> Value {
+        let (collection, name) = path.rsplit_once('/').unwrap();
+        let watch = format!("{collection}?watch=true&fieldSelector=metadata.name%3D{name}");
+        let mut events = self.watch(&watch).await;
+        loop {
+            let mut event = events.next().await.unwrap_or_else(|| panic!("the watch of {path} ended"));
+            if event["type"] != "DELETED" && look(&event["object"]) {
+                return event["object"].take();
+            }
+        }
+    }
+
     /// Opens a watch.
     pub(crate) async fn watch(&self, path: &str) -> Events {
         let response = self.send("GET", path, "application/json", Body::empty()).await;

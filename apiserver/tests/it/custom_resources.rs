@@ -140,3 +140,33 @@ async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
     );
     client.stop().await;
 }
+
+#[tokio::test]
+async fn unknown_fields_of_a_custom_object_are_told_with_their_paths() {
+    let client = Client::start().await;
+    let item = json!({ "type": "object", "properties": { "name": { "type": "string" } } });
+    let spec = json!({
+        "bulbs": { "type": "array", "items": item }, "rooms": { "type": "object", "additionalProperties": item },
+        "notes": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+    });
+    define(&client, json!([version("v1", spec)])).await;
+    let mut odd = lamp(
+        "a",
+        json!({
+            "rooms": { "hall": { "odd": 1 } }, "bulbs": [{ "name": "x" }, { "odd": 1 }], "notes": { "odd": 1 }, "odd": 1,
+        }),
+    );
+    odd["metadata"]["odd"] = json!(1);
+    let expected = ["metadata.odd", "spec.bulbs[1].odd", "spec.odd", "spec.rooms.hall.odd"];
+    let told = expected.map(|path| format!("unknown field {path:?}")).join(", ");
+    let (code, refused) = client.post(&format!("{LAMPS}?fieldValidation=Strict"), &odd).await;
+    let message = refused["message"].as_str().unwrap();
+    assert!(code == 400 && message.ends_with(&format!("strict decoding error: {told}")), "{message}");
+    let body = axum::body::Body::from(odd.to_string());
+    let made = client.send("POST", LAMPS, "application/json", body).await;
+    assert_eq!(made.status(), 201);
+    let warnings: Vec<_> =
+        made.headers().get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect();
+    assert_eq!(warnings, expected.map(|path| format!("299 - \"unknown field \\\"{path}\\\"\"")));
+    client.stop().await;
+}

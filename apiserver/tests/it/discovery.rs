@@ -73,3 +73,20 @@ async fn the_server_says_since_when_it_runs_and_with_which_flags() {
     }
     client.stop().await;
 }
+
+#[tokio::test]
+async fn openapi_is_not_sent_again_to_who_has_it() {
+    let client = Client::start().await;
+    for path in ["/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"] {
+        let ask = |tag: &str| {
+            let request = http::Request::get(path).header("if-none-match", tag);
+            client.respond(request.body(axum::body::Body::empty()).unwrap())
+        };
+        let first = ask("").await;
+        assert_eq!(first.status(), 200, "{path}");
+        let again = ask(first.headers()["etag"].to_str().unwrap()).await;
+        assert_eq!(again.status(), 304, "{path}");
+        assert!(again.into_body().collect().await.unwrap().to_bytes().is_empty());
+    }
+    client.stop().await;
+}

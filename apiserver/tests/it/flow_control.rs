@@ -1,36 +1,18 @@
 //! Priority and fairness, from requests to their headers and the objects behind them.
 
-use std::time::Duration;
-
 use apiserver::UserInfo;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::Client;
 
 const ROOT: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 
-/// Asks until `look` says yes.
-async fn until(client: &Client, path: &str, look: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    for _ in 0..200 {
-        last = client.get(path).await.1;
-        if look(&last) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{path} stayed {last:#}");
-}
-
 #[tokio::test]
 async fn answers_name_the_schema_and_level_that_they_came_under() {
     let client = Client::start().await;
-    until(&client, &format!("{ROOT}/flowschemas"), |list| {
-        list["items"].as_array().is_some_and(|i| i.len() == 11)
-    })
-    .await;
-    let schema = client.get(&format!("{ROOT}/flowschemas/global-default")).await.1;
-    let level = client.get(&format!("{ROOT}/prioritylevelconfigurations/global-default")).await.1;
+    let level =
+        client.wait_for(&format!("{ROOT}/prioritylevelconfigurations/global-default"), |_| true).await;
+    let schema = client.wait_for(&format!("{ROOT}/flowschemas/global-default"), |_| true).await;
     let jane = client.acting_as(UserInfo::new("jane", &["system:authenticated"]));
     let response = jane.send("GET", "/version", "", axum::body::Body::empty()).await;
     let uid = |name: &str| response.headers().get(name).unwrap().to_str().unwrap().to_owned();
@@ -48,11 +30,11 @@ async fn a_schema_says_whether_its_level_exists_and_mandatory_objects_come_back(
     let (code, _) = client.post(&format!("{ROOT}/flowschemas"), &schema).await;
     assert_eq!(code, 201);
     let path = format!("{ROOT}/flowschemas/lost");
-    let shown = until(&client, &path, |s| s["status"]["conditions"][0]["status"] == "True").await;
+    let shown = client.wait_for(&path, |s| s["status"]["conditions"][0]["status"] == "True").await;
     assert_eq!(shown["status"]["conditions"][0]["reason"], "NotFound");
     let exempt = format!("{ROOT}/flowschemas/exempt");
-    until(&client, &exempt, |s| s["kind"] == "FlowSchema").await;
+    client.wait_for(&exempt, |_| true).await;
     assert_eq!(client.delete(&exempt).await.0, 200);
-    until(&client, &exempt, |s| s["kind"] == "FlowSchema").await;
+    client.wait_for(&exempt, |_| true).await;
     client.stop().await;
 }
