@@ -9,7 +9,7 @@ use crate::outside::Outside;
 fn configuration(kubeconfig: &std::path::Path, failure: &str) -> String {
     format!(
         "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n- type: Webhook\n  name: outside\n  \
-         webhook:\n    timeout: 3s\n    failurePolicy: {failure}\n    subjectAccessReviewVersion: v1\n    \
+         webhook:\n    timeout: 30s\n    failurePolicy: {failure}\n    subjectAccessReviewVersion: v1\n    \
          matchConditionSubjectAccessReviewVersion: v1\n    connectionInfo: {{type: KubeConfigFile, kubeConfigFile: {}}}\n    \
          matchConditions:\n    - expression: has(request.resourceAttributes) && request.user != 'carol'\n- type: Node\n- type: RBAC\n",
         kubeconfig.display()
