@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::cache::{Objects, Snapshot};
@@ -21,6 +22,19 @@ pub(crate) trait View: Send + Sync {
 
     /// The objects of the namespace whose `spec.nodeName` is the node; only those are decoded.
     fn objects_on(&self, resource: &str, node: &str, namespace: &str) -> Vec<Arc<Value>>;
+
+    /// The object as soon as there is one of that name. Limit how long you wait.
+    fn appearing<'a>(
+        &'a self,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Arc<Value>> {
+        match self.object(resource, namespace, name) {
+            Some(object) => Box::pin(std::future::ready(object)),
+            None => Box::pin(std::future::pending()),
+        }
+    }
 
     /// The state of the resource as something to compare: an index compiled from its objects is good as long
     /// as this is the same.
@@ -60,6 +74,23 @@ impl View for Objects {
         let all = self.list(resource, Some(namespace));
         let bound = all.iter().filter(|stored| stored.field("spec.nodeName") == Some(node));
         bound.map(|stored| Arc::new(stored.value())).collect()
+    }
+
+    fn appearing<'a>(
+        &'a self,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Arc<Value>> {
+        Box::pin(async move {
+            loop {
+                let seen = self.revision();
+                if let Some(object) = self.object(resource, namespace, name) {
+                    return object;
+                }
+                self.wait_for(seen + 1).await;
+            }
+        })
     }
 
     fn version(&self, resource: &str) -> Version {

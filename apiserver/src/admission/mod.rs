@@ -113,7 +113,7 @@ pub(crate) static PLUGINS: &[Row] = &[
     def::<rbac_escalation::RbacEscalation>(),
     def::<namespace_lifecycle::NamespaceLifecycle>(),
     def::<limit_ranger::LimitRanger>(),
-    def::<service_account::ServiceAccount>(),
+    def_async::<service_account::ServiceAccount>(),
     def::<node_restriction::NodeRestriction>(),
     def::<taint_nodes_by_condition::TaintNodesByCondition>(),
     def::<pod_security::PodSecurity>(),
@@ -207,7 +207,7 @@ pub(crate) mod fixture {
     use api_types::status::Status;
     use serde_json::Value;
 
-    use super::{Notes, Operation, Options, Plugin, Review, Rounds, State};
+    use super::{AsyncPlugin, Notes, Operation, Options, Plugin, Review, Rounds, State};
     use crate::UserInfo;
     use crate::authz::Authorizers;
     use crate::discovery::Registry;
@@ -254,6 +254,22 @@ pub(crate) mod fixture {
         let user = UserInfo::admin();
         review(&view, &user, Operation::Create, storage, "", None, Some(object), |review| {
             P::admit(review).map(|()| review.new.as_deref().cloned().unwrap_or_default())
+        })
+    }
+
+    /// As [`admit`], of a plugin that may wait: time runs ahead while it does.
+    pub(crate) fn admit_async<P: AsyncPlugin>(
+        view: Fixture,
+        storage: &str,
+        object: Value,
+    ) -> Result<Value, Status> {
+        let user = UserInfo::admin();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
+        review(&view, &user, Operation::Create, storage, "", None, Some(object), |review| {
+            assert!(P::concerns(review));
+            runtime.block_on(P::admit(review))?;
+            Ok(review.new.as_deref().cloned().unwrap_or_default())
         })
     }
 

@@ -1,31 +1,40 @@
 //! ServiceAccount: a pod without an account gets its namespace's `default`, and a volume with a token for it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::status::Status;
 use serde_json::{Value, json};
 
-use super::{Plugin, Review};
+use super::{AsyncPlugin, Review};
 
 pub(crate) struct ServiceAccount;
 
+const ACCOUNTS: &str = "serviceaccounts";
+const DEFAULT: &str = "default";
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const PREFIX: &str = "kube-api-access-";
 /// Pods that a node made by itself; the API server only shows them.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-impl Plugin for ServiceAccount {
+/// How long a pod waits for its namespace's default account, which a controller makes after the namespace.
+/// Kubernetes looks ten times, every 100 to 200 ms.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl AsyncPlugin for ServiceAccount {
     const NAME: &'static str = "ServiceAccount";
 
-    fn admit(review: &mut Review<'_>) -> Result<(), Status> {
-        if !review.creates("pods") || is_mirror(review.new.as_deref()) {
-            return Ok(());
-        }
+    fn concerns(review: &Review<'_>) -> bool {
+        review.creates("pods")
+    }
+
+    async fn admit(review: &mut Review<'_>) -> Result<(), Status> {
         let name = match review.new.as_deref_mut() {
-            Some(pod) => set_name(pod),
-            None => return Ok(()),
+            Some(pod) if !is_mirror(pod) => set_name(pod),
+            _ => return Ok(()),
         };
-        let Some(account) = review.view.object("serviceaccounts", review.namespace, &name) else {
+        let Some(account) = find(review, &name).await else {
             let namespace = review.namespace;
             return Err(review.forbidden(&format!(
                 "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
@@ -42,8 +51,16 @@ impl Plugin for ServiceAccount {
     }
 }
 
-fn is_mirror(pod: Option<&Value>) -> bool {
-    pod.is_some_and(|pod| pod["metadata"]["annotations"].get(MIRROR).is_some())
+async fn find(review: &Review<'_>, name: &str) -> Option<Arc<Value>> {
+    let found = review.view.object(ACCOUNTS, review.namespace, name);
+    if found.is_some() || name != DEFAULT {
+        return found;
+    }
+    tokio::time::timeout(PATIENCE, review.view.appearing(ACCOUNTS, review.namespace, name)).await.ok()
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    pod["metadata"]["annotations"].get(MIRROR).is_some()
 }
 
 /// The account's name, `default` if there is none; the old field follows the new one.
@@ -51,7 +68,7 @@ fn set_name(pod: &mut Value) -> String {
     let spec = &pod["spec"];
     let given = [&spec["serviceAccountName"], &spec["serviceAccount"]];
     let given = given.iter().filter_map(|v| v.as_str()).find(|v| !v.is_empty());
-    let name = given.unwrap_or("default").to_owned();
+    let name = given.unwrap_or(DEFAULT).to_owned();
     if pod["spec"].is_object() {
         pod["spec"]["serviceAccountName"] = name.as_str().into();
         pod["spec"]["serviceAccount"] = name.as_str().into();
@@ -142,7 +159,7 @@ fn add_pull_secrets(pod: &mut Value, account: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::fixture::admit;
+    use crate::admission::fixture::admit_async as admit;
     use crate::view::fixture::Fixture;
 
     fn world(account: Value) -> Fixture {

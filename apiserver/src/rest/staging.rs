@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api_types::kinds::Kind;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -200,6 +201,19 @@ impl View for Staging {
         let mut bound = self.objects(resource, Some(namespace));
         bound.retain(|object| object["spec"]["nodeName"] == node);
         bound
+    }
+
+    /// A transaction's own part is not waited for: what it makes is there, or nobody makes it.
+    fn appearing<'a>(
+        &'a self,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Arc<Value>> {
+        match self.object(resource, namespace, name) {
+            Some(object) => Box::pin(std::future::ready(object)),
+            None => self.objects.appearing(resource, namespace, name),
+        }
     }
 
     fn version(&self, resource: &str) -> Version {

@@ -209,3 +209,20 @@ async fn an_events_source_is_found_in_either_form() {
     assert_eq!(names, ["new", "old"]);
     client.stop().await;
 }
+
+#[tokio::test]
+async fn a_pod_waits_for_the_default_account_of_its_new_namespace() {
+    let client = Client::start().await;
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "new" } });
+    client.post("/api/v1/namespaces", &namespace).await;
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let account = account();
+    let (pod, account) = tokio::join!(
+        client.post("/api/v1/namespaces/new/pods", &pod),
+        client.post("/api/v1/namespaces/new/serviceaccounts", &account),
+    );
+    assert_eq!((pod.0, account.0), (201, 201), "{pod:?}");
+    assert_eq!(pod.1["spec"]["serviceAccountName"], "default");
+    client.stop().await;
+}
