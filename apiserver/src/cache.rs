@@ -151,7 +151,9 @@ impl Objects {
         let seals = Seals::new(encryption.unwrap_or_default());
         let feed = Arc::new(OpeningFeed { inner: cache.clone(), seals: seals.clone() });
         let storage: Arc<dyn Storage> = match backend {
-            Backend::Memory { history } => Arc::new(MemoryStorage::open(clock, history, feed)),
+            Backend::Memory { history, kept } => {
+                Arc::new(MemoryStorage::open(clock, history, kept.unwrap_or_default(), feed))
+            }
             Backend::Disk { dir, limits } => Arc::new(DiskStorage::open(&dir, limits, clock, feed)?),
             Backend::Etcd { endpoints, prefix } => {
                 Arc::new(EtcdStorage::open(endpoints, prefix, clock, feed, tasks).await?)

@@ -127,7 +127,7 @@ impl Flags {
                     limits: DiskLimits { history, ..DiskLimits::default() },
                 }
             }
-            (None, true) => Backend::Memory { history: self.history(HistoryLimits::in_memory()) },
+            (None, true) => Backend::Memory { history: self.history(HistoryLimits::in_memory()), kept: None },
         }
     }
 

@@ -57,7 +57,7 @@ pub use pki::{Credential, Pki, PkiError};
 pub use reload::ReadConfigError;
 pub use remote::RemoteConfigError;
 pub use server::{Loopback, Running, StartError, run, start};
-pub use store::{Backend, DiskLimits, ForkError, Forked, HistoryLimits, OpenError, fork};
+pub use store::{Backend, DiskLimits, ForkError, Forked, HistoryLimits, KeptMemory, OpenError, fork};
 
 /// Who a request is from, once authenticated. It travels as a request extension.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -38,6 +38,7 @@ pub(crate) use body::Body;
 pub(crate) use disk::DiskStorage;
 pub(crate) use etcd::EtcdStorage;
 pub use fork::{ForkError, Forked, fork};
+pub use memory::KeptMemory;
 pub(crate) use memory::MemoryStorage;
 pub(crate) use sealed::{OpeningFeed, SealedStorage, Seals};
 
@@ -171,8 +172,8 @@ pub(crate) enum CommitError {
 /// Where objects are kept.
 #[derive(Clone, Debug)]
 pub enum Backend {
-    /// In this process, for as long as it lives.
-    Memory { history: HistoryLimits },
+    /// In this process, for as long as `kept` or the server lives.
+    Memory { history: HistoryLimits, kept: Option<KeptMemory> },
     /// In a directory of this machine, which belongs to the store alone.
     Disk { dir: PathBuf, limits: DiskLimits },
     /// In an etcd cluster that several API servers may share: `http://127.0.0.1:2379`, and the prefix of
@@ -183,7 +184,13 @@ pub enum Backend {
 impl Backend {
     /// In this process, with the default limits.
     pub fn memory() -> Self {
-        Self::Memory { history: HistoryLimits::in_memory() }
+        Self::Memory { history: HistoryLimits::in_memory(), kept: None }
+    }
+
+    /// In this process, and outliving the server: one that is started with a clone of this finds what the one
+    /// before it wrote, which from then on writes nothing more.
+    pub fn kept_in(memory: KeptMemory) -> Self {
+        Self::Memory { history: HistoryLimits::in_memory(), kept: Some(memory) }
     }
 
     /// A directory with the default limits.

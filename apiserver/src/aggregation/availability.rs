@@ -24,13 +24,15 @@ const LIMIT: Duration = Duration::from_secs(5);
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Servers asked at the same time.
 const CONCURRENCY: usize = 8;
+/// Changes that are taken as one.
+const CHANGES_MAX: usize = 1024;
 
 const CUSTOM_RESOURCES: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
 /// Keeps rows and conditions until the process ends. Without other servers it only waits for changes.
 pub(crate) async fn keep(server: Arc<Server>, loopback: Loopback) {
     registration::publish_authorities(&server, &loopback).await;
-    let mut changes = futures::stream::select(follow(&server, STORAGE), follow(&server, CUSTOM_RESOURCES));
+    let mut changes = registered(&server);
     let mut settled = false;
     loop {
         registration::sync(&server, &loopback).await;
@@ -47,7 +49,7 @@ pub(crate) async fn keep(server: Arc<Server>, loopback: Loopback) {
                 if change.is_none() {
                     // A watch that fell behind: the rounds go on by the clock, and a new one begins.
                     tokio::time::sleep(PERIOD_SHORT).await;
-                    changes = futures::stream::select(follow(&server, STORAGE), follow(&server, CUSTOM_RESOURCES));
+                    changes = registered(&server);
                 }
                 // What a custom resource brings is served a moment after it is stored.
                 settled = false;
@@ -62,6 +64,13 @@ async fn sleep(pause: Duration) {
         Duration::MAX => std::future::pending().await,
         pause => tokio::time::sleep(pause).await,
     }
+}
+
+/// Changes of what is registered from now on. Those that have come by then are one: a round brings a change of its
+/// own for every condition that it writes.
+fn registered(server: &Server) -> impl futures::Stream<Item = Vec<()>> + Unpin + Send + use<> {
+    let changes = futures::stream::select(follow(server, STORAGE), follow(server, CUSTOM_RESOURCES));
+    changes.ready_chunks(CHANGES_MAX)
 }
 
 /// Changes of a resource from now on.

@@ -315,6 +315,25 @@ async fn memory_conforms_under_a_paused_clock() {
 }
 
 #[tokio::test]
+async fn memory_that_is_kept_conforms() {
+    all(&Rig::new(Backend::kept_in(KeptMemory::default()), true)).await;
+}
+
+#[tokio::test]
+async fn who_had_a_kept_memory_open_before_writes_no_more() {
+    let memory = KeptMemory::default();
+    let rig = Rig::new(Backend::kept_in(memory.clone()), true);
+    let (before, now) = (rig.open().await, rig.open().await);
+    let late = before.commit(put(&pod("a"), "late")).await;
+    assert!(matches!(late, Err(CommitError::Closed)), "{late:?}");
+    now.commit(put(&pod("a"), "1")).await.unwrap();
+    let copy = Rig::new(Backend::kept_in(memory.copy()), true).open().await;
+    now.commit(put(&pod("a"), "2")).await.unwrap();
+    assert_eq!(value(&now, &pod("a")).as_deref(), Some("2"));
+    assert_eq!(value(&copy, &pod("a")).as_deref(), Some("1"), "a copy goes its own way");
+}
+
+#[tokio::test]
 async fn disk_conforms() {
     let dir = tempfile::tempdir().unwrap();
     all(&Rig::new(Backend::disk(dir.path().join("store")), true)).await;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Change, CommitError, Key, Revision, Transaction};
 
 /// The revision of every key that exists, and changes on top that are not yet certain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     settled: HashMap<Key, Revision>,
     staged: HashMap<Key, Option<Revision>>,

@@ -1,8 +1,11 @@
 //! A store that lives as long as its process. It commits in the caller, without a thread or a timer, so
 //! that a cluster under a paused clock does not move while a write is under way.
+//!
+//! What it holds may be kept apart from it: a server that is opened over it again finds all of it, as on a disk.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use component_base::clock::Clock;
@@ -22,10 +25,33 @@ pub(crate) struct MemoryStorage {
     clock: Clock,
     feed: Arc<dyn Feed>,
     limits: HistoryLimits,
-    state: Mutex<State>,
+    kept: KeptMemory,
+    /// Which opening of the memory this is. A later one has taken it over.
+    opening: u64,
+    closed: AtomicBool,
 }
 
+/// What a store in memory holds. Clones share it; it belongs to the server that opened it last.
+#[derive(Clone, Default)]
+pub struct KeptMemory(Arc<Mutex<State>>);
+
+impl KeptMemory {
+    /// Another memory that holds the same now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+}
+
+impl std::fmt::Debug for KeptMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptMemory").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
 struct State {
+    openings: u64,
     revision: Revision,
     index: Index,
     /// What was before the oldest transaction of `history`. The bytes are shared with the cache.
@@ -33,10 +59,35 @@ struct State {
     /// The revision of `base`.
     floor: Revision,
     history: VecDeque<Committed>,
-    closed: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            openings: 0,
+            revision: FIRST,
+            index: Index::default(),
+            base: BTreeMap::new(),
+            floor: FIRST,
+            history: VecDeque::new(),
+        }
+    }
 }
 
 impl State {
+    fn loaded(&self) -> Loaded {
+        let mut objects = self.base.clone();
+        for committed in &self.history {
+            committed.events.iter().cloned().for_each(|event| put(&mut objects, committed.revision, event));
+        }
+        Loaded {
+            revision: self.revision,
+            objects: objects.into_values().collect(),
+            recent: self.history.iter().cloned().collect(),
+            resumable: self.floor,
+        }
+    }
+
     fn remember(&mut self, committed: Committed, limits: HistoryLimits) {
         let age_ms = u64::try_from(limits.age_max.as_millis()).unwrap_or(u64::MAX);
         let too_old = committed.at_ms.saturating_sub(age_ms);
@@ -46,38 +97,41 @@ impl State {
         {
             let Some(forgotten) = self.history.pop_front() else { break };
             self.floor = forgotten.revision;
-            for event in forgotten.events {
-                let record =
-                    Record { key: event.key.clone(), revision: forgotten.revision, bytes: event.bytes };
-                match event.did {
-                    Did::Put => self.base.insert(event.key, record),
-                    Did::Delete => self.base.remove(&event.key),
-                };
-            }
+            forgotten.events.into_iter().for_each(|event| put(&mut self.base, forgotten.revision, event));
         }
     }
 }
 
+fn put(objects: &mut BTreeMap<Key, Record>, revision: Revision, event: Event) {
+    let Event { key, did, bytes, .. } = event;
+    match did {
+        Did::Put => objects.insert(key.clone(), Record { key, revision, bytes }),
+        Did::Delete => objects.remove(&key),
+    };
+}
+
 impl MemoryStorage {
-    pub(crate) fn open(clock: Clock, limits: HistoryLimits, feed: Arc<dyn Feed>) -> Self {
-        feed.load(Loaded { revision: FIRST, resumable: FIRST, ..Loaded::default() });
-        let state = State {
-            revision: FIRST,
-            index: Index::default(),
-            base: BTreeMap::new(),
-            floor: FIRST,
-            history: VecDeque::new(),
-            closed: false,
+    /// Takes `kept` over: whoever had it open commits nothing more.
+    pub(crate) fn open(clock: Clock, limits: HistoryLimits, kept: KeptMemory, feed: Arc<dyn Feed>) -> Self {
+        let opening = {
+            let mut state = kept.0.lock();
+            state.openings += 1;
+            feed.load(state.loaded());
+            state.openings
         };
-        Self { clock, feed, limits, state: Mutex::new(state) }
+        Self { clock, feed, limits, kept, opening, closed: AtomicBool::new(false) }
+    }
+
+    fn is_open(&self, state: &State) -> bool {
+        self.opening == state.openings && !self.closed.load(Ordering::Relaxed)
     }
 }
 
 #[async_trait]
 impl Storage for MemoryStorage {
     async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
-        let mut state = self.state.lock();
-        if state.closed {
+        let mut state = self.kept.0.lock();
+        if !self.is_open(&state) {
             return Err(CommitError::Closed);
         }
         state.index.check(&transaction)?;
@@ -99,7 +153,7 @@ impl Storage for MemoryStorage {
         after: Revision,
         max: usize,
     ) -> Result<Vec<Committed>, HistoryError> {
-        let state = self.state.lock();
+        let state = self.kept.0.lock();
         let touching = state.history.iter().rev().filter(|c| c.revision > after && touches(c, key));
         let mut newest: Vec<_> = touching.take(max).cloned().collect();
         newest.reverse();
@@ -112,7 +166,7 @@ impl Storage for MemoryStorage {
         key: Option<&Key>,
         revision: Revision,
     ) -> Result<Vec<Record>, HistoryError> {
-        let state = self.state.lock();
+        let state = self.kept.0.lock();
         if revision < state.floor {
             return Err(HistoryError::Compacted { oldest: state.floor });
         }
@@ -123,7 +177,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn revision_at(&self, at_ms: u64) -> Result<Revision, HistoryError> {
-        let state = self.state.lock();
+        let state = self.kept.0.lock();
         match last_before(state.history.iter(), at_ms) {
             Some(revision) => Ok(revision),
             None if state.floor == FIRST => Ok(FIRST),
@@ -132,7 +186,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn close(&self) {
-        self.state.lock().closed = true;
+        self.closed.store(true, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ mod host;
 mod progress;
 mod terminal;
 
-pub use apiserver::UserInfo;
+pub use apiserver::{Backend, KeptMemory, UserInfo};
 pub use cluster::{
     Cluster, NodeRuntime, Options, controller_manager_user, node_user, scheduler, scheduler_user,
 };

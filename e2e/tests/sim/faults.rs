@@ -1,7 +1,8 @@
 //! The wire between a component and the API server, and all that can happen to what is sent over it.
 //!
 //! A fault is drawn for each request: refused, answered with an error, done without the answer coming
-//! back, late. Watches are held up, cut, or told that they are too old.
+//! back, late. Watches are held up, cut, or told that they are too old. Who sends a request, or the server that
+//! gets it, may also end at that very step.
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use component_base::Shutdown;
+use coxswain::UserInfo;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
@@ -23,6 +25,7 @@ use tower::BoxError;
 
 use crate::chance::Chance;
 use crate::observer::View;
+use crate::server::{ApiServer, Entrance};
 use crate::trace::Trace;
 
 type Wire = UnsyncBoxBody<Bytes, BoxError>;
@@ -35,16 +38,35 @@ pub(crate) struct Net {
     faulty: AtomicBool,
     /// The server is out of everybody's reach.
     down: AtomicBool,
+    /// Whose processes end in the middle of a request.
+    deaths: Deaths,
+    server: Arc<ApiServer>,
     view: Arc<Mutex<View>>,
     started: Instant,
+}
+
+/// Whose processes end at a request of theirs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deaths {
+    pub(crate) control: bool,
+    pub(crate) nodes: bool,
+    pub(crate) server: bool,
+}
+
+/// Who is at the other end of a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A user or the observer: no fault is ever drawn, and one waits for a server that is away.
+    Sure,
+    Control,
+    Node,
 }
 
 /// The end of one component's wire. A component that is started again gets a new one.
 pub(crate) struct Link {
     net: Arc<Net>,
     actor: String,
-    /// No fault is ever drawn here: for the user and the observer.
-    sure: bool,
+    sort: Sort,
     /// The process is gone: nothing that it still sends arrives.
     pub(crate) dead: Shutdown,
     /// Nothing arrives for now.
@@ -62,12 +84,26 @@ enum Fault {
     Late(Duration),
     /// Never sent, and the sender learns it only after this long.
     Hangs(Duration),
+    /// The sender ends: before it is sent, or before the answer is there.
+    Dies {
+        after: bool,
+    },
+    /// The server ends: before it gets this, or before it has answered.
+    ServerDies {
+        after: bool,
+    },
 }
 
 impl Net {
-    pub(crate) fn new(chance: Chance, trace: Trace, view: Arc<Mutex<View>>) -> Arc<Self> {
+    pub(crate) fn new(
+        chance: Chance,
+        trace: Trace,
+        view: Arc<Mutex<View>>,
+        server: Arc<ApiServer>,
+        deaths: Deaths,
+    ) -> Arc<Self> {
         let (faulty, down) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { chance, trace, faulty, down, view, started: Instant::now() })
+        Arc::new(Self { chance, trace, faulty, down, deaths, server, view, started: Instant::now() })
     }
 
     pub(crate) fn set_faulty(&self, faulty: bool) {
@@ -78,54 +114,91 @@ impl Net {
         self.down.store(down, Ordering::Relaxed);
     }
 
-    pub(crate) fn link(self: &Arc<Self>, actor: &str, sure: bool) -> Arc<Link> {
+    pub(crate) fn link(self: &Arc<Self>, actor: &str, sort: Sort) -> Arc<Link> {
         let (dead, cut) = (Shutdown::new(), AtomicBool::new(false));
-        Arc::new(Link { net: self.clone(), actor: actor.to_owned(), sure, dead, cut })
+        Arc::new(Link { net: self.clone(), actor: actor.to_owned(), sort, dead, cut })
     }
 
-    fn draw(&self, request: &Request<Body>) -> Fault {
+    fn draw(&self, sort: Sort, request: &Request<Body>) -> Fault {
         if !self.faulty.load(Ordering::Relaxed) || !self.chance.happens(0.06) {
             return Fault::None;
         }
         let writes = request.method() != Method::GET;
-        match self.chance.weighted(&[3, 2, 3, 4, 1]) {
+        let may_die = match sort {
+            Sort::Sure => false,
+            Sort::Control => self.deaths.control,
+            Sort::Node => self.deaths.nodes,
+        };
+        let (dies, server_dies) = (if may_die { 2 } else { 0 }, if self.deaths.server { 1 } else { 0 });
+        match self.chance.weighted(&[30, 20, 30, 40, 10, dies, server_dies]) {
             0 => Fault::Refused,
             1 => Fault::Status(*self.chance.of(&[500, 503, 429, 504]).unwrap_or(&500)),
             2 if writes => Fault::Lost,
             3 => Fault::Late(self.chance.millis(100..4000)),
             4 => Fault::Hangs(self.chance.millis(1000..10_000)),
+            5 => Fault::Dies { after: self.chance.happens(0.5) },
+            6 => Fault::ServerDies { after: self.chance.happens(0.5) },
             _ if writes && request.method() != Method::POST => Fault::Status(409),
             _ => Fault::Refused,
         }
     }
 }
 
+impl Net {
+    /// The server ends where it stands, and is back after a while.
+    fn end_server(&self) {
+        self.server.end(true, self.chance.millis(200..8000));
+    }
+
+    fn lose_creation(&self) {
+        self.view.lock().surroundings.lost_creations.push(self.started.elapsed());
+    }
+}
+
 impl Link {
-    /// A client whose requests go over this wire.
-    pub(crate) fn client(self: &Arc<Self>, base: kube::Client) -> kube::Client {
-        let link = self.clone();
+    /// A client of `user` whose requests go over this wire, to whichever life of the server there is.
+    pub(crate) fn client(self: &Arc<Self>, user: UserInfo) -> kube::Client {
+        let (link, way) = (self.clone(), Arc::new((user, Mutex::new(None))));
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (link, base) = (link.clone(), base.clone());
-            async move { link.pass(base, request).await }
+            let (link, way) = (link.clone(), way.clone());
+            async move { link.pass(&way.0, &way.1, request).await }
         });
         kube::Client::new(service, "default")
     }
 
     fn is_cut(&self) -> bool {
-        let outside = !self.sure && self.net.down.load(Ordering::Relaxed);
+        let outside = self.sort != Sort::Sure && self.net.down.load(Ordering::Relaxed);
         outside || self.dead.is_cancelled() || self.cut.load(Ordering::Relaxed)
+    }
+
+    fn draw(&self, request: &Request<Body>, what: &str) -> Fault {
+        let fault = if self.sort == Sort::Sure { Fault::None } else { self.net.draw(self.sort, request) };
+        if fault != Fault::None {
+            self.net.trace.note(&self.actor, &format!("{what}: {fault:?}"));
+        }
+        fault
+    }
+
+    /// The way to the server that is there now. Who is sure of its answers waits for one.
+    async fn enter(&self, user: &UserInfo, way: &Mutex<Option<Entrance>>) -> Option<Entrance> {
+        let known = way.lock().clone();
+        let server = &self.net.server;
+        let entrance = match self.sort {
+            Sort::Sure => Some(server.wait_to_enter(user, known.as_ref()).await),
+            Sort::Control | Sort::Node => server.enter(user, known.as_ref()),
+        };
+        way.lock().clone_from(&entrance);
+        entrance
     }
 
     async fn pass(
         self: Arc<Self>,
-        base: kube::Client,
+        user: &UserInfo,
+        way: &Mutex<Option<Entrance>>,
         request: Request<Body>,
     ) -> Result<Response<Wire>, BoxError> {
-        let fault = if self.sure { Fault::None } else { self.net.draw(&request) };
         let what = format!("{} {}", request.method(), path_of(&request));
-        if fault != Fault::None {
-            self.net.trace.note(&self.actor, &format!("{what}: {fault:?}"));
-        }
+        let fault = self.draw(&request, &what);
         // Never at once: a loop that tries without a pause would stop the paused clock for ever.
         sleep(self.net.chance.millis(1..4)).await;
         match fault {
@@ -136,22 +209,64 @@ impl Link {
             }
             Fault::Refused => return Err(broken(io::ErrorKind::ConnectionRefused)),
             Fault::Status(code) => return Ok(refusal(code)),
-            Fault::None | Fault::Lost => {}
+            Fault::Dies { after: false } => self.die(),
+            Fault::ServerDies { after: false } => self.net.end_server(),
+            Fault::None | Fault::Lost | Fault::Dies { .. } | Fault::ServerDies { .. } => {}
         }
-        if self.is_cut() {
+        let entrance = if self.is_cut() { None } else { self.enter(user, way).await };
+        let Some(entrance) = entrance else {
             sleep(Duration::from_millis(500)).await;
             return Err(broken(io::ErrorKind::ConnectionRefused));
+        };
+        let (method, watches) = (request.method().clone(), is_watch(&request));
+        let response = self.answer(&entrance, request, &method).await?;
+        match fault {
+            Fault::Dies { .. } => self.die(),
+            Fault::ServerDies { .. } => self.net.end_server(),
+            _ => {}
         }
-        let (reads, watches) = (request.method() == Method::GET, is_watch(&request));
-        let response = base.send(request).await?;
         if watches {
-            return Ok(response.map(|body| self.watched(body)));
+            return Ok(response.map(|body| self.watched(body, entrance)));
         }
-        if reads {
+        if method == Method::GET {
             sleep(self.net.chance.millis(0..3)).await;
+            if self.is_cut() || self.is_lost(&entrance) {
+                return Err(broken(io::ErrorKind::ConnectionReset));
+            }
             return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
         }
-        self.written(&what, fault, response).await
+        self.written(&what, fault, response, &entrance).await
+    }
+
+    /// The server's answer, unless it is killed before.
+    async fn answer(
+        &self,
+        entrance: &Entrance,
+        request: Request<Body>,
+        method: &Method,
+    ) -> Result<Response<Body>, BoxError> {
+        tokio::select! {
+            biased;
+            response = entrance.client.send(request) => Ok(response?),
+            () = entrance.dead.cancelled(), if self.sort != Sort::Sure => {
+                if *method == Method::POST {
+                    self.net.lose_creation();
+                }
+                Err(broken(io::ErrorKind::ConnectionReset))
+            }
+        }
+    }
+
+    /// Whether an answer from there does not come any more.
+    fn is_lost(&self, entrance: &Entrance) -> bool {
+        self.sort != Sort::Sure && entrance.dead.is_cancelled()
+    }
+
+    fn die(&self) {
+        if self.sort == Sort::Node {
+            self.net.view.lock().surroundings.disturbed_at = Some(self.net.started.elapsed());
+        }
+        self.dead.cancel();
     }
 
     /// Notes what came of a write and brings the answer back, if it comes.
@@ -160,6 +275,7 @@ impl Link {
         what: &str,
         fault: Fault,
         response: Response<Body>,
+        entrance: &Entrance,
     ) -> Result<Response<Wire>, BoxError> {
         let (parts, body) = response.into_parts();
         let bytes = body.collect_bytes().await?;
@@ -167,15 +283,14 @@ impl Link {
         if !path_is_dull(what) {
             self.net.trace.note(&self.actor, &format!("{what} -> {} {revision}", parts.status.as_u16()));
         }
-        let way_back = match !self.sure && self.net.faulty.load(Ordering::Relaxed) {
+        let way_back = match self.sort != Sort::Sure && self.net.faulty.load(Ordering::Relaxed) {
             true if self.net.chance.happens(0.03) => 50..2000,
             _ => 0..3,
         };
         sleep(self.net.chance.millis(way_back)).await;
-        if fault == Fault::Lost || self.is_cut() {
+        if fault == Fault::Lost || self.is_cut() || self.is_lost(entrance) {
             if parts.status == StatusCode::CREATED {
-                let at = self.net.started.elapsed();
-                self.net.view.lock().surroundings.lost_creations.push(at);
+                self.net.lose_creation();
             }
             return Err(broken(io::ErrorKind::ConnectionReset));
         }
@@ -183,14 +298,14 @@ impl Link {
     }
 
     /// The stream of a watch, which may be held up, cut short, or ended with "too old".
-    fn watched(self: Arc<Self>, body: Body) -> Wire {
+    fn watched(self: Arc<Self>, body: Body, entrance: Entrance) -> Wire {
         let (net, frames) = (self.net.clone(), body.into_data_stream());
-        let faulty = !self.sure && net.faulty.load(Ordering::Relaxed);
+        let faulty = self.sort != Sort::Sure && net.faulty.load(Ordering::Relaxed);
         let life = match faulty && net.chance.happens(0.7) {
             true => net.chance.millis(2_000..60_000),
             false => Duration::from_secs(86_400),
         };
-        let watch = Watch { link: self, ends: Instant::now() + life, ended: false };
+        let watch = Watch { link: self, server: entrance.dead, ends: Instant::now() + life, ended: false };
         let frames = futures::stream::unfold((watch, frames), |(mut watch, mut frames)| async move {
             if watch.ended {
                 return None;
@@ -198,6 +313,11 @@ impl Link {
             let frame = tokio::select! {
                 biased;
                 () = watch.link.dead.cancelled() => None,
+                () = watch.server.cancelled(), if watch.link.sort != Sort::Sure => {
+                    watch.ended = true;
+                    let last = Err(broken(io::ErrorKind::ConnectionReset));
+                    return Some((last, (watch, frames)));
+                }
                 frame = frames.next() => frame,
                 () = tokio::time::sleep_until(watch.ends) => return watch.end().map(|last| (last, (watch, frames))),
             };
@@ -211,13 +331,15 @@ impl Link {
 
 struct Watch {
     link: Arc<Link>,
+    /// The server that sends it was killed.
+    server: Shutdown,
     ends: Instant,
     ended: bool,
 }
 
 impl Watch {
     async fn deliver(&mut self, bytes: Result<Bytes, BoxError>) -> Result<Bytes, BoxError> {
-        if self.link.sure {
+        if self.link.sort == Sort::Sure {
             return bytes;
         }
         let net = &self.link.net;

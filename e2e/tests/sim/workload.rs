@@ -154,7 +154,8 @@ impl Users {
                 self.job(&template)
             }
             _ => {
-                template["metadata"]["annotations"] = json!({"sim/runs": "4000"});
+                template["metadata"]["annotations"] =
+                    json!({"sim/runs": chance.of(&["4000", "100000"]).unwrap_or(&"4000")});
                 template["spec"]["restartPolicy"] = json!("Never");
                 json!({"schedule": "* * * * *", "successfulJobsHistoryLimit": 1,
                     "concurrencyPolicy": chance.of(&["Allow", "Forbid", "Replace"]),

@@ -8,15 +8,17 @@ use component_base::Shutdown;
 use component_base::clock::Clock;
 use component_base::leader::Election;
 use component_base::supervise::Tasks;
-use coxswain::{Cluster, Options, UserInfo};
+use coxswain::{Options, UserInfo};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
-use crate::faults::{Link, Net};
+use crate::faults::{Deaths, Link, Net, Sort};
 use crate::kubelet::Kubelet;
+use crate::machine::Machine;
 use crate::observer::{Observer, View};
+use crate::server::ApiServer;
 use crate::trace::Trace;
 use crate::workload::Users;
 
@@ -33,6 +35,7 @@ pub(crate) struct Plan {
     pub(crate) chaos: Duration,
     pub(crate) faulty: bool,
     pub(crate) restarts: bool,
+    pub(crate) server_restarts: bool,
     pub(crate) node_deaths: bool,
     pub(crate) outages: bool,
     pub(crate) clock_jumps: bool,
@@ -46,6 +49,7 @@ impl Plan {
             chaos: chance.millis(40_000..120_000),
             faulty: chance.happens(0.85),
             restarts: chance.happens(0.6),
+            server_restarts: chance.happens(0.4),
             node_deaths: chance.happens(0.4),
             outages: chance.happens(0.3),
             clock_jumps: chance.happens(0.2),
@@ -59,6 +63,7 @@ impl Plan {
             chaos: Duration::from_secs(60),
             faulty: false,
             restarts: false,
+            server_restarts: false,
             node_deaths: false,
             outages: false,
             clock_jumps: false,
@@ -90,9 +95,9 @@ impl Process {
         Arc::new(Self { name: name.to_owned(), life: Mutex::new(None), away })
     }
 
-    async fn live(self: Arc<Self>, net: Arc<Net>, trace: Trace, stop: Shutdown, start: Start) {
+    async fn live(self: Arc<Self>, sort: Sort, net: Arc<Net>, trace: Trace, stop: Shutdown, start: Start) {
         for number in 1.. {
-            let link = net.link(&format!("{}#{number}", self.name), false);
+            let link = net.link(&format!("{}#{number}", self.name), sort);
             let life = Life { link: link.clone(), shutdown: stop.child_token(), number };
             *self.life.lock() = Some(life.clone());
             let shutdown = life.shutdown.clone();
@@ -117,7 +122,7 @@ impl Process {
 
 pub(crate) struct World {
     plan: Plan,
-    cluster: Arc<Cluster>,
+    server: Arc<ApiServer>,
     clock: Clock,
     net: Arc<Net>,
     chance: Chance,
@@ -129,12 +134,12 @@ pub(crate) struct World {
     nodes: Vec<Arc<Process>>,
 }
 
-/// Runs one seed from beginning to end.
-pub(crate) async fn run(seed: u64, plan: Option<Plan>) -> Trace {
+/// Runs one seed from beginning to end. The server starts on `machine`.
+pub(crate) async fn run(seed: u64, plan: Option<Plan>, machine: &Machine) -> Trace {
     let (trace, chance) = (Trace::new(), Chance::seeded(seed));
     let plan = plan.unwrap_or_else(|| Plan::drawn(&chance));
     trace.note("seed", &format!("{seed} {plan:?}"));
-    match World::start(plan, chance, trace.clone()).await {
+    match World::start(plan, chance, trace.clone(), machine).await {
         Ok(world) => world.pass().await,
         Err(error) => trace.problem(format!("the cluster does not start: {error:#}")),
     }
@@ -142,19 +147,20 @@ pub(crate) async fn run(seed: u64, plan: Option<Plan>) -> Trace {
 }
 
 impl World {
-    async fn start(plan: Plan, chance: Chance, trace: Trace) -> anyhow::Result<Self> {
-        let clock = Clock::starting_at("2026-01-05T10:00:30Z".parse()?);
+    async fn start(plan: Plan, chance: Chance, trace: Trace, machine: &Machine) -> anyhow::Result<Self> {
+        let clock = Machine::clock();
         let random = chance.random();
-        let mut options = Options { nodes: 0, controllers: false, scheduler: false, ..Options::default() };
+        let mut options = Options::default();
         (options.server.clock, options.server.random) = (clock, random);
-        let cluster = Arc::new(Cluster::start(options).await?);
-        let view = View::new();
-        let net = Net::new(chance.clone(), trace.clone(), view.clone());
         let tasks = Tasks::new(Shutdown::new());
+        let server = ApiServer::start(options, machine, trace.clone(), tasks.clone()).await?;
+        let view = View::new();
+        let deaths = Deaths { control: plan.restarts, nodes: plan.node_deaths, server: plan.server_restarts };
+        let net = Net::new(chance.clone(), trace.clone(), view.clone(), server.clone(), deaths);
         let started = Instant::now();
         let (control, nodes) = (Vec::new(), Vec::new());
         let mut world =
-            Self { plan, cluster, clock, net, chance, trace, view, tasks, started, control, nodes };
+            Self { plan, server, clock, net, chance, trace, view, tasks, started, control, nodes };
         let watching = world.client("observer", UserInfo::admin());
         let observer = Observer::start(watching, world.trace.clone(), world.view.clone()).await?;
         world.tasks.spawn("observer", observer.run(world.tasks.shutdown().clone()));
@@ -164,39 +170,42 @@ impl World {
 
     /// A client without faults.
     fn client(&self, actor: &str, user: UserInfo) -> kube::Client {
-        self.net.link(actor, true).client(self.cluster.client_as(user))
+        self.net.link(actor, Sort::Sure).client(user)
     }
 
     fn start_processes(&mut self) {
         for number in 1..=self.plan.managers {
             let name = format!("manager-{number}");
             let elects = self.plan.managers > 1;
-            let (cluster, clocks, trace) = (self.cluster.clone(), self.clocks(), self.trace.clone());
+            let (server, clocks, trace) = (self.server.clone(), Arc::new(self.clocks()), self.trace.clone());
             let start: Start = Box::new(move |life| {
                 let identity = format!("manager-{number}-{}", life.number);
                 let election =
                     elects.then(|| Election { identity, ..Election::new("kube-controller-manager") });
-                let client = life.link.client(cluster.client_as(coxswain::controller_manager_user()));
-                let run = cluster.controller_manager(client, clocks(), election, life.shutdown);
-                let trace = trace.clone();
+                let client = life.link.client(coxswain::controller_manager_user());
+                let (server, clocks, trace) = (server.clone(), clocks.clone(), trace.clone());
                 Box::pin(async move {
-                    let ended = match run {
+                    let start = server.with(|cluster| {
+                        let (client, election) = (client.clone(), election.clone());
+                        cluster.controller_manager(client, clocks(), election, life.shutdown.clone())
+                    });
+                    let ended = match start.await {
                         Ok(run) => run.await,
                         Err(error) => Err(error),
                     };
                     trace.note("manager", &format!("ended: {ended:?}"));
                 })
             });
-            let process = self.live(&name, start);
+            let process = self.live(&name, Sort::Control, start);
             self.control.push(process);
         }
-        let (cluster, clocks) = (self.cluster.clone(), self.clocks());
+        let clocks = self.clocks();
         let start: Start = Box::new(move |life| {
-            let client = life.link.client(cluster.client_as(coxswain::scheduler_user()));
+            let client = life.link.client(coxswain::scheduler_user());
             let run = coxswain::scheduler(client, clocks(), 7, life.shutdown);
             Box::pin(async move { drop(run.await) })
         });
-        let scheduler = self.live("scheduler", start);
+        let scheduler = self.live("scheduler", Sort::Control, start);
         self.control.push(scheduler);
         for number in 1..=self.plan.nodes {
             let node = self.start_node(&format!("node-{number}"));
@@ -205,25 +214,25 @@ impl World {
     }
 
     fn start_node(&self, name: &str) -> Arc<Process> {
-        let (cluster, clocks, chance) = (self.cluster.clone(), self.clocks(), self.chance.clone());
+        let (clocks, chance) = (self.clocks(), self.chance.clone());
         let name_of_node = name.to_owned();
         let start: Start = Box::new(move |life| {
             let kubelet = Kubelet {
                 name: name_of_node.clone(),
-                client: life.link.client(cluster.client_as(coxswain::node_user(&name_of_node))),
+                client: life.link.client(coxswain::node_user(&name_of_node)),
                 clock: clocks(),
                 chance: chance.clone(),
                 rebooted: chance.happens(0.5),
             };
             Box::pin(kubelet.run(life.shutdown))
         });
-        self.live(name, start)
+        self.live(name, Sort::Node, start)
     }
 
-    fn live(&self, name: &str, start: Start) -> Arc<Process> {
+    fn live(&self, name: &str, sort: Sort, start: Start) -> Arc<Process> {
         let process = Process::new(name);
         let stop = self.tasks.shutdown().clone();
-        let living = process.clone().live(self.net.clone(), self.trace.clone(), stop, start);
+        let living = process.clone().live(sort, self.net.clone(), self.trace.clone(), stop, start);
         self.tasks.spawn("process", living);
         process
     }
@@ -278,6 +287,7 @@ impl World {
             weight(plan.clock_jumps, 1),
             weight(plan.node_deaths, 2),
             weight(plan.restarts && plan.faulty, 2),
+            weight(plan.server_restarts, 3),
         ];
         match self.chance.weighted(&weights) {
             1 => self.restart(&self.control, 200..8000),
@@ -305,6 +315,7 @@ impl World {
                 users.take_a_pod().await;
             }
             6 => self.cut(&self.control, 2_000..40_000),
+            7 => self.server.end(self.chance.happens(0.6), self.chance.millis(200..12_000)),
             _ => {}
         }
     }
@@ -388,8 +399,6 @@ impl World {
         }
         // Components that were dropped end their tasks on their own, once they are told to.
         sleep(Duration::from_secs(10)).await;
-        if let Some(cluster) = Arc::into_inner(self.cluster) {
-            cluster.stop().await;
-        }
+        self.server.finish().await;
     }
 }

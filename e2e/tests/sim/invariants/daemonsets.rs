@@ -1,9 +1,12 @@
-//! A DaemonSet has at most one pod on a node, one more while an update surges, and in the end one on each.
+//! A DaemonSet has at most one pod on a node, one more while an update surges, and in the end one on each. An update
+//! takes no ready pod beyond what maxUnavailable allows.
 
 use serde_json::Value;
 
 use super::{Invariant, Surroundings};
-use crate::model::{Change, Model, controller, count, has_ended, is_active, is_going, name, namespace, uid};
+use crate::model::{
+    Change, Model, controller, count, has_ended, is_active, is_going, is_ready, name, namespace, uid,
+};
 
 pub(super) struct DaemonSets;
 
@@ -13,10 +16,13 @@ impl Invariant for DaemonSets {
     }
 
     fn check(&mut self, model: &Model, around: &Surroundings, change: &Change) -> Vec<String> {
-        if change.resource != "pods" || !change.is_creation() {
-            return Vec::new();
-        }
-        check_creation(model, around, change).into_iter().collect()
+        let problem = match change {
+            change if change.resource != "pods" => None,
+            change if change.is_creation() => check_creation(model, around, change),
+            change if change.begins_to_go() && around.is_calm(change.at) => check_end(model, change),
+            _ => None,
+        };
+        problem.into_iter().collect()
     }
 
     fn unfinished(&self, model: &Model) -> Vec<String> {
@@ -43,6 +49,23 @@ fn check_creation(model: &Model, around: &Surroundings, change: &Change) -> Opti
     let pods = model.controlled_by("pods", owner_uid).filter(there).count();
     let most = if surges { 2 } else { 1 } + around.excess_max(change.at);
     (pods > most).then(|| format!("{} is pod {pods} of {owner} on {node}", name(pod)))
+}
+
+/// A ready pod goes only while few enough nodes are without one, itself counted in.
+fn check_end(model: &Model, change: &Change) -> Option<String> {
+    let pod = change.old.as_ref().filter(|pod| is_ready(pod))?;
+    let ("DaemonSet", owner, owner_uid) = controller(pod)? else { return None };
+    let set = model.get("daemonsets", namespace(pod), owner).filter(|set| uid(set) == owner_uid)?;
+    if is_going(set) {
+        return None;
+    }
+    let (nodes, most) =
+        (model.all("nodes").count(), count(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable"));
+    let serving = model.controlled_by("pods", owner_uid).filter(|one| is_active(one) && is_ready(one));
+    let served: std::collections::BTreeSet<_> = serving.filter_map(node_of).collect();
+    let lacking = nodes.saturating_sub(served.len()) as i64;
+    (lacking > most)
+        .then(|| format!("{} goes: {lacking} of {nodes} nodes lack {owner}, {most} may", name(pod)))
 }
 
 /// Where the pod is, or where alone it may go.

@@ -1,15 +1,18 @@
-//! A Job's counts: each pod that ended counts once, none that did not, and never more than was asked for.
+//! A Job's counts: each pod that ended counts once, none that did not, and never more than was asked for. Never more
+//! pods at once than its parallelism allows, and of an index never two.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::history::History;
 use super::{Invariant, Surroundings};
-use crate::model::{Change, Model, condition, controller, count, has_ended, name, phase, uid};
+use crate::model::{Change, Model, condition, controller, count, has_ended, is_active, name, phase, uid};
 
 #[derive(Default)]
 pub(super) struct Jobs {
     ends: BTreeMap<String, Ends>,
+    parallelism: History,
 }
 
 /// What became of the pods of one Job.
@@ -29,13 +32,17 @@ impl Invariant for Jobs {
         "jobs"
     }
 
-    fn check(&mut self, _: &Model, around: &Surroundings, change: &Change) -> Vec<String> {
+    fn check(&mut self, model: &Model, around: &Surroundings, change: &Change) -> Vec<String> {
         match &*change.resource {
             "pods" => {
                 self.note(change);
-                Vec::new()
+                self.check_creation(model, around, change)
             }
-            "jobs" => self.check_counts(around, change),
+            "jobs" => {
+                let job = change.object();
+                self.parallelism.note(uid(job), change.at, count(job, "/spec/parallelism"));
+                self.check_counts(around, change)
+            }
             _ => Vec::new(),
         }
     }
@@ -67,6 +74,27 @@ impl Jobs {
             }
             _ => {}
         }
+    }
+
+    fn check_creation(&self, model: &Model, around: &Surroundings, change: &Change) -> Vec<String> {
+        let pod = change.object();
+        let Some(("Job", owner, owner_uid)) = controller(pod).filter(|_| change.is_creation()) else {
+            return Vec::new();
+        };
+        let excess = around.excess_max(change.at);
+        let active: Vec<&Value> =
+            model.controlled_by("pods", owner_uid).filter(|pod| is_active(pod)).collect();
+        let index = &pod["metadata"]["annotations"][INDEX];
+        let same = active.iter().filter(|one| one["metadata"]["annotations"][INDEX] == *index).count();
+        let most = self.parallelism.highest(owner_uid, change.at).unwrap_or(i64::MAX);
+        let mut problems = Vec::new();
+        if active.len() as i64 > most.saturating_add(excess as i64) {
+            problems.push(format!("{} is pod {} of {owner} of at most {most}", name(pod), active.len()));
+        }
+        if index.is_string() && same > 1 + excess {
+            problems.push(format!("{} is one of {same} of index {index} of {owner}", name(pod)));
+        }
+        problems
     }
 
     fn check_counts(&self, around: &Surroundings, change: &Change) -> Vec<String> {

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::model::{Change, Model, count, is_going, phase};
 
+mod budgets;
+mod cronjobs;
 mod daemonsets;
 mod deployments;
 mod history;
@@ -63,6 +65,8 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(statefulsets::StatefulSets::default()),
         Box::new(daemonsets::DaemonSets),
         Box::new(jobs::Jobs::default()),
+        Box::new(cronjobs::CronJobs),
+        Box::new(budgets::Budgets),
         Box::new(owners::Owners),
         Box::new(nodes::Nodes),
     ]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::history::History;
 use super::{Invariant, STALE_MAX, Surroundings};
-use crate::model::{Change, Model, controller, count, is_active, is_ready, name, namespace, uid};
+use crate::model::{Change, Model, controller, count, is_active, is_going, is_ready, name, namespace, uid};
 
 #[derive(Default)]
 pub(super) struct StatefulSets {
@@ -79,12 +79,30 @@ impl StatefulSets {
         let (_, ordinal) = split(name(pod))?;
         let end = count(set, "/spec/ordinals/start") + self.asked.highest(uid(set), change.at)?;
         if ordinal < end {
-            return None;
+            return self.check_update(model, change, set, pod);
         }
         let later =
             |one: &&Value| is_active(one) && split(name(one)).is_some_and(|(_, other)| other > ordinal);
         let later = model.controlled_by("pods", uid(set)).find(later)?;
         Some(format!("{} goes before {}", name(pod), name(later)))
+    }
+}
+
+impl StatefulSets {
+    /// A ready pod that is not one too many goes only to be updated: after those behind it, one at a time.
+    fn check_update(&self, model: &Model, change: &Change, set: &Value, pod: &Value) -> Option<String> {
+        let (base, ordinal) = split(name(pod))?;
+        let was_ready = change.old.as_ref().is_some_and(is_ready);
+        if !was_ready || is_going(set) {
+            return None;
+        }
+        let last = count(set, "/spec/ordinals/start") + self.asked.lowest(uid(set), change.at)?;
+        (ordinal + 1..last).map(|behind| format!("{base}-{behind}")).find_map(|behind| {
+            let seen = self.ready.get(&(uid(set).to_owned(), behind.clone()));
+            let now = model.get("pods", namespace(pod), &behind).is_some_and(is_ready);
+            let was = seen.is_some_and(|seen| change.at.saturating_sub(*seen) <= STALE_MAX);
+            (!now && !was).then(|| format!("{} is updated while {behind} is not ready", name(pod)))
+        })
     }
 }
 
