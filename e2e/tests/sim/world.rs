@@ -309,6 +309,8 @@ impl World {
                 self.disturbed();
                 self.trace.note("fault", &format!("all clocks jump by {jump:?}"));
                 tokio::time::advance(jump).await;
+                // What the jump brings about begins only now.
+                self.disturbed();
             }
             5 => {
                 self.disturbed();

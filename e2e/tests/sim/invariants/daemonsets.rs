@@ -63,6 +63,10 @@ fn check_end(model: &Model, change: &Change) -> Option<String> {
         (model.all("nodes").count(), count(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable"));
     let serving = model.controlled_by("pods", owner_uid).filter(|one| is_active(one) && is_ready(one));
     let served: std::collections::BTreeSet<_> = serving.filter_map(node_of).collect();
+    // Where another serves the node, nothing is lost by it.
+    if node_of(pod).is_some_and(|node| served.contains(node)) {
+        return None;
+    }
     let lacking = nodes.saturating_sub(served.len()) as i64;
     (lacking > most)
         .then(|| format!("{} goes: {lacking} of {nodes} nodes lack {owner}, {most} may", name(pod)))
