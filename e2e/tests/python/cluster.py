@@ -159,13 +159,12 @@ def has_life(base, body, everywhere=None, status=None):
     watch = Watch(base, labelSelector=selector, resourceVersion=others[-1]["metadata"]["resourceVersion"])
     patched = patch(path, {"metadata": {"annotations": {"patched": "true"}}})
     assert patched["metadata"]["annotations"]["patched"] == "true"
-    patched["metadata"]["annotations"]["updated"] = "true"
-    update(path, patched)
+    until(lambda: annotates(path, "updated", "true"), "nobody else writes the object")
     watch.until(lambda kind, it: kind == "MODIFIED" and "updated" in it["metadata"].get("annotations", {}))
     if status is not None:
         changed = patch(path + "/status", {"metadata": {"annotations": {"seen": "true"}}, "status": status})
         assert changed["metadata"]["annotations"]["seen"] == "true", changed
-        until(lambda: sees_twice(path + "/status"), "nobody else writes the status")
+        until(lambda: annotates(path + "/status", "seen", "twice"), "nobody else writes the status")
         assert get(path + "/status")["metadata"]["annotations"]["seen"] == "twice"
     delete(path)
     watch.until(lambda kind, it: kind == "DELETED" and it["metadata"]["uid"] == first["metadata"]["uid"])
@@ -175,10 +174,10 @@ def has_life(base, body, everywhere=None, status=None):
     until(lambda: not get(base, labelSelector=selector)["items"], f"{base} is empty")
 
 
-def sees_twice(path):
-    """Writes what was read, which fails when somebody else was quicker."""
+def annotates(path, key, value):
+    """Writes what was read with one more annotation, which fails when somebody else was quicker."""
     found = get(path)
-    found["metadata"]["annotations"]["seen"] = "twice"
+    found["metadata"]["annotations"][key] = value
     answer = send("PUT", path, found)
     assert answer.status in (200, 409), answer.data
     return answer.status == 200
