@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container as ContainerSpec, ContainerState as ApiState, ContainerStatus, Pod, PodStatus,
+};
 
 use super::admit::Refusal;
 use crate::runtime::{Container, ContainerState, Sandbox, SandboxState};
@@ -83,7 +85,7 @@ pub(crate) struct Memory {
     pub(crate) refused: Option<Refusal>,
     /// Sandboxes and folders are removed; only the object is left.
     pub(crate) torn_down: bool,
-    /// The last reported status of each container, for what the runtime has forgotten.
+    /// The last reported status of each container that has run, for what the runtime has forgotten.
     pub(crate) reported: BTreeMap<String, ContainerStatus>,
 }
 
@@ -207,10 +209,12 @@ impl Memory {
         memory
     }
 
-    /// Keeps what was reported: the runtime forgets a container before the pod's object is gone.
+    /// Keeps what was reported of containers that have run: the runtime forgets them before the pod's object is
+    /// gone, and all of them when a simulated node starts anew.
     pub(crate) fn remember(&mut self, status: &PodStatus) {
         let all = status.container_statuses.iter().chain(&status.init_container_statuses);
-        self.reported = all.flatten().map(|it| (it.name.clone(), it.clone())).collect();
+        let ran = all.flatten().filter(|it| has_run(it));
+        self.reported.extend(ran.map(|it| (it.name.clone(), it.clone())));
     }
 
     pub(crate) fn container(&self, name: &str) -> ContainerMemory {
@@ -225,4 +229,10 @@ impl Memory {
         let passed = spec.readiness_probe.is_none() || self.probes.get(&run.id).is_some_and(|it| it.ready);
         run.state == ContainerState::Running && self.started(spec, run) && passed
     }
+}
+
+fn has_run(status: &ContainerStatus) -> bool {
+    let is_running = status.state.as_ref().is_some_and(|it| it.running.is_some());
+    let ended = |it: &Option<ApiState>| it.as_ref().is_some_and(|it| it.terminated.is_some());
+    is_running || ended(&status.state) || ended(&status.last_state)
 }

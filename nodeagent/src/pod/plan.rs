@@ -293,12 +293,9 @@ impl Look<'_> {
         )
     }
 
-    /// The count of a container that had been running when it was last reported.
+    /// The count of a container that had been running before.
     fn reported_restarts(&self, name: &str) -> Option<u32> {
-        let reported = self.memory.reported.get(name)?;
-        let state = reported.state.as_ref()?;
-        let ran = state.running.is_some() || state.terminated.is_some() || reported.last_state.is_some();
-        ran.then(|| u32::try_from(reported.restart_count).unwrap_or(0))
+        self.memory.reported.get(name).map(|it| u32::try_from(it.restart_count).unwrap_or(0))
     }
 
     fn in_sandbox(&self, run: &Container) -> bool {

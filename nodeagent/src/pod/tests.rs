@@ -499,6 +499,14 @@ fn an_end_that_was_reported_stays_when_the_runtime_has_forgotten_the_container()
 }
 
 #[test]
+fn a_container_that_was_only_reported_as_waiting_has_not_run() {
+    let mut world = World::simple("Always");
+    let waiting = world.status();
+    world.memory.remember(&waiting);
+    assert_eq!(world.steps(), [start_of("app", 0)]);
+}
+
+#[test]
 fn restart_count_goes_on_after_the_runtime_forgot() {
     let mut world = World::simple("Always");
     world.pod.status = Some(World::simple("Always").run("app", 4, ContainerState::Running).status());
