@@ -46,7 +46,7 @@ impl Plan {
         Self {
             nodes: usize::try_from(chance.number(2..5)).unwrap_or(2),
             managers: if chance.happens(0.3) { 2 } else { 1 },
-            chaos: chance.millis(40_000..120_000),
+            chaos: chance.millis(30_000..80_000),
             faulty: chance.happens(0.85),
             restarts: chance.happens(0.6),
             server_restarts: chance.happens(0.4),
@@ -270,6 +270,8 @@ impl World {
             users.step().await;
         }
         self.heal();
+        // What was made last is seen before it is calmed.
+        sleep(Duration::from_secs(1)).await;
         users.calm().await;
         self.come_to_rest().await;
         self.stop().await;
@@ -311,6 +313,7 @@ impl World {
                 tokio::time::advance(jump).await;
                 // What the jump brings about begins only now.
                 self.disturbed();
+                self.view.lock().surroundings.jumped_at = Some(self.started.elapsed());
             }
             5 => {
                 self.disturbed();

@@ -22,16 +22,16 @@ pub(super) fn steps(wanted: &Wanted<'_>) -> Vec<Step> {
 
 /// Takes pods from the old sets, the oldest first: before all those that do not work, then as many as availability allows.
 fn shrink_old(wanted: &Wanted<'_>, new: &ReplicaSet, total: i32) -> Vec<Step> {
-    let missing_new = size(new) - available(new);
+    let missing_new = size(new) - lasting(new);
     let may_go = total - wanted.minimum() - missing_new;
     let mut sizes: Vec<i32> = wanted.old.iter().map(|set| size(set)).collect();
     let mut cleaned = 0;
     for (set, size) in wanted.old.iter().zip(&mut sizes) {
-        let broken = (*size - available(set)).clamp(0, (may_go - cleaned).max(0));
+        let broken = (*size - lasting(set)).clamp(0, (may_go - cleaned).max(0));
         *size -= broken;
         cleaned += broken;
     }
-    let all_available: i32 = wanted.all().map(|set| available(set)).sum();
+    let all_available: i32 = wanted.all().map(|set| lasting(set)).sum();
     let mut spare = (all_available - wanted.minimum()).min(may_go - cleaned).max(0);
     for size in &mut sizes {
         let part = (*size).min(spare);
@@ -40,4 +40,10 @@ fn shrink_old(wanted: &Wanted<'_>, new: &ReplicaSet, total: i32) -> Vec<Step> {
     }
     let changed = wanted.old.iter().zip(sizes).filter(|(set, after)| size(set) != *after);
     changed.filter_map(|(set, after)| wanted.resize(set, after)).collect()
+}
+
+/// What of a set is available and stays. Its controller will soon take what is beyond its size, so nothing may rest
+/// on it; Kubernetes counts it, and a Deployment that was made smaller in mid-rollout can fall below its minimum.
+fn lasting(set: &ReplicaSet) -> i32 {
+    available(set).min(size(set))
 }

@@ -167,6 +167,12 @@ fn percentages_of_unavailability_are_rounded_down() {
 }
 
 #[test]
+fn pods_beyond_a_sets_size_do_not_let_others_go() {
+    rolling(4, 2, 0).set("v1", 3, 3).set("v2", 3, 4).check(&["v1 3 -> 1"]);
+    rolling(4, 2, 0).set("v1", 3, 5).set("v2", 3, 0).check(&[]);
+}
+
+#[test]
 fn old_pods_go_only_when_new_ones_are_available() {
     rolling(3, 1, 0).set("v1", 3, 3).set("v2", 1, 0).check(&[]);
     rolling(3, 1, 0).set("v1", 3, 3).set("v2", 1, 1).check(&["v1 3 -> 2"]);

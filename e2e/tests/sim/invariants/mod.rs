@@ -43,11 +43,16 @@ pub(crate) struct Surroundings {
     pub(crate) lost_creations: Vec<Duration>,
     /// When a node was last taken away or a pod evicted.
     pub(crate) disturbed_at: Option<Duration>,
+    /// When all clocks jumped: what a controller waits to see of its own is waited for no longer.
+    pub(crate) jumped_at: Option<Duration>,
 }
 
 impl Surroundings {
     /// How many objects may be there too many.
     fn excess_max(&self, at: Duration) -> usize {
+        if self.jumped_at.is_some_and(|jumped| at.saturating_sub(jumped) <= STALE_MAX) {
+            return usize::from(u16::MAX);
+        }
         self.lost_creations.iter().filter(|lost| at.saturating_sub(**lost) <= STALE_MAX).count()
     }
 
@@ -63,7 +68,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(deployments::Deployments::default()),
         Box::new(replicasets::ReplicaSets::default()),
         Box::new(statefulsets::StatefulSets::default()),
-        Box::new(daemonsets::DaemonSets),
+        Box::new(daemonsets::DaemonSets::default()),
         Box::new(jobs::Jobs::default()),
         Box::new(cronjobs::CronJobs),
         Box::new(budgets::Budgets),
