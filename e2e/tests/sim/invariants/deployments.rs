@@ -11,6 +11,7 @@ use crate::model::{Change, Model, controller, count, is_active, is_going, is_rea
 pub(super) struct Deployments {
     most: History,
     fewest: History,
+    replicas: History,
 }
 
 impl Invariant for Deployments {
@@ -25,6 +26,7 @@ impl Invariant for Deployments {
                 let (most, fewest) = bounds(object);
                 self.most.note(uid(object), change.at, most);
                 self.fewest.note(uid(object), change.at, fewest);
+                self.replicas.note(uid(object), change.at, count(object, "/spec/replicas"));
                 Vec::new()
             }
             "replicasets" => self.check_scale(model, around, change).into_iter().collect(),
@@ -53,6 +55,10 @@ impl Deployments {
                 name(set)
             ));
         }
+        // Who makes a Deployment smaller in mid-rollout takes from all its sets, whatever is available.
+        if self.replicas.lowest(owner_uid, change.at) != self.replicas.highest(owner_uid, change.at) {
+            return None;
+        }
         let fewest = self.fewest.lowest(owner_uid, change.at)?;
         let ready = |wanted: &dyn Fn(&Value) -> i64| -> i64 {
             sets.iter().map(|set| ready_pods(model, set).min(wanted(set))).sum()
@@ -69,9 +75,10 @@ impl Deployments {
     }
 }
 
+/// Those of them that the set's own controller has told of, too.
 fn ready_pods(model: &Model, set: &Value) -> i64 {
     let ready = model.controlled_by("pods", uid(set)).filter(|pod| is_active(pod) && is_ready(pod));
-    i64::try_from(ready.count()).unwrap_or(i64::MAX)
+    i64::try_from(ready.count()).unwrap_or(i64::MAX).min(count(set, "/status/availableReplicas"))
 }
 
 /// The most replicas there may be and the fewest that must be available.
