@@ -129,9 +129,9 @@ impl Graph {
         self.gone = Gone::default();
     }
 
-    /// The uids of objects with an owner that was never seen.
-    pub(crate) fn with_unknown_owners(&self) -> Vec<String> {
-        let unknown = |owner: &OwnerReference| !self.nodes.contains_key(&owner.uid);
+    /// The uids of objects with an owner that was never seen, of those that are `meant`.
+    pub(crate) fn with_unknown_owners(&self, meant: impl Fn(&OwnerReference) -> bool) -> Vec<String> {
+        let unknown = |owner: &OwnerReference| meant(owner) && !self.nodes.contains_key(&owner.uid);
         let found = self.nodes.iter().filter(|(_, node)| node.owners.iter().any(unknown));
         found.map(|(uid, _)| uid.clone()).collect()
     }
@@ -283,9 +283,10 @@ mod tests {
     fn objects_with_owners_never_seen_are_found_again() {
         let mut graph = Graph::default();
         graph.put("child", node(&[("owner", true)]));
-        assert_eq!(graph.with_unknown_owners(), ["child"]);
+        assert_eq!(graph.with_unknown_owners(|_| true), ["child"]);
+        assert!(graph.with_unknown_owners(|owner| owner.api_version == "v1").is_empty(), "of another kind");
         graph.put("owner", node(&[]));
-        assert!(graph.with_unknown_owners().is_empty());
+        assert!(graph.with_unknown_owners(|_| true).is_empty());
     }
 
     #[test]

@@ -25,7 +25,6 @@ use component_base::Shutdown;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::core::GroupVersion;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -147,11 +146,14 @@ impl Listener for Shared {
     fn listed(&self, resource: &ServedResource, uids: &BTreeSet<String>) {
         let known = self.graph.lock().of_resource(&resource.id());
         known.difference(uids).for_each(|uid| self.forget(uid));
+        // An owner that lived when its dependent was looked at can have gone before its kind was first listed.
+        let undecided = self.graph.lock().with_unknown_owners(|owner| is_of(owner, resource));
+        self.visit_later(undecided);
     }
 
     /// What an unknown owner kept may now be decided.
     fn kinds_changed(&self) {
-        let undecided = self.graph.lock().with_unknown_owners();
+        let undecided = self.graph.lock().with_unknown_owners(|_| true);
         self.visit_later(undecided);
     }
 
@@ -187,10 +189,14 @@ impl Shared {
 
     /// The resource that an owner reference means, in whatever version.
     fn resource_of(&self, owner: &OwnerReference) -> Option<ServedResource> {
-        let group = owner.api_version.parse::<GroupVersion>().ok()?.group;
-        let is_meant = |one: &ServedResource| one.api.group == group && one.api.kind == owner.kind;
-        self.kinds.resources(is_meant).into_iter().next()
+        self.kinds.resources(|one| is_of(owner, one)).into_iter().next()
     }
+}
+
+/// Whether an owner reference means an object of the resource, in whatever version.
+fn is_of(owner: &OwnerReference, resource: &ServedResource) -> bool {
+    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+    resource.api.group == group && resource.api.kind == owner.kind
 }
 
 fn misplaced_message(owner: &OwnerReference, namespace: &str) -> String {
