@@ -173,6 +173,14 @@ pub(crate) async fn timed(client: &Client, request: Request<Vec<u8>>) -> anyhow:
     Ok(begun.elapsed())
 }
 
+/// One line of a watch, with what a scenario reads of its objects.
+#[derive(Deserialize)]
+pub(crate) struct Line<Object> {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) object: Object,
+}
+
 /// The next line of a watch, without its end; false at the stream's end.
 pub(crate) async fn next_line(stream: &mut Stream, line: &mut Vec<u8>) -> anyhow::Result<bool> {
     line.clear();

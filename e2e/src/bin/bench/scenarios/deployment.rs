@@ -11,15 +11,8 @@ use tokio::time::Instant;
 
 use super::lists::pods_path;
 use crate::Bench;
-use crate::connection::{get, list_version, next_line, open_path, request, timed};
+use crate::connection::{Line, get, list_version, next_line, open_path, request, timed};
 use crate::figures::Figures;
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Object,
-}
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -94,7 +87,7 @@ pub(super) async fn run(bench: &Bench, figures: &mut Figures) -> anyhow::Result<
 }
 
 impl Progress {
-    fn note(&mut self, line: Line, replicas: usize, begun: Instant) {
+    fn note(&mut self, line: Line<Object>, replicas: usize, begun: Instant) {
         if line.kind != "ADDED" && line.kind != "MODIFIED" {
             return;
         }

@@ -11,20 +11,13 @@ use serde_json::{Value, json};
 use super::lists::pods_path;
 use super::spread;
 use crate::Bench;
-use crate::connection::{list_version, next_line, open_path, request, timed, typed};
+use crate::connection::{Line, list_version, next_line, open_path, request, timed, typed};
 use crate::figures::Figures;
 use crate::phase::Phase;
 
 const CLIENTS: usize = 16;
 /// Replicas of each of many small Deployments.
 const FEW: usize = 3;
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Object,
-}
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -168,7 +161,7 @@ async fn all_become(
     is_done: fn(&Object) -> bool,
 ) -> anyhow::Result<()> {
     let mut done = HashSet::new();
-    let note = |line: Line| {
+    let note = |line: Line<Object>| {
         match line.kind != "DELETED" && is_done(&line.object) {
             true => done.insert(line.object.metadata.name),
             false => done.remove(&line.object.metadata.name),
@@ -191,7 +184,7 @@ async fn delete_until_gone(bench: &Bench, path: &str) -> anyhow::Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let note = |line: Line| {
+    let note = |line: Line<Object>| {
         match line.kind == "DELETED" {
             true => left.remove(&line.object.metadata.name),
             false => left.insert(line.object.metadata.name),
@@ -207,7 +200,7 @@ async fn follow(
     bench: &Bench,
     path: &str,
     from: &str,
-    mut note: impl FnMut(Line) -> bool,
+    mut note: impl FnMut(Line<Object>) -> bool,
 ) -> anyhow::Result<()> {
     let mut stream =
         open_path(&bench.cluster.client, &format!("{path}?watch=true&resourceVersion={from}")).await?;
