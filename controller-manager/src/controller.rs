@@ -97,6 +97,21 @@ impl Setup<'_> {
         self.watch(|object| vec![ObjectKey::of(object)])
     }
 
+    /// The same, but an object whose generation has not changed is queued only after `delay`: so a status that a
+    /// controller writes does not bring the next one before there is something to add to it.
+    pub(crate) fn watch_own_gathering<K: Cached>(&self, delay: Duration) -> Arc<Informer<K>> {
+        self.own_kinds.borrow_mut().push(K::kind(&()).into_owned());
+        let (informer, queue) = (self.read::<K>(), self.queue.clone());
+        informer.subscribe(move |change| {
+            let generation = |side: Option<&Arc<K>>| side.map(|object| object.meta().generation);
+            let same = generation(change.old) == generation(change.new);
+            let delay = if same { delay } else { Duration::ZERO };
+            let object = change.new.or(change.old);
+            object.into_iter().for_each(|object| queue.add_after(ObjectKey::of(&**object), delay));
+        });
+        informer
+    }
+
     /// The cache of `K`; of each changed object, before and after, the keys that `map` makes are queued.
     pub(crate) fn watch<K: Cached>(
         &self,

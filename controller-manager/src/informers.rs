@@ -60,6 +60,8 @@ struct Contents<K> {
     lists_done: u64,
     /// Keys of the list that is under way.
     listed: BTreeSet<ObjectKey>,
+    /// The highest resourceVersion of the list that is under way: what is older may be yet to come.
+    listed_revision: u64,
 }
 
 /// A point in an informer's history; see [`Informer::has_seen`].
@@ -80,6 +82,7 @@ impl<K: Cached> Informer<K> {
             lists_started: 0,
             lists_done: 0,
             listed: BTreeSet::new(),
+            listed_revision: 0,
         };
         Self {
             contents: RwLock::new(contents),
@@ -156,6 +159,7 @@ impl<K: Cached> Informer<K> {
                 let mut contents = self.contents.write();
                 contents.lists_started += 1;
                 contents.listed.clear();
+                contents.listed_revision = 0;
             }
             watcher::Event::InitApply(object) => self.put(object, true),
             watcher::Event::Apply(object) => self.put(object, false),
@@ -168,9 +172,11 @@ impl<K: Cached> Informer<K> {
         let (key, object) = (ObjectKey::of(&object), Arc::new(object));
         let old = {
             let mut contents = self.contents.write();
-            contents.note_revision(&object);
             if listed {
                 contents.listed.insert(key.clone());
+                contents.listed_revision = contents.listed_revision.max(revision_of(&*object));
+            } else {
+                contents.note_revision(revision_of(&*object));
             }
             contents.insert(key, object.clone())
         };
@@ -184,7 +190,7 @@ impl<K: Cached> Informer<K> {
     fn remove(&self, object: &K) {
         let old = {
             let mut contents = self.contents.write();
-            contents.note_revision(object);
+            contents.note_revision(revision_of(object));
             contents.take(&ObjectKey::of(object))
         };
         if let Some(old) = old {
@@ -198,6 +204,8 @@ impl<K: Cached> Informer<K> {
             let listed = std::mem::take(&mut contents.listed);
             let gone: Vec<_> = contents.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
             contents.lists_done = contents.lists_started;
+            let revision = contents.listed_revision;
+            contents.note_revision(revision);
             gone.iter().filter_map(|key| contents.take(key)).collect()
         };
         for object in &gone {
@@ -212,9 +220,8 @@ impl<K: Cached> Contents<K> {
         keys.into_iter().flatten().filter_map(|key| self.objects.get(key).cloned()).collect()
     }
 
-    fn note_revision(&mut self, object: &K) {
-        let revision = object.meta().resource_version.as_deref().and_then(|text| text.parse().ok());
-        self.revision = self.revision.max(revision.unwrap_or(0));
+    fn note_revision(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
     }
 
     fn insert(&mut self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
@@ -249,6 +256,10 @@ fn unindex(index: &mut HashMap<String, BTreeSet<ObjectKey>>, value: Option<Strin
             index.remove(&value);
         }
     }
+}
+
+fn revision_of<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn owner_of<K: Resource>(object: &K) -> Option<String> {
@@ -474,6 +485,19 @@ mod tests {
         assert!(informer.has_seen(mark));
         let mark = informer.mark(Some("9"));
         informer.apply(Event::Apply(pod("a", "9", None)));
+        assert!(informer.has_seen(mark));
+    }
+    #[test]
+    fn half_a_list_shows_nothing_that_is_older_than_what_it_has_shown() {
+        let informer = Informer::<Pod>::new(Seen::default());
+        for event in [Event::Init, Event::InitApply(pod("a", "1", None)), Event::InitDone, Event::Init] {
+            informer.apply(event);
+        }
+        let mark = informer.mark(Some("7"));
+        informer.apply(Event::InitApply(pod("a", "8", None)));
+        assert!(!informer.has_seen(mark), "the pod of revision 7 comes later in the list");
+        informer.apply(Event::InitApply(pod("b", "7", None)));
+        informer.apply(Event::InitDone);
         assert!(informer.has_seen(mark));
     }
 }

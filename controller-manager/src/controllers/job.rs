@@ -100,7 +100,7 @@ impl Controller for JobController {
     const NAME: &'static str = "job-controller";
 
     fn watches(setup: &Setup<'_>) -> Self {
-        let jobs = setup.watch_own::<Job>();
+        let jobs = setup.watch_own_gathering::<Job>(GATHER);
         let pods = setup.read::<Pod>();
         let known = jobs.clone();
         setup.subscribe_gathering(&pods, GATHER, move |pod| keys_of(pod, &known));

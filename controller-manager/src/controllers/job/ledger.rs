@@ -5,7 +5,7 @@
 //! next decision, or what it counted would be missing. Nothing here has to survive a restart: a new process
 //! lists everything first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -58,10 +58,11 @@ impl Ledger {
     /// What is remembered; pods that the cache shows as let go are forgotten.
     pub(super) fn past(&self, job: &Job, pods: &[Arc<Pod>]) -> Past {
         self.note(job, |note| {
-            let held = |uid: &String| {
-                pods.iter().any(|pod| has_finalizer(pod) && pod.metadata.uid.as_ref() == Some(uid))
-            };
-            note.released.retain(held);
+            if !note.released.is_empty() {
+                let held = pods.iter().filter(|pod| has_finalizer(pod));
+                let held: HashSet<&str> = held.map(|pod| uid_of(&pod.metadata)).collect();
+                note.released.retain(|uid| held.contains(uid.as_str()));
+            }
             Past { released: note.released.clone(), failures: note.failures.clone() }
         })
     }
