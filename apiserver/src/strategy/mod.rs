@@ -7,6 +7,7 @@
 mod certificates;
 pub(crate) mod computed;
 pub(crate) mod conversion;
+mod devices;
 pub(crate) mod isolate;
 mod jobs;
 pub(crate) mod metadata;
@@ -200,6 +201,8 @@ static ROWS: &[Row] = &[
     def("rbac.authorization.k8s.io/clusterroles", &rbac::ClusterRoles),
     def("rbac.authorization.k8s.io/rolebindings", &rbac::Bindings),
     def("rbac.authorization.k8s.io/roles", &rbac::Roles),
+    def("resource.k8s.io/resourceclaims", &devices::Claims),
+    def("resource.k8s.io/resourceclaimtemplates", &devices::ClaimTemplates),
 ];
 
 /// Where objects are kept of kinds whose deletion answers with the deleted object instead of a `Status`.

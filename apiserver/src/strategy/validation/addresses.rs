@@ -49,6 +49,23 @@ pub(super) fn check_canonical_cidr(text: &str, path: &str, errors: &mut Errors) 
     }
 }
 
+/// An address with the size of its network, written in the one form that both have.
+pub(super) fn check_interface_address(text: &str, path: &str, errors: &mut Errors) {
+    match Range::parse(text) {
+        None => {
+            let why = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+            errors.push(FieldError::invalid(path, text, why));
+        }
+        Some(range) => {
+            let canonical = range.canonical();
+            if canonical != text {
+                let why = format!("must be in canonical form ({canonical:?})");
+                errors.push(FieldError::invalid(path, text, why));
+            }
+        }
+    }
+}
+
 /// What no service and no endpoint may have as its address.
 pub(super) fn check_not_special(text: &str, path: &str, errors: &mut Errors) {
     let Ok(ip) = text.parse::<IpAddr>() else {
@@ -95,6 +112,14 @@ impl Range {
         self.address.is_ipv4()
     }
 
+    /// The one text of it; a mapped address is the one that it maps.
+    fn canonical(&self) -> String {
+        match self.address.to_canonical() {
+            IpAddr::V4(four) if !self.is_ipv4() => format!("{four}/{}", self.bits.saturating_sub(96)),
+            address => format!("{address}/{}", self.bits),
+        }
+    }
+
     fn width(&self) -> u32 {
         if self.is_ipv4() { 32 } else { 128 }
     }
@@ -126,6 +151,20 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_an_interface_is_written_in_one_form() {
+        let of = |text: &str| {
+            let mut errors = Errors::new();
+            check_interface_address(text, "ip", &mut errors);
+            errors.into_iter().map(|error| error.message).collect::<Vec<_>>()
+        };
+        assert!(of("10.9.8.7/24").is_empty());
+        assert!(of("2001:db8::1/64").is_empty());
+        assert_eq!(of("::ffff:10.9.8.7/120"), ["must be in canonical form (\"10.9.8.7/24\")"]);
+        assert_eq!(of("2001:DB8::1/64"), ["must be in canonical form (\"2001:db8::1/64\")"]);
+        assert_eq!(of("10.9.8.7").len(), 1);
+    }
 
     #[test]
     fn ranges_hold_smaller_ranges() {

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use api_types::cel::{Environment, Type};
+use api_types::cel::{Environment, Range, Sizes, Type};
 use api_types::names;
 use api_types::status::FieldError;
 use serde_json::Value;
@@ -13,7 +13,14 @@ use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
 const ID_BYTES_MAX: usize = 32;
 const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
+const EXPRESSION_COST_MAX: u64 = 1_000_000;
 const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
+const POOL_BYTES_MAX: usize = 253;
+const BINDING_CONDITIONS_MAX: usize = 4;
+/// How many attributes and capacities a device has at most, in all domains.
+const PROPERTIES_MAX: u64 = 32;
+const ATTRIBUTE_BYTES_MAX: u64 = 64;
+const DRIVER_BYTES_MAX: u64 = 63;
 
 /// Adds an error if the list is too long, which is then all that is said of it.
 pub(super) fn is_short(object: &Value, list: &str, max: usize, path: &str, errors: &mut Errors) -> bool {
@@ -105,19 +112,41 @@ pub(super) fn validate_selectors(owner: &Value, path: &str, errors: &mut Errors)
             Some(long) if long.len() > EXPRESSION_BYTES_MAX => {
                 errors.push(FieldError::too_long(path, EXPRESSION_BYTES_MAX));
             }
-            Some(expression) => errors
-                .extend(problem(expression).map(|why| FieldError::invalid(path.as_str(), expression, why))),
+            Some(expression) => check_expression(expression, &path, errors),
         }
     }
 }
 
-fn problem(expression: &str) -> Option<String> {
+fn check_expression(expression: &str, path: &str, errors: &mut Errors) {
+    let mut invalid = |why: String| errors.push(FieldError::invalid(path, expression, why));
     match ENVIRONMENT.compile(expression) {
-        Err(why) => Some(format!("compilation failed: {why}")),
+        Err(why) => invalid(format!("compilation failed: {why}")),
         Ok(program) => match program.result_type() {
-            Type::Bool | Type::Dyn => None,
-            other => Some(format!("must evaluate to bool or the unknown type, not {other}")),
+            Type::Bool | Type::Dyn if program.estimate(&DeviceSizes).max > EXPRESSION_COST_MAX => {
+                errors.push(FieldError::forbidden(path, "too complex, exceeds cost limit"));
+            }
+            Type::Bool | Type::Dyn => {}
+            other => invalid(format!("must evaluate to bool or the unknown type, not {other}")),
         },
+    }
+}
+
+/// How large what an expression reads of a device can be.
+struct DeviceSizes;
+
+impl Sizes for DeviceSizes {
+    fn size(&self, path: &[&str]) -> Option<Range> {
+        let max = match path {
+            ["device", "driver"] => DRIVER_BYTES_MAX,
+            ["device", "attributes" | "capacity"] => PROPERTIES_MAX,
+            ["device", "attributes" | "capacity", "@keys"] => DRIVER_BYTES_MAX,
+            ["device", "attributes" | "capacity", "@values"] => PROPERTIES_MAX,
+            ["device", "attributes" | "capacity", "@values", "@keys"] => ID_BYTES_MAX as u64,
+            // An attribute, however it is named.
+            ["device", "attributes", "@values", name] if *name != "@items" => ATTRIBUTE_BYTES_MAX,
+            _ => return None,
+        };
+        Some(Range::up_to(max))
     }
 }
 
@@ -129,14 +158,66 @@ pub(super) fn validate_config(config: &Value, path: &str, errors: &mut Errors) {
         return;
     }
     check_below("opaqueConfig", opaque, &path, errors);
-    let parameters = &opaque["parameters"];
-    let path = format!("{path}.parameters");
-    if parameters.is_null() {
+    check_object(&opaque["parameters"], PARAMETERS_BYTES_MAX, &format!("{path}.parameters"), errors);
+}
+
+/// Anything that a driver understands, as long as it is an object and not too large.
+pub(super) fn check_object(value: &Value, bytes_max: usize, path: &str, errors: &mut Errors) {
+    if value.is_null() {
         errors.push(FieldError::required(path, ""));
-    } else if parameters.to_string().len() > PARAMETERS_BYTES_MAX {
-        errors.push(FieldError::too_long(path, PARAMETERS_BYTES_MAX));
-    } else if !parameters.is_object() {
+    } else if value.to_string().len() > bytes_max {
+        errors.push(FieldError::too_long(path, bytes_max));
+    } else if !value.is_object() {
         errors.push(FieldError::invalid(path, "<value omitted>", "must be a valid JSON object"));
+    }
+}
+
+/// The name of a pool: one or more subdomains between slashes.
+pub(super) fn validate_pool_name(owner: &Value, field: &str, path: &str, errors: &mut Errors) {
+    let path = format!("{path}.{field}");
+    let Some(name) = text(owner, field) else {
+        errors.push(FieldError::required(path, ""));
+        return;
+    };
+    if name.len() > POOL_BYTES_MAX {
+        errors.push(FieldError::too_long(path.as_str(), POOL_BYTES_MAX));
+    }
+    for part in name.split('/') {
+        invalid_all(names::check_dns_subdomain(part), &path, part, errors);
+    }
+}
+
+/// Conditions that a device waits for before pods are bound to it, and those that end the waiting.
+pub(super) fn validate_binding(device: &Value, path: &str, errors: &mut Errors) {
+    const LISTS: [&str; 2] = ["bindingConditions", "bindingFailureConditions"];
+    for list in LISTS {
+        if is_short(device, list, BINDING_CONDITIONS_MAX, path, errors) {
+            for (path, name) in indexed(device, path, list) {
+                let name = name.as_str().unwrap_or_default();
+                invalid_all(names::check_label_key(name), &path, name, errors);
+            }
+        }
+    }
+    let [good, bad] = LISTS.map(|list| items(&device[list]));
+    for (list, names) in [(LISTS[0], good), (LISTS[1], bad)] {
+        for (index, name) in names.iter().enumerate() {
+            let at = format!("{path}.{list}[{index}]");
+            if names[..index].contains(name) {
+                errors.push(FieldError::duplicate(at.as_str(), name.clone()));
+            }
+            if list == LISTS[1] && good.contains(name) {
+                let why = "bindingFailureConditions must not overlap with bindingConditions";
+                errors.push(FieldError::invalid(at, name.clone(), why));
+            }
+        }
+    }
+    let missing = match (good.is_empty(), bad.is_empty()) {
+        (true, false) => Some((LISTS[0], "bindingConditions are required to use bindingFailureConditions")),
+        (false, true) => Some((LISTS[1], "bindingFailureConditions are required to use bindingConditions")),
+        _ => None,
+    };
+    if let Some((list, why)) = missing {
+        errors.push(FieldError::invalid(format!("{path}.{list}"), device[list].clone(), why));
     }
 }
 
@@ -206,6 +287,12 @@ mod tests {
         assert_eq!(paths(|e| check_fully_qualified("model", "p", e)), ["p"]);
     }
 
+    fn problems(expression: &str) -> Vec<String> {
+        let mut errors = Errors::new();
+        check_expression(expression, "e", &mut errors);
+        errors.into_iter().map(|error| error.message).collect()
+    }
+
     #[test]
     fn a_selector_is_true_or_false_of_a_device() {
         for good in [
@@ -216,7 +303,7 @@ mod tests {
             "cel.bind(of, device.attributes['a.b'], has(of.y) && of.y.isLessThan(semver('1.2.3')))",
             "device.allowMultipleAllocations",
         ] {
-            assert_eq!(problem(good), None, "{good}");
+            assert_eq!(problems(good), [""; 0], "{good}");
         }
         for (bad, why) in [
             ("device.driver ==", "compilation failed: ERROR: <input>:1:17: Syntax error"),
@@ -224,9 +311,21 @@ mod tests {
             ("device.driver", "must evaluate to bool or the unknown type, not string"),
             ("object.spec == 1", "compilation failed: ERROR: <input>:1:1: undeclared reference to 'object'"),
         ] {
-            let told = problem(bad).unwrap_or_default();
+            let told = problems(bad).concat();
             assert!(told.starts_with(why), "{bad}: {told}");
         }
+    }
+
+    #[test]
+    fn a_selector_that_could_cost_too_much_is_refused() {
+        let attributes = "device.attributes['a.b']";
+        let walk = |body: &str| format!("device.attributes.all(d, {body})");
+        let deep = walk(
+            "device.attributes.all(e, device.attributes.all(f, device.attributes.all(g, d < e && f < g)))",
+        );
+        assert_eq!(problems(&deep), ["too complex, exceeds cost limit"]);
+        assert_eq!(problems(&walk("d == 'a.b'")), [""; 0]);
+        assert_eq!(problems(&format!("{attributes}.model.matches('x.*')")), [""; 0]);
     }
 
     #[test]

@@ -7,6 +7,9 @@ mod addresses;
 mod affinity;
 mod api_services;
 mod autoscalers;
+mod capacities;
+mod claim_status;
+mod conditions;
 mod configs;
 mod containers;
 mod devices;
@@ -125,9 +128,9 @@ static ROWS: &[Row] = &[
     def("networking.k8s.io/networkpolicies", networks::policy),
     def("networking.k8s.io/servicecidrs", networks::service_cidr),
     def("node.k8s.io/runtimeclasses", runtime_classes::class),
-    def("policy/poddisruptionbudgets", quotas::disruption_budget),
+    both("policy/poddisruptionbudgets", quotas::disruption_budget, quotas::disruption_budget_status),
     def("resource.k8s.io/deviceclasses", resource_claims::class),
-    def("resource.k8s.io/resourceclaims", resource_claims::claim),
+    both("resource.k8s.io/resourceclaims", resource_claims::claim, claim_status::status),
     def("resource.k8s.io/resourceclaimtemplates", resource_claims::template),
     def("resource.k8s.io/resourceslices", resource_slices::slice),
     def("scheduling.k8s.io/priorityclasses", priorities::class),

@@ -7,6 +7,7 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::Check;
+use super::conditions;
 use super::fields::is_same;
 use super::quantities::{
     amounts, check_amount, check_container_name, check_name, check_quota_name, is_overcommittable, is_quota,
@@ -241,6 +242,10 @@ fn validate_ratio(name: &str, bounds: &Bounds<'_>, path: &str, errors: &mut Erro
         let why = format!("ratio {} is greater than max/min = {most:.6}", shown(value));
         errors.push(FieldError::invalid(path, shown(value), why));
     }
+}
+
+pub(super) fn disruption_budget_status(check: &Check<'_>, errors: &mut Errors) {
+    conditions::validate(&check.new["status"], "status", errors);
 }
 
 pub(super) fn disruption_budget(check: &Check<'_>, errors: &mut Errors) {

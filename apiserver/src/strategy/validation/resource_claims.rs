@@ -15,7 +15,7 @@ use super::fields::is_same;
 use crate::strategy::metadata;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
-const LIST_MAX: usize = 32;
+pub(super) const LIST_MAX: usize = 32;
 const ALTERNATIVES_MAX: usize = 8;
 
 pub(super) fn claim(check: &Check<'_>, errors: &mut Errors) {
@@ -66,7 +66,7 @@ fn validate_devices(devices: &Value, path: &str, errors: &mut Errors) {
 }
 
 /// Names by which requests and their alternatives can be referred to.
-fn names_of(devices: &Value) -> BTreeSet<String> {
+pub(super) fn names_of(devices: &Value) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for request in items(&devices["requests"]) {
         let name = request["name"].as_str().unwrap_or_default();
@@ -145,27 +145,31 @@ fn validate_exact(request: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn check_requests(owner: &Value, known: &BTreeSet<String>, path: &str, errors: &mut Errors) {
+pub(super) fn check_requests(owner: &Value, known: &BTreeSet<String>, path: &str, errors: &mut Errors) {
     if !is_short(owner, "requests", LIST_MAX, path, errors) {
         return;
     }
     let names = items(&owner["requests"]);
     for (path, name) in indexed(owner, path, "requests") {
-        let name = name.as_str().unwrap_or_default();
-        let parts: Vec<&str> = name.split('/').collect();
-        for part in parts.iter().filter(|_| parts.len() <= 2) {
-            match part.is_empty() {
-                true => errors.push(FieldError::required(path.as_str(), "")),
-                false => invalid_all(names::check_dns_label(part), &path, part, errors),
-            }
-        }
-        if !known.contains(name) {
-            let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            errors.push(FieldError::invalid(path, name, why));
-        }
+        check_request(name.as_str().unwrap_or_default(), known, &path, errors);
     }
     for (index, name) in names.iter().enumerate().filter(|(index, name)| names[..*index].contains(name)) {
         errors.push(FieldError::duplicate(format!("{path}.requests[{index}]"), name.clone()));
+    }
+}
+
+/// A reference to a request, or to one of its alternatives.
+pub(super) fn check_request(name: &str, known: &BTreeSet<String>, path: &str, errors: &mut Errors) {
+    let parts: Vec<&str> = name.split('/').collect();
+    for part in parts.iter().filter(|_| parts.len() <= 2) {
+        match part.is_empty() {
+            true => errors.push(FieldError::required(path, "")),
+            false => invalid_all(names::check_dns_label(part), path, part, errors),
+        }
+    }
+    if !known.contains(name) {
+        let why = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+        errors.push(FieldError::invalid(path, name, why));
     }
 }
 

@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use super::Check;
 use super::affinity::validate_node_selector;
-use super::devices::{check_qualified, check_unique, is_short, validate_name, validate_taint};
-use crate::strategy::rules::{Errors, indexed, invalid_all, items, join, text};
+use super::capacities;
+use super::devices::{
+    check_qualified, check_unique, is_short, validate_binding, validate_name, validate_pool_name,
+    validate_taint,
+};
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, join};
 
 const DEVICES_MAX: usize = 128;
 /// Devices with taints or shared counters take more room.
@@ -16,7 +20,9 @@ const COUNTER_SETS_MAX: usize = 8;
 const TAINTS_MAX: usize = 16;
 const PROPERTIES_MAX: usize = 32;
 const ATTRIBUTE_BYTES_MAX: usize = 64;
-const POOL_BYTES_MAX: usize = 253;
+/// Counters of one set, or of those that one device consumes of it.
+const COUNTERS_MAX: usize = 32;
+const CONSUMED_SETS_MAX: usize = 2;
 
 pub(super) fn slice(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
@@ -41,18 +47,7 @@ pub(super) fn slice(check: &Check<'_>, errors: &mut Errors) {
 }
 
 fn validate_pool(pool: &Value, errors: &mut Errors) {
-    const PATH: &str = "spec.pool.name";
-    match text(pool, "name") {
-        None => errors.push(FieldError::required(PATH, "")),
-        Some(name) => {
-            if name.len() > POOL_BYTES_MAX {
-                errors.push(FieldError::too_long(PATH, POOL_BYTES_MAX));
-            }
-            for part in name.split('/') {
-                invalid_all(names::check_dns_subdomain(part), PATH, part, errors);
-            }
-        }
-    }
+    validate_pool_name(pool, "name", "spec.pool", errors);
     let count = pool["resourceSliceCount"].as_i64().unwrap_or_default();
     if count <= 0 {
         errors.push(FieldError::invalid("spec.pool.resourceSliceCount", count, "must be greater than zero"));
@@ -132,6 +127,7 @@ fn validate_devices(check: &Check<'_>, errors: &mut Errors) {
         let old = before.iter().find(|old| old["name"] == device["name"]);
         validate_device(device, old, &path, errors);
         validate_device_place(device, spec["perDeviceNodeSelection"] == true, &path, errors);
+        validate_binding(device, &path, errors);
     }
     check_unique(devices, "name", "spec.devices", errors);
 }
@@ -151,8 +147,13 @@ fn validate_device(device: &Value, old: Option<&Value>, path: &str, errors: &mut
     }
     for (name, capacity) in device["capacity"].as_object().into_iter().flatten() {
         let path = format!("{path}.capacity[{name}]");
+        if old.is_some_and(|old| old["capacity"] == device["capacity"]) {
+            continue;
+        }
         check_qualified(name, &path, errors);
-        if capacity["requestPolicy"].is_object() && device["allowMultipleAllocations"] != true {
+        if device["allowMultipleAllocations"] == true {
+            capacities::validate_policy(capacity, &path, errors);
+        } else if capacity["requestPolicy"].is_object() {
             let why = "allowMultipleAllocations must be true";
             errors.push(FieldError::forbidden(format!("{path}.requestPolicy"), why));
         }
@@ -164,12 +165,14 @@ fn validate_device(device: &Value, old: Option<&Value>, path: &str, errors: &mut
             validate_taint(taint, &path, errors);
         }
     }
-    for (path, consumed) in indexed(device, path, "consumesCounters") {
-        validate_name(consumed, "counterSet", &path, errors);
-        validate_counters(consumed, &path, errors);
+    if is_short(device, "consumesCounters", CONSUMED_SETS_MAX, path, errors) {
+        for (path, consumed) in indexed(device, path, "consumesCounters") {
+            validate_name(consumed, "counterSet", &path, errors);
+            validate_counters(consumed, &path, errors);
+        }
+        let at = format!("{path}.consumesCounters");
+        check_unique(items(&device["consumesCounters"]), "counterSet", &at, errors);
     }
-    let at = format!("{path}.consumesCounters");
-    check_unique(items(&device["consumesCounters"]), "counterSet", &at, errors);
 }
 
 /// As of semver.org: three numbers, then what it comes before and how it was built.
@@ -212,6 +215,10 @@ fn validate_counters(owner: &Value, path: &str, errors: &mut Errors) {
     let counters = owner["counters"].as_object();
     if counters.is_none_or(serde_json::Map::is_empty) {
         errors.push(FieldError::required(path.as_str(), ""));
+    }
+    if let Some(counters) = counters.filter(|counters| counters.len() > COUNTERS_MAX) {
+        errors.push(FieldError::too_many(path, counters.len(), COUNTERS_MAX));
+        return;
     }
     for name in counters.into_iter().flat_map(serde_json::Map::keys) {
         invalid_all(names::check_dns_label(name), &format!("{path}[{name}]"), name, errors);
@@ -291,6 +298,21 @@ mod tests {
                 device(json!({"capacity": {"m": {"value": "1", "requestPolicy": {}}}})),
                 vec!["devices[0].capacity[m].requestPolicy"],
             ),
+            (
+                device(
+                    json!({"allowMultipleAllocations": true, "capacity": {"m": {"value": "1", "requestPolicy": {"validValues": ["1"]}}}}),
+                ),
+                vec!["devices[0].capacity[m].requestPolicy.default"],
+            ),
+            (
+                device(json!({"bindingConditions": ["a", "b"], "bindingFailureConditions": ["b", "b", "c"]})),
+                vec![
+                    "devices[0].bindingFailureConditions[0]",
+                    "devices[0].bindingFailureConditions[1]",
+                    "devices[0].bindingFailureConditions[1]",
+                ],
+            ),
+            (device(json!({"bindingFailureConditions": ["b"]})), vec!["devices[0].bindingConditions"]),
             (
                 device(json!({"consumesCounters": [{"counterSet": "s"}]})),
                 vec!["devices[0].consumesCounters[0].counters"],
