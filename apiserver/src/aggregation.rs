@@ -6,6 +6,7 @@
 //! what they serve, which the discovery documents of this server show too ([`merge`]).
 
 mod availability;
+mod definitions;
 mod merge;
 mod priorities;
 mod registration;

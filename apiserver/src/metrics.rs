@@ -16,6 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use crate::request_info::RequestInfo;
 
@@ -63,12 +64,17 @@ struct Reload {
 }
 
 /// How often a configuration file was read again.
-pub(crate) struct Reloads(Counts<Reload>);
+pub(crate) struct Reloads {
+    counts: Counts<Reload>,
+    told: watch::Sender<u64>,
+}
 
 impl Reloads {
+    /// To be called when what was read is in force, or was found to be of no use.
     pub(crate) fn note(&self, succeeded: bool) {
         let status = if succeeded { "success" } else { "failure" };
-        self.0.get_or_create(&Reload { status }).inc();
+        self.counts.get_or_create(&Reload { status }).inc();
+        self.told.send_modify(|count| *count += 1);
     }
 }
 
@@ -78,6 +84,7 @@ type Levels<L> = Family<L, Gauge<i64, AtomicI64>>;
 /// The metrics of the request path.
 pub(crate) struct RequestMetrics {
     registry: Mutex<Registry>,
+    reloaded: watch::Sender<u64>,
     requests: Counts<Answered>,
     durations: Family<About, Histogram>,
     sizes: Family<About, Histogram>,
@@ -108,6 +115,7 @@ impl RequestMetrics {
         let bytes: fn() -> Histogram = || Histogram::new(exponential_buckets(1000.0, 10.0, 7));
         let metrics = Self {
             registry: Mutex::new(Registry::default()),
+            reloaded: watch::Sender::new(0),
             requests: Family::default(),
             durations: Family::new_with_constructor(seconds),
             sizes: Family::new_with_constructor(bytes),
@@ -146,7 +154,12 @@ impl RequestMetrics {
         let name = format!("apiserver_{of}_config_controller_automatic_reloads");
         let text = "Times the changed configuration was read, by what came of it";
         self.extend(|registry| registry.register(name, text, counts.clone()));
-        Reloads(counts)
+        Reloads { counts, told: self.reloaded.clone() }
+    }
+
+    /// How often any configuration file was read again.
+    pub(crate) fn reloaded(&self) -> watch::Receiver<u64> {
+        self.reloaded.subscribe()
     }
 
     /// Counts a request as being answered until what is given is dropped.

@@ -38,7 +38,7 @@ pub(crate) async fn keep<T, E: std::fmt::Display>(
 ) {
     let changed = |text: &str| {
         let parsed = parse(text);
-        reloads.note(parsed.is_ok());
+        let succeeded = parsed.is_ok();
         match parsed {
             Ok(made) => {
                 info!("the changed {what} configuration is in force");
@@ -46,6 +46,7 @@ pub(crate) async fn keep<T, E: std::fmt::Display>(
             }
             Err(problem) => warn!(%problem, "the changed {what} configuration cannot be used"),
         }
+        reloads.note(succeeded);
     };
     follow(path, text, changed).await;
 }

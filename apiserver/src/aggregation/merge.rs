@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use super::{Remote, remotes};
+use super::{Remote, definitions, remotes};
 use crate::server::Server;
 use crate::{negotiate, openapi};
 
@@ -234,17 +234,11 @@ fn add_openapi(server: &Server, groups: &[Group], document: &mut Value) {
     }
 }
 
-/// Version 2 is one document: paths and definitions that it has already stay.
 fn add_openapi_2(server: &Server, groups: &[Group], document: &mut Value) {
     let served = server.aggregator.served.lock();
     for remote in groups.iter().flat_map(|group| &group.versions) {
-        let Some(known) = served.get(&remote.name()) else { continue };
-        for part in ["paths", "definitions"] {
-            let into = document.get_mut(part).and_then(Value::as_object_mut);
-            let (Some(into), Some(from)) = (into, known.openapi_2[part].as_object()) else { continue };
-            for (name, value) in from {
-                into.entry(name.as_str()).or_insert_with(|| value.clone());
-            }
+        if let Some(known) = served.get(&remote.name()) {
+            definitions::merge(document, &known.openapi_2);
         }
     }
 }

@@ -11,9 +11,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use aws_lc_rs::hkdf;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
@@ -44,7 +44,7 @@ pub(super) struct KmsConfig {
 pub(super) struct Kms {
     name: String,
     timeout: Duration,
-    current: Arc<RwLock<Seed>>,
+    current: watch::Receiver<Seed>,
     known: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     problem: Problem,
     questions: mpsc::Sender<Question>,
@@ -95,7 +95,7 @@ impl Kms {
 
     /// The bytes to store after the mark, for what stands at `path`.
     pub(super) fn seal(&self, plain: &[u8], path: &[u8]) -> Vec<u8> {
-        let seed = self.current.read().clone();
+        let seed = self.current.borrow().clone();
         let info: [u8; INFO] = rand::random();
         let cipher = derived(&seed.secret, &info).expect("the seed has the length that is asked for");
         let stored = EncryptedObject {
@@ -111,7 +111,7 @@ impl Kms {
     /// What was sealed, and whether it would be written with another key now; or why it cannot be read.
     pub(super) fn open(&self, sealed: &[u8], path: &[u8]) -> Result<(Vec<u8>, bool), String> {
         let stored = EncryptedObject::decode(sealed).map_err(|error| error.to_string())?;
-        let is_stale = stored.key_id != self.current.read().key_id;
+        let is_stale = stored.key_id != self.current.borrow().key_id;
         let secret = self.secret(&stored)?;
         let opened = match stored.encrypted_dek_source_type {
             PLAIN_KEY => Cipher::new("aesgcm", &secret)?.open(&stored.encrypted_data, path),
@@ -125,7 +125,7 @@ impl Kms {
     }
 
     fn secret(&self, stored: &EncryptedObject) -> Result<Vec<u8>, String> {
-        let current = self.current.read();
+        let current = self.current.borrow();
         if current.wrapped == stored.encrypted_dek_source {
             return Ok(current.secret.clone());
         }
@@ -168,7 +168,7 @@ fn derived(secret: &[u8], info: &[u8; INFO]) -> Result<Cipher, String> {
 fn run(
     config: KmsConfig,
     asked: mpsc::Receiver<Question>,
-    tell: &SyncSender<Result<Arc<RwLock<Seed>>, String>>,
+    tell: &SyncSender<Result<watch::Receiver<Seed>, String>>,
     problem: &Problem,
 ) {
     let told = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -178,8 +178,8 @@ fn run(
             match service.new_seed().await {
                 Err(why) => tell.send(Err(why)),
                 Ok(seed) => {
-                    let current = Arc::new(RwLock::new(seed));
-                    let told = tell.send(Ok(current.clone()));
+                    let (current, seen) = watch::channel(seed);
+                    let told = tell.send(Ok(seen));
                     service.attend(&config, &current, asked, problem).await;
                     told
                 }
@@ -212,7 +212,7 @@ impl Service {
     async fn attend(
         &self,
         config: &KmsConfig,
-        current: &RwLock<Seed>,
+        current: &watch::Sender<Seed>,
         mut asked: mpsc::Receiver<Question>,
         problem: &Problem,
     ) {
@@ -242,14 +242,14 @@ impl Service {
     }
 
     /// Takes a new seed when the service has a new key; says which.
-    async fn look(&self, current: &RwLock<Seed>) -> Result<Option<String>, String> {
+    async fn look(&self, current: &watch::Sender<Seed>) -> Result<Option<String>, String> {
         let status = self.status().await?;
-        if status.key_id == current.read().key_id {
+        if status.key_id == current.borrow().key_id {
             return Ok(None);
         }
         let seed = self.new_seed().await?;
         let key = seed.key_id.clone();
-        *current.write() = seed;
+        current.send_replace(seed);
         Ok(Some(key))
     }
 
@@ -431,6 +431,15 @@ pub(crate) mod tests {
         Kms::start(KmsConfig { name: "k".into(), socket, timeout, look }).unwrap()
     }
 
+    fn wait_for_key(kms: &Kms, key: &str) {
+        let mut current = kms.current.clone();
+        let limit = Duration::from_secs(20);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let noticed =
+            async { tokio::time::timeout(limit, current.wait_for(|seed| seed.key_id == key)).await.is_ok() };
+        assert!(runtime.block_on(noticed), "the new key is noticed");
+    }
+
     #[test]
     fn values_are_read_again_by_another_server_and_are_stale_when_the_key_is_new() {
         let dir = tempfile::tempdir().unwrap();
@@ -444,12 +453,7 @@ pub(crate) mod tests {
         assert_eq!(first.open(&sealed, b"secrets/a").unwrap(), (b"plain text".to_vec(), false));
         assert!(first.open(&sealed, b"secrets/b").is_err(), "it is bound to its place");
         *key.lock() = "two".to_owned();
-        let limit = std::time::Duration::from_secs(20);
-        let renewed = (0..1000).any(|_| {
-            std::thread::sleep(limit / 1000);
-            first.current.read().key_id == "two"
-        });
-        assert!(renewed, "the new key is noticed");
+        wait_for_key(&first, "two");
         assert_eq!(first.open(&sealed, b"secrets/a").unwrap(), (b"plain text".to_vec(), true));
         drop(first);
         let second = kms(socket);

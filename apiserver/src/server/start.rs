@@ -13,6 +13,7 @@ use component_base::zpages::Zpages;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tower::ServiceExt as _;
 use tracing::{info, warn};
 
@@ -330,6 +331,11 @@ impl Running {
     /// The server as a service that acts as `user`, with the same layers as the socket.
     pub fn loopback(&self, user: UserInfo) -> Loopback {
         Loopback::new(self.layers.clone(), user, self.tasks.clone())
+    }
+
+    /// Counts how often a changed configuration file was read again; what it says is in force by then.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.server.metrics.reloaded()
     }
 
     /// The certificate authority: makes kubeconfigs and certificates for components.

@@ -38,6 +38,16 @@ impl Client {
         self.running.take().unwrap().stopped().await;
     }
 
+    /// Replaces a configuration file at once, and waits until the server goes by it.
+    pub(crate) async fn reconfigure(&self, path: &std::path::Path, text: &str) {
+        let mut reloads = self.running.as_ref().unwrap().reloads();
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, path).unwrap();
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, reloads.changed()).await.expect("the changed file is read").unwrap();
+    }
+
     pub(crate) async fn send(
         &self,
         method: &str,

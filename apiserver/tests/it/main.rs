@@ -18,6 +18,7 @@ mod operation;
 mod outside;
 mod ownership;
 mod policies;
+mod protobuf;
 mod proxy;
 mod retired;
 mod services;
