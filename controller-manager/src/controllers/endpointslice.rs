@@ -1,9 +1,9 @@
 //! `endpointslice-controller`: lists the pods behind each Service in EndpointSlices.
 //!
-//! `packing` decides which endpoint goes into which slice.
+//! `packing` decides which endpoint goes into which slice, `topology` which zone an endpoint is meant for.
 //!
 //! # Watches
-//! Services, the pods they select, the nodes of these pods, and the EndpointSlices it made.
+//! Services, the pods they select, nodes, and the EndpointSlices it made.
 //!
 //! # Writes
 //! EndpointSlices.
@@ -14,9 +14,10 @@
 //! Slices of Services without selector are left to whoever made them.
 //!
 //! # Differs from Kubernetes
-//! The annotation `service.kubernetes.io/topology-mode` is not followed; `trafficDistribution` is.
+//! Hints by CPU (`service.kubernetes.io/topology-mode`) stay while no zone is overloaded, endpoint by endpoint
+//! and not slice by slice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use api_types::pods;
@@ -28,9 +29,11 @@ use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone,
 };
 use kube::api::ObjectMeta;
+use parking_lot::Mutex;
 
 use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
 use crate::controllers::endpointslice::packing::pack;
+use crate::controllers::endpointslice::topology::Shares;
 use crate::endpoint_slices::{
     HEADLESS, MANAGED_BY, SERVICE, Slices, Step, ports_key, service_of, sorted, written,
 };
@@ -42,6 +45,7 @@ use crate::service_pods::{self, Family, TargetPort};
 use crate::trigger_times::{self, TriggerTimes};
 
 mod packing;
+mod topology;
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -53,6 +57,8 @@ pub(crate) struct EndpointSliceController {
     nodes: Arc<Informer<Node>>,
     slices: Slices,
     times: TriggerTimes,
+    /// The Services with hints by CPU.
+    hinted: Mutex<HashSet<ObjectKey>>,
 }
 
 /// What `plan` sees.
@@ -61,6 +67,8 @@ struct Observed<'a> {
     pods: &'a [Arc<Pod>],
     /// The nodes there are, and their zones.
     zones: &'a BTreeMap<String, Option<String>>,
+    /// The parts of the CPU that zones have, as far as known.
+    shares: Option<&'a Shares>,
     slices: &'a [Arc<EndpointSlice>],
     /// When what is new happened.
     changed_at: Option<DateTime<Utc>>,
@@ -72,19 +80,37 @@ struct Group {
     endpoints: BTreeMap<String, Endpoint>,
 }
 
-fn plan(observed: &Observed<'_>) -> Vec<Step> {
+/// What becomes of the slices of a Service, and of the hints by CPU in each family.
+struct Plan {
+    steps: Vec<Step>,
+    hints: Vec<(Family, Hints)>,
+}
+
+/// Whether endpoints are meant for zones by the CPU that these have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hints {
+    /// Nobody asked for it.
+    Unasked,
+    Given,
+    /// With the reason.
+    Refused(String),
+}
+
+fn plan(observed: &Observed<'_>) -> Plan {
     let families = service_pods::families_of(observed.service);
     let is_served =
         |slice: &&Arc<EndpointSlice>| families.iter().any(|family| family.as_str() == slice.address_type);
     let strange = observed.slices.iter().filter(|slice| !is_served(slice)).cloned();
-    let mut steps: Vec<Step> = strange.map(Step::Delete).collect();
+    let mut plan = Plan { steps: strange.map(Step::Delete).collect(), hints: Vec::new() };
     for family in families {
-        steps.extend(plan_family(observed, family));
+        let (steps, hints) = plan_family(observed, family);
+        plan.steps.extend(steps);
+        plan.hints.push((family, hints));
     }
-    steps
+    plan
 }
 
-fn plan_family(observed: &Observed<'_>, family: Family) -> Vec<Step> {
+fn plan_family(observed: &Observed<'_>, family: Family) -> (Vec<Step>, Hints) {
     let service = observed.service;
     let mut deleted: Vec<Arc<EndpointSlice>> = Vec::new();
     let mut by_ports: BTreeMap<Vec<TargetPort>, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
@@ -95,7 +121,8 @@ fn plan_family(observed: &Observed<'_>, family: Family) -> Vec<Step> {
         }
     }
     let (mut created, mut updated, mut kept) = (Vec::new(), Vec::new(), 0);
-    for (key, Group { ports, endpoints }) in groups(observed, family) {
+    let (groups, hints) = hinted_groups(observed, family);
+    for (key, Group { ports, endpoints }) in groups {
         let packed = pack(&by_ports.remove(&key).unwrap_or_default(), endpoints);
         kept += packed.unchanged.len() + packed.changed.len();
         let relabelled = packed.unchanged.iter().filter(|slice| slice.metadata.labels != labels(service));
@@ -114,7 +141,21 @@ fn plan_family(observed: &Observed<'_>, family: Family) -> Vec<Step> {
             None => created.push(placeholder),
         }
     }
-    reuse(service, created, updated, deleted)
+    (reuse(service, created, updated, deleted), hints)
+}
+
+fn hinted_groups(observed: &Observed<'_>, family: Family) -> (BTreeMap<Vec<TargetPort>, Group>, Hints) {
+    let mut groups = groups(observed, family);
+    if !topology::is_wished(observed.service) {
+        return (groups, Hints::Unasked);
+    }
+    let slices = observed.slices.iter().map(|slice| &**slice);
+    let slices: Vec<_> = slices.filter(|slice| slice.address_type == family.as_str()).collect();
+    let hints = match topology::hint(&mut groups, &slices, observed.shares) {
+        Ok(()) => Hints::Given,
+        Err(why) => Hints::Refused(why),
+    };
+    (groups, hints)
 }
 
 /// What is to be created takes the place of what is to be deleted, as far as that goes.
@@ -188,6 +229,9 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: Option<S
 
 /// Who should use an endpoint, by the Service's wish for short ways.
 fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    if topology::is_wished(service) {
+        return None;
+    }
     let wish = service.spec.as_ref()?.traffic_distribution.as_deref()?;
     let node = match wish {
         "PreferClose" | "PreferSameZone" => None,
@@ -267,6 +311,14 @@ impl Controller for EndpointSliceController {
         let slices = setup.watch::<EndpointSlice>(|slice| service_of(slice, MANAGER).into_iter().collect());
         let nodes = setup.read::<Node>();
         let (selecting, on_node, queue) = (services.clone(), pods.clone(), setup.queue.clone());
+        let (hinting, hinted) = (services.clone(), setup.queue.clone());
+        nodes.subscribe(move |change| {
+            let weight = |node: Option<&Arc<Node>>| node.and_then(|node| topology::weight_of(node));
+            if weight(change.old) != weight(change.new) {
+                let wishing = hinting.all().into_iter().filter(|service| topology::is_wished(service));
+                wishing.for_each(|service| hinted.add(ObjectKey::of(&*service)));
+            }
+        });
         nodes.subscribe(move |change| {
             let moved = change.old.map(|node| zone_of(node)) != change.new.map(|node| zone_of(node));
             let Some(node) = change.new.or(change.old).filter(|_| moved) else { return };
@@ -281,6 +333,7 @@ impl Controller for EndpointSliceController {
             nodes,
             slices: Slices::new(MANAGER, setup.client.clone(), slices),
             times: TriggerTimes::default(),
+            hinted: Mutex::default(),
         }
     }
 
@@ -288,6 +341,7 @@ impl Controller for EndpointSliceController {
         let Some(service) = self.services.get(key) else {
             self.slices.forget(key);
             self.times.forget(key);
+            self.hinted.lock().remove(key);
             return Ok(Action::Done);
         };
         let slices = service_pods::is_selecting(&service).then(|| self.slices.of(key)).flatten();
@@ -295,9 +349,14 @@ impl Controller for EndpointSliceController {
         let pods = service_pods::pods_behind(&service, &self.pods);
         let changed_at = self.times.note(&service, &pods);
         let zones = self.zones_of(&pods);
+        let nodes = if topology::is_wished(&service) { self.nodes.all() } else { Vec::new() };
+        let shares = topology::shares_of(nodes.iter().map(|node| &**node));
+        let shares = shares.as_ref();
         let observed =
-            Observed { service: &service, pods: &pods, zones: &zones, slices: &slices, changed_at };
-        for step in plan(&observed) {
+            Observed { service: &service, pods: &pods, zones: &zones, shares, slices: &slices, changed_at };
+        let Plan { steps, hints } = plan(&observed);
+        self.tell(key, &service, &hints);
+        for step in steps {
             if let Err(error) = self.slices.apply(key, step).await {
                 if is_namespace_going(&error) {
                     return Ok(Action::Done);
@@ -312,6 +371,29 @@ impl Controller for EndpointSliceController {
 }
 
 impl EndpointSliceController {
+    /// Records that hints by CPU came, went, or cannot be given.
+    fn tell(&self, key: &ObjectKey, service: &Service, hints: &[(Family, Hints)]) {
+        let (on, off) = ("TopologyAwareHintsEnabled", "TopologyAwareHintsDisabled");
+        for (family, hints) in hints {
+            let say = |why: &str| format!("{why}, addressType: {}", family.as_str());
+            let mut hinted = self.hinted.lock();
+            match hints {
+                Hints::Given if hinted.insert(key.clone()) => {
+                    self.events.normal(service, on, &say("Topology Aware Hints has been enabled"));
+                }
+                Hints::Given => {}
+                Hints::Refused(why) => {
+                    hinted.remove(key);
+                    self.events.warning(service, off, &say(why));
+                }
+                Hints::Unasked if hinted.remove(key) => {
+                    self.events.warning(service, off, &say("Topology Aware Hints has been disabled"));
+                }
+                Hints::Unasked => {}
+            }
+        }
+    }
+
     fn zones_of(&self, pods: &[Arc<Pod>]) -> BTreeMap<String, Option<String>> {
         let names = pods.iter().filter_map(|pod| pods::node_name(pod));
         let nodes = names.filter_map(|name| self.nodes.get(&ObjectKey::cluster(name)));

@@ -33,7 +33,8 @@ fn pods(count: usize) -> Vec<Arc<Pod>> {
 
 fn planned(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Vec<Step> {
     let zones = [("n".to_owned(), Some("z1".to_owned()))].into();
-    plan(&Observed { service, pods, zones: &zones, slices, changed_at: DateTime::from_timestamp(7, 0) })
+    let changed_at = DateTime::from_timestamp(7, 0);
+    plan(&Observed { service, pods, zones: &zones, shares: None, slices, changed_at }).steps
 }
 
 fn first_endpoint(service: &Service, pod: Arc<Pod>) -> Endpoint {
@@ -144,4 +145,42 @@ fn a_pod_on_a_node_that_is_gone_is_left_out_unless_all_are_published() {
     };
     assert_eq!(count(&service(json!({}))), 0);
     assert_eq!(count(&service(json!({"publishNotReadyAddresses": true}))), 1);
+}
+
+/// What is planned for four pods in the zone `a`, of two that have as much CPU.
+fn planned_by_cpu(service: &Service, shares: &[&str], slices: &[Arc<EndpointSlice>]) -> Plan {
+    let zones = [("n".to_owned(), Some("a".to_owned()))].into();
+    let shares: Shares = shares.iter().map(|zone| ((*zone).to_owned(), 0.5)).collect();
+    let shares = Some(&shares).filter(|shares| !shares.is_empty());
+    plan(&Observed { service, pods: &pods(4), zones: &zones, shares, slices, changed_at: None })
+}
+
+fn hinted_zones(slice: &EndpointSlice) -> Vec<String> {
+    let endpoints = slice.endpoints.iter().flatten();
+    let zones = endpoints.flat_map(|one| one.hints.iter().flat_map(|hints| hints.for_zones.iter().flatten()));
+    zones.map(|zone| zone.name.clone()).collect()
+}
+
+#[test]
+fn hints_by_cpu_are_given_stay_and_go_with_the_wish() {
+    let mut service = service(json!({"trafficDistribution": "PreferClose"}));
+    let mode =
+        |mode: &str| Some([("service.kubernetes.io/topology-mode".to_owned(), mode.to_owned())].into());
+    service.metadata.annotations = mode("Auto");
+    let given = planned_by_cpu(&service, &["a", "b"], &[]);
+    assert_eq!(given.hints, [(Family::V4, Hints::Given)]);
+    let slices = made(given.steps);
+    assert_eq!(hinted_zones(&slices[0]), ["b", "b", "a", "a"], "the wish of the field does not count");
+    assert!(planned_by_cpu(&service, &["a", "b"], &slices).steps.is_empty());
+
+    let refused = planned_by_cpu(&service, &[], &slices);
+    assert!(matches!(&refused.hints[0].1, Hints::Refused(why) if why.starts_with("Insufficient Node")));
+    let [Step::Update(bare)] = refused.steps.as_slice() else { panic!("{:?}", refused.steps) };
+    assert!(hinted_zones(bare).is_empty());
+
+    service.metadata.annotations = mode("Disabled");
+    let unasked = planned_by_cpu(&service, &["a", "b"], &slices);
+    assert_eq!(unasked.hints, [(Family::V4, Hints::Unasked)]);
+    let [Step::Update(close)] = unasked.steps.as_slice() else { panic!("{:?}", unasked.steps) };
+    assert_eq!(hinted_zones(close), ["a"; 4], "the field counts again");
 }
