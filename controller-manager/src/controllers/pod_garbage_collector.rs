@@ -12,7 +12,7 @@
 //! ready; and finished pods beyond the threshold, evicted ones first, then the oldest.
 //!
 //! # Differs from Kubernetes
-//! Acts on changes and per pod rather than every 20 s.
+//! Acts on changes and per pod rather than every 20 s; finished pods are counted at most once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,13 @@ use crate::pod_control::delete_exactly;
 
 /// How long a node must be missing before its pods go.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// Pods that finish within this time are counted together, since counting looks at every pod.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// In the queue, all finished pods together; no pod is without a namespace.
+fn finished_pods() -> ObjectKey {
+    ObjectKey::cluster("finished")
+}
 
 pub(crate) struct PodGarbageCollector {
     client: Client,
@@ -89,7 +96,10 @@ fn surplus(mut finished: Vec<Arc<Pod>>, threshold: usize) -> Vec<Arc<Pod>> {
         pods::phase(pod) == "Failed" && status.and_then(|status| status.reason.as_deref()) == Some("Evicted")
     };
     let count = finished.len().saturating_sub(threshold);
-    finished.sort_by_key(|pod| {
+    if count == 0 {
+        return Vec::new();
+    }
+    finished.sort_by_cached_key(|pod| {
         let created = pod.metadata.creation_timestamp.as_ref().map(moment_of);
         (!evicted(pod), created, name_of(&pod.metadata).to_owned())
     });
@@ -103,6 +113,11 @@ impl Controller for PodGarbageCollector {
 
     fn watches(setup: &Setup<'_>) -> Self {
         let pods = setup.watch_own::<Pod>();
+        let threshold = setup.config.terminated_pod_threshold;
+        if threshold > 0 {
+            let finished = |pod: &Pod| pods::is_terminal(pod).then(finished_pods).into_iter().collect();
+            setup.subscribe_gathering(&pods, GATHER, finished);
+        }
         let nodes = setup.read::<Node>();
         let (of_node, queue) = (pods.clone(), setup.queue.clone());
         nodes.subscribe(move |change| {
@@ -118,12 +133,16 @@ impl Controller for PodGarbageCollector {
             clock: setup.clock,
             pods,
             nodes,
-            threshold: setup.config.terminated_pod_threshold,
+            threshold,
             missing_since: Mutex::default(),
         }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
+        if *key == finished_pods() {
+            self.trim_finished().await?;
+            return Ok(Action::Done);
+        }
         let Some(pod) = self.pods.get(key) else { return Ok(Action::Done) };
         match plan(&pod, self.node_of(&pod)) {
             Step::Keep => {}
@@ -132,11 +151,7 @@ impl Controller for PodGarbageCollector {
                 if why != Why::NodeGone || self.is_really_gone(&pod).await? {
                     self.delete(&pod, why).await?;
                 }
-                return Ok(Action::Done);
             }
-        }
-        if pods::is_terminal(&pod) && self.threshold > 0 {
-            self.trim_finished().await?;
         }
         Ok(Action::Done)
     }
