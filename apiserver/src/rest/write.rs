@@ -273,16 +273,20 @@ impl Attempt<'_> {
         if self.manage == Manage::Update {
             typed::track(call, old, &mut object, &self.options.manager);
         }
-        match old {
-            None => strategy.prepare_for_create(&context, &mut object),
-            Some(old) => strategy.prepare_for_update(&context, &mut object, old),
-        }
+        let prepare = |object: &mut Value| match old {
+            None => strategy.prepare_for_create(&context, object),
+            Some(old) => strategy.prepare_for_update(&context, object, old),
+        };
+        prepare(&mut object);
         strategy.default(&mut object);
         let proposed = object.clone();
         let mut object = self.admit(&name, object).await?;
         let admitted = typed::difference(&call.kind, &proposed, &object);
         typed::complete(&call.kind, &mut object);
-        // Admission may have changed what these depend on.
+        if !admitted.is_empty() {
+            // Admission may say no more than a client may, and what it said counts as if it had come with the request.
+            prepare(&mut object);
+        }
         strategy.default(&mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;

@@ -1,8 +1,9 @@
 //! What differs between kinds: a table of strategies, and one default for all the others.
 //!
 //! The generic path asks [`find`] for the row of a kind and calls, in this order: `unify`, `prepare_for_create` or
-//! `prepare_for_update`, `default`, mutating admission, `assign`, the schema check, `validate_create` or
-//! `validate_update`. None of these does I/O; what they need of the cluster comes through [`Context`].
+//! `prepare_for_update`, `default`, mutating admission, the same preparation once more where that changed something,
+//! `default`, `assign`, the schema check, `validate_create` or `validate_update`. None of these does I/O; what they
+//! need of the cluster comes through [`Context`].
 
 mod certificates;
 pub(crate) mod computed;

@@ -39,13 +39,6 @@ impl Strategy for Pods {
         }
     }
 
-    fn default(&self, new: &mut Value) {
-        // Requests may have been filled in from limits since the object was prepared.
-        if new["status"]["phase"] == "Pending" && new["spec"]["nodeName"].is_null() {
-            set_qos(new);
-        }
-    }
-
     fn grace(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {
         let is_terminal = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
         if pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() || is_terminal {

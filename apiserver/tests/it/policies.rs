@@ -114,6 +114,31 @@ async fn a_mutating_policy_changes_what_is_written() {
 }
 
 #[tokio::test]
+async fn what_admission_adds_counts_as_if_it_had_come_with_the_request() {
+    let client = Client::start().await;
+    let gated = "[JSONPatch{op: 'add', path: '/spec/schedulingGates', value: [{'name': 'a.b/c'}]}, JSONPatch{op: 'add', path: '/status/phase', value: 'Running'}]";
+    let later = "[JSONPatch{op: 'add', path: '/spec/minReadySeconds', value: 7}]";
+    let expression = format!("object.kind == 'Pod' ? {gated} : request.operation == 'UPDATE' ? {later} : []");
+    let spec = json!({ "reinvocationPolicy": "Never", "mutations": [
+        { "patchType": "JSONPatch", "jsonPatch": { "expression": expression } },
+    ] });
+    put_in_force(&client, "Mutating", json!({ "resources": ["pods", "deployments"] }), spec).await;
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let (code, pod) = client.post("/api/v1/namespaces/default/pods", &pod).await;
+    assert_eq!((code, pod["status"]["phase"].as_str()), (201, Some("Pending")), "{pod}");
+    assert_eq!(pod["status"]["conditions"][0]["reason"], "SchedulingGated");
+    assert_eq!(pod["status"]["qosClass"], "BestEffort");
+    let (_, mut made) = client.post(DEPLOYMENTS, &deployment(1)).await;
+    assert_eq!(made["metadata"]["generation"], 1);
+    made["metadata"]["labels"] = json!({ "only": "this" });
+    let (code, changed) = client.put(&format!("{DEPLOYMENTS}/d"), &made).await;
+    assert_eq!((code, changed["spec"]["minReadySeconds"].as_i64()), (200, Some(7)), "{changed}");
+    assert_eq!(changed["metadata"]["generation"], 2);
+    client.stop().await;
+}
+
+#[tokio::test]
 async fn expressions_that_do_not_compile_are_refused_when_written() {
     let client = Client::start().await;
     let policy = json!({
