@@ -72,3 +72,56 @@ impl Expectations {
         self.pending.lock().remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, uid: &str, revision: u64) -> Pod {
+        let metadata =
+            json!({"name": name, "namespace": "ns", "uid": uid, "resourceVersion": revision.to_string()});
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("ns", "owner")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_creation_is_met_when_the_cache_shows_its_revision() {
+        let (cache, all) = (Informer::<Pod>::after([Event::Init, Event::InitDone]), Expectations::default());
+        all.created(&key(), &cache, &pod("a", "a", 7));
+        all.created(&key(), &cache, &pod("b", "b", 9));
+        cache.play([Event::Apply(pod("a", "a", 7))]);
+        assert!(!all.are_met(&key(), &cache));
+        assert!(all.are_met(&ObjectKey::new("ns", "other"), &cache));
+        cache.play([Event::Delete(pod("b", "b", 10))]);
+        assert!(all.are_met(&key(), &cache), "made and gone again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_is_met_when_the_object_goes_or_another_has_its_name() {
+        let seen = |uid: &str| Informer::<Pod>::after([Event::Apply(pod("a", uid, 7))]);
+        let (cache, all) = (seen("old"), Expectations::default());
+        all.deleted(&key(), &pod("a", "old", 7));
+        assert!(!all.are_met(&key(), &cache));
+        assert!(all.are_met(&key(), &seen("new")));
+        all.deleted(&key(), &pod("a", "old", 7));
+        cache.play([Event::Delete(pod("a", "old", 8))]);
+        assert!(all.are_met(&key(), &cache));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_that_never_shows_it_is_believed_in_the_end() {
+        let (cache, all) = (Informer::<Pod>::after([]), Expectations::default());
+        all.created(&key(), &cache, &pod("a", "a", 7));
+        tokio::time::advance(WAIT_MAX - Duration::from_secs(1)).await;
+        assert!(!all.are_met(&key(), &cache));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(all.are_met(&key(), &cache));
+    }
+}

@@ -92,6 +92,20 @@ impl<K: Cached> Informer<K> {
         }
     }
 
+    /// A cache to which these things happened.
+    #[cfg(test)]
+    pub(crate) fn after(events: impl IntoIterator<Item = watcher::Event<K>>) -> Self {
+        let informer = Self::new(Seen::default());
+        informer.play(events);
+        informer
+    }
+
+    /// These things happen.
+    #[cfg(test)]
+    pub(crate) fn play(&self, events: impl IntoIterator<Item = watcher::Event<K>>) {
+        events.into_iter().for_each(|event| self.apply(event));
+    }
+
     /// The object as last seen.
     pub(crate) fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         self.contents.read().objects.get(key).cloned()

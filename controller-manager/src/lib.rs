@@ -9,6 +9,7 @@ mod claims;
 mod controller;
 mod controllers;
 mod endpoint_slices;
+mod eviction;
 mod expectations;
 mod finalizers;
 mod informers;

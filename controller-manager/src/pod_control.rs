@@ -261,3 +261,40 @@ where
     }
     api.patch(owners::name_of(meta), &PatchParams::default(), &Patch::Merge(patch)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// The batches in which creations begin, of which those from the place `refused` on fail.
+    async fn batches(count: usize, refused: usize) -> (Vec<usize>, bool) {
+        let (begun, sizes) = (Mutex::new(0), Mutex::new(Vec::new()));
+        let create = |at: usize| {
+            *begun.lock() += 1;
+            let (begun, sizes) = (&begun, &sizes);
+            async move {
+                // All of a batch have begun before the first of them goes on.
+                let size = std::mem::take(&mut *begun.lock());
+                sizes.lock().extend((size > 0).then_some(size));
+                if at < refused {
+                    Ok(())
+                } else {
+                    Err(kube::Error::Api(Box::new(Status::failure("full", "Forbidden"))))
+                }
+            }
+        };
+        let made = slow_start(count, create).await.is_ok();
+        (sizes.into_inner(), made)
+    }
+
+    #[tokio::test]
+    async fn creations_begin_slowly_and_end_with_the_first_refusal() {
+        assert_eq!(batches(10, 10).await, (vec![1, 2, 4, 3], true));
+        assert_eq!(batches(100, 0).await, (vec![1], false), "what concerns all is tried once");
+        assert_eq!(batches(100, 4).await, (vec![1, 2, 4], false));
+        assert_eq!(batches(200, 200).await, (vec![1, 2, 4, 8, 16, 32, 64, 64, 9], true));
+    }
+}

@@ -12,6 +12,7 @@ mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taint_eviction;
 mod disruption;
 mod endpoints;
 mod endpointslice;
@@ -74,6 +75,7 @@ pub(crate) static ALL: &[Definition] = &[
     def::<node_ipam::NodeIpam>(),
     def::<node_lifecycle::NodeLifecycle>(),
     def::<taint_eviction::TaintEviction>(),
+    def::<device_taint_eviction::DeviceTaintEviction>(),
     def::<pod_garbage_collector::PodGarbageCollector>(),
     def::<horizontal_pod_autoscaler::HorizontalPodAutoscaling>(),
     def::<resource_claim::ResourceClaims>(),

@@ -13,47 +13,34 @@
 //! # Differs from Kubernetes
 //! A taint that says when it was added counts from then, so a restart of this process does not prolong it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::pods;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use component_base::clock::{Clock, moment_of};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, Client};
-use parking_lot::Mutex;
-use serde_json::json;
 
-use crate::controller::{Action, Controller, Events, ReconcileError, Setup};
+use crate::controller::{Action, Controller, ReconcileError, Setup};
+use crate::eviction::{Evictor, Verdict, Words, end_of};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 use crate::node_fit::tolerates;
-use crate::owners::{name_of, uid_of};
-use crate::pod_control::delete_exactly;
+use crate::owners::name_of;
+
+const WORDS: Words = Words {
+    reason: "DeletionByTaintManager",
+    message: "Taint manager: deleting due to NoExecute taint",
+    event: "TaintManagerEviction",
+    marked: |pod| format!("Marking for deletion Pod {pod}"),
+    kept: |pod| format!("Cancelling deletion of Pod {pod}"),
+};
 
 pub(crate) struct TaintEviction {
-    client: Client,
     clock: Clock,
-    events: Events,
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
-    /// Pods that are to go unless the taints do, by uid, and since when.
-    waiting: Mutex<HashMap<ObjectKey, (String, DateTime<Utc>)>>,
-}
-
-/// What becomes of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// No taint concerns it.
-    Untouched,
-    /// It tolerates its node's taints for ever.
-    Stay,
-    /// It may stay this long.
-    StayFor(Duration),
-    Evict,
+    evictor: Evictor,
 }
 
 fn evicting_taints(node: &Node) -> Vec<&Taint> {
@@ -75,16 +62,11 @@ fn plan(pod: &Pod, node: &Node, since: DateTime<Utc>, now: DateTime<Utc>) -> Ver
         };
         if let Some(seconds) = toleration.toleration_seconds {
             let since = taint.time_added.as_ref().map_or(since, |time| moment_of(time).min(since));
-            let seconds = chrono::Duration::try_seconds(seconds.max(0)).unwrap_or(chrono::Duration::MAX);
-            let this = since.checked_add_signed(seconds).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            let this = end_of(since, seconds);
             end = Some(end.map_or(this, |earlier| earlier.min(this)));
         }
     }
-    match end.map(|end| (end - now).to_std()) {
-        None => Verdict::Stay,
-        Some(Ok(left)) if !left.is_zero() => Verdict::StayFor(left),
-        Some(_) => Verdict::Evict,
-    }
+    Verdict::until(end, now)
 }
 
 #[async_trait]
@@ -106,84 +88,30 @@ impl Controller for TaintEviction {
                 bound.iter().for_each(|pod| queue.add(ObjectKey::of(&**pod)));
             }
         });
-        Self {
-            client: setup.client.clone(),
-            clock: setup.clock,
-            events: setup.events(),
-            pods,
-            nodes,
-            waiting: Mutex::default(),
-        }
+        let evictor = Evictor::new(setup.client.clone(), setup.clock, setup.events(), WORDS);
+        Self { clock: setup.clock, pods, nodes, evictor }
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         let live = |pod: &Arc<Pod>| !pods::is_terminating(pod) && !pods::is_terminal(pod);
         let Some(pod) = self.pods.get(key).filter(live) else {
-            self.waiting.lock().remove(key);
+            self.evictor.forget(key);
             return Ok(Action::Done);
         };
         let node = pods::node_name(&pod).and_then(|name| self.nodes.get(&ObjectKey::cluster(name)));
         let now = self.clock.now();
-        let verdict =
-            node.map_or(Verdict::Untouched, |node| plan(&pod, &node, self.since(key, &pod, now), now));
-        match verdict {
-            Verdict::StayFor(left) => {
-                self.waiting.lock().entry(key.clone()).or_insert((uid_of(&pod.metadata).to_owned(), now));
-                Ok(Action::RequeueAfter(left))
-            }
-            Verdict::Untouched | Verdict::Stay => {
-                if self.waiting.lock().remove(key).is_some() {
-                    let message = format!("Cancelling deletion of Pod {key}");
-                    self.events.normal(&*pod, "TaintManagerEviction", &message);
-                }
-                Ok(Action::Done)
-            }
-            Verdict::Evict => {
-                self.evict(&pod).await?;
-                self.waiting.lock().remove(key);
-                Ok(Action::Done)
-            }
-        }
-    }
-}
-
-impl TaintEviction {
-    /// Since when this very pod waits; now, if it does not yet.
-    fn since(&self, key: &ObjectKey, pod: &Pod, now: DateTime<Utc>) -> DateTime<Utc> {
-        let mut waiting = self.waiting.lock();
-        if waiting.get(key).is_some_and(|(uid, _)| uid != uid_of(&pod.metadata)) {
-            waiting.remove(key);
-        }
-        waiting.get(key).map_or(now, |(_, since)| *since)
-    }
-
-    async fn evict(&self, pod: &Pod) -> Result<(), kube::Error> {
-        let api: Api<Pod> =
-            Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": self.clock.time(),
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        match api
-            .patch_status(name_of(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch))
-            .await
-        {
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-        self.events.normal(
-            pod,
-            "TaintManagerEviction",
-            &format!("Marking for deletion Pod {}", ObjectKey::of(pod)),
-        );
-        delete_exactly(&self.client, pod, DeleteParams::default()).await
+        let since = self.evictor.since(key, &pod, now);
+        let verdict = node.map_or(Verdict::Untouched, |node| plan(&pod, &node, since, now));
+        Ok(self.evictor.apply(key, &pod, verdict, now).await?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
     use super::*;
 
     fn check(tolerations: serde_json::Value, taints: serde_json::Value, now_seconds: i64, expected: Verdict) {

@@ -10,6 +10,7 @@ mod crashes;
 mod cronjobs;
 mod daemons;
 mod deployments;
+mod devices;
 mod jobs;
 mod leadership;
 mod quotas;

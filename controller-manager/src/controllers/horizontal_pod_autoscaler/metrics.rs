@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::autoscaling::v2::{CrossVersionObjectReference, MetricSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Client;
+use kube::core::ApiResource;
 use serde_json::Value;
 
 use super::replicas::{Sample, Samples};
@@ -88,8 +89,7 @@ impl Scope<'_> {
     }
 
     async fn of_pods(&self, metric: &str, selector: Option<&LabelSelector>) -> Result<Samples, String> {
-        let path =
-            format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/{}/pods/*/{metric}", self.namespace);
+        let path = format!("namespaces/{}/pods/*/{metric}", self.namespace);
         let list = self.custom(&path, selector, Some(self.selector)).await?;
         if list.is_empty() {
             return Err("no metrics returned from custom metrics API".to_owned());
@@ -109,18 +109,25 @@ impl Scope<'_> {
         described: Option<&ServedResource>,
     ) -> Result<i64, String> {
         let resource = described.ok_or_else(|| format!("no matches for kind {:?}", about.kind))?;
-        let group = Some(&resource.api.group).filter(|group| !group.is_empty());
-        let plural =
-            group.map_or(resource.api.plural.clone(), |group| format!("{}.{group}", resource.api.plural));
-        let place =
-            if resource.namespaced { format!("namespaces/{}/", self.namespace) } else { String::new() };
-        let path = format!("/apis/custom.metrics.k8s.io/v1beta2/{place}{plural}/{}/{metric}", about.name);
+        let path = self.path_of(&resource.api, &about.name, metric);
         let list = self.custom(&path, selector, None).await?;
         list.first()
             .map(|item| milli(&item["value"]))
             .ok_or_else(|| "no metrics returned from custom metrics API".to_owned())
     }
 
+    /// Where a figure of an object is, whatever scope its kind has. A namespace has its own, of the autoscaler's
+    /// only: an autoscaler does not look out of its namespace.
+    fn path_of(&self, kind: &ApiResource, name: &str, metric: &str) -> String {
+        let namespace = self.namespace;
+        match (kind.group.as_str(), kind.plural.as_str()) {
+            ("", "namespaces") => format!("namespaces/{namespace}/metrics/{metric}"),
+            ("", plural) => format!("namespaces/{namespace}/{plural}/{name}/{metric}"),
+            (group, plural) => format!("namespaces/{namespace}/{plural}.{group}/{name}/{metric}"),
+        }
+    }
+
+    /// Asks the version that adapters should serve, then the one that older ones do.
     async fn custom(
         &self,
         path: &str,
@@ -130,7 +137,12 @@ impl Scope<'_> {
         let metric_labels = text_of(selector);
         let mut query = vec![("metricLabelSelector", metric_labels.as_str())];
         query.extend(pods.map(|pods| ("labelSelector", pods)));
-        let list = self.get(path, &query).await.map_err(|error| {
+        let of = |version: &str| format!("/apis/custom.metrics.k8s.io/{version}/{path}");
+        let list = match self.get(&of("v1beta2"), &query).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => self.get(&of("v1beta1"), &query).await,
+            asked => asked,
+        };
+        let list = list.map_err(|error| {
             let missing = "the server could not find the metric";
             format!("unable to fetch metrics from custom metrics API: {}", said(&error, missing))
         })?;
@@ -234,6 +246,11 @@ pub(super) fn written(selector: Option<&LabelSelector>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use kube::client::Body;
+    use kube::core::GroupVersionKind;
+    use parking_lot::Mutex;
     use serde_json::json;
 
     use super::*;
@@ -259,6 +276,116 @@ mod tests {
         assert_eq!(app["a"].value, 250);
         let missing = resource_samples(&list(), "cpu", Some("side")).unwrap_err();
         assert_eq!(missing, "container side not present in metrics for pod ns/b");
+    }
+
+    /// Serves one path and notes what was asked for.
+    fn source(path: &'static str, answer: Value) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            log.lock().push(request.uri().to_string());
+            let found = request.uri().path() == path;
+            let gone = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"});
+            let (code, body) = if found { (200, answer.clone()) } else { (404, gone) };
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            async move { http::Response::builder().status(code).body(body) }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    /// What a source that answers at `path` says about `spec`, and the query that it was asked with.
+    async fn asked(spec: Value, path: &'static str, answer: Value) -> (Result<Measured, String>, String) {
+        let (client, asked) = source(path, answer);
+        let scope = Scope { client: &client, namespace: "ns", selector: "app=web" };
+        let spec: MetricSpec = serde_json::from_value(spec).unwrap();
+        let described = spec.object.as_ref().map(|object| {
+            let (group, version) = object
+                .described_object
+                .api_version
+                .as_deref()
+                .unwrap()
+                .rsplit_once('/')
+                .unwrap_or(("", "v1"));
+            let kind = object.described_object.kind.clone();
+            let kind = GroupVersionKind { group: group.to_owned(), version: version.to_owned(), kind };
+            let plural = format!("{}s", kind.kind.to_lowercase());
+            let api = ApiResource::from_gvk_with_plural(&kind, &plural);
+            ServedResource { api, namespaced: true, can_watch: true, can_delete_collection: true }
+        });
+        let measured = fetch(&scope, &spec, described.as_ref()).await;
+        let last = asked.lock().last().unwrap().split_once('?').unwrap().1.to_owned();
+        (measured, last)
+    }
+
+    fn values(values: &[&str]) -> Value {
+        let item = |value: &&str| json!({"value": value, "describedObject": {"name": format!("p{value}")}});
+        json!({"items": values.iter().map(item).collect::<Vec<_>>()})
+    }
+
+    fn object(api_version: &str, kind: &str) -> Value {
+        let about = json!({"apiVersion": api_version, "kind": kind, "name": "o"});
+        let target = json!({"type": "Value", "value": "1"});
+        json!({"type": "Object", "object": {"metric": {"name": "hits"}, "describedObject": about, "target": target}})
+    }
+
+    #[tokio::test]
+    async fn resources_are_asked_for_by_the_pods_labels() {
+        let target = json!({"type": "Utilization", "averageUtilization": 1});
+        let whole = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
+        let part = json!({"type": "ContainerResource",
+            "containerResource": {"name": "cpu", "container": "app", "target": target}});
+        for (spec, expected) in [(whole, 300), (part, 250)] {
+            let path = "/apis/metrics.k8s.io/v1beta1/namespaces/ns/pods";
+            let (measured, query) = asked(spec, path, list()).await;
+            let Ok(Measured::Pods(samples)) = measured else { panic!("{measured:?}") };
+            assert_eq!((samples["a"].value, query.as_str()), (expected, "labelSelector=app%3Dweb"));
+        }
+    }
+
+    #[tokio::test]
+    async fn figures_of_pods_are_asked_for_in_both_versions() {
+        let metric = json!({"name": "hits", "selector": {"matchLabels": {"verb": "get"}}});
+        let target = json!({"type": "AverageValue", "averageValue": "1"});
+        let spec = json!({"type": "Pods", "pods": {"metric": metric, "target": target}});
+        for path in [
+            "/apis/custom.metrics.k8s.io/v1beta2/namespaces/ns/pods/*/hits",
+            "/apis/custom.metrics.k8s.io/v1beta1/namespaces/ns/pods/*/hits",
+        ] {
+            let (measured, query) = asked(spec.clone(), path, values(&["2", "500m"])).await;
+            let Ok(Measured::Pods(samples)) = measured else { panic!("{measured:?}") };
+            assert_eq!((samples["p2"].value, samples["p500m"].value), (2_000, 500));
+            assert_eq!(query, "metricLabelSelector=verb%3Dget&labelSelector=app%3Dweb");
+        }
+        let (measured, _) = asked(spec, "/nowhere", Value::Null).await;
+        let why = "unable to get metric hits: unable to fetch metrics from custom metrics API: the server could not \
+                   find the metric";
+        assert!(measured.unwrap_err().starts_with(why));
+    }
+
+    #[tokio::test]
+    async fn a_figure_of_an_object_is_beside_the_autoscaler_whatever_the_kind() {
+        for (api_version, kind, path) in [
+            ("v1", "Service", "services/o/hits"),
+            ("networking.k8s.io/v1", "Ingress", "ingresss.networking.k8s.io/o/hits"),
+            ("v1", "Node", "nodes/o/hits"),
+            ("v1", "Namespace", "metrics/hits"),
+        ] {
+            let path = format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/ns/{path}").leak();
+            let (measured, _) = asked(object(api_version, kind), path, values(&["7"])).await;
+            assert_eq!(measured, Ok(Measured::Value(7_000)), "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn external_figures_are_added_up() {
+        let metric = json!({"name": "queue", "selector": {"matchLabels": {"q": "a"}}});
+        let target = json!({"type": "Value", "value": "1"});
+        let spec = json!({"type": "External", "external": {"metric": metric, "target": target}});
+        let path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/ns/queue";
+        let (measured, query) = asked(spec.clone(), path, values(&["2", "3"])).await;
+        assert_eq!((measured, query.as_str()), (Ok(Measured::Value(5_000)), "labelSelector=q%3Da"));
+        let (measured, _) = asked(spec, path, json!({"items": []})).await;
+        assert!(measured.unwrap_err().ends_with("no metrics returned from external metrics API"));
     }
 
     #[test]
