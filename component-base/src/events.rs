@@ -131,7 +131,8 @@ impl Writer {
     async fn run(mut self, mut notes: mpsc::Receiver<Note>) {
         while let Some(note) = notes.recv().await {
             let verdict = self.correlator.judge(&note, note.at);
-            if let Err(error) = self.write(&note, &verdict).await {
+            // In a box, so that a writer with nothing to write holds no place for a request.
+            if let Err(error) = Box::pin(self.write(&note, &verdict)).await {
                 self.dropped.inc();
                 let reason = &note.reason;
                 // In a namespace that is going nobody will read it.

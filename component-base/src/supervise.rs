@@ -1,13 +1,18 @@
 //! Tasks with a name and an owner: the only place that spawns.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 
+use futures::FutureExt;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, error_span};
 
 use crate::Shutdown;
 
 /// A set of named tasks that end together.
+///
+/// Futures are wrapped by combinators and not by async blocks: a block keeps a place for what it was given beside
+/// the place where it awaits it, and each task would be twice as large with every block around it.
 ///
 /// A task that panics is logged under its name and cancels the set, so that its owner sees it and the
 /// process does not go on with a part missing.
@@ -34,13 +39,12 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let shutdown = self.shutdown.clone();
-        let guarded = async move {
-            let caught = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(future)).await;
+        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |caught| {
             if caught.is_err() {
                 error!(task = name, "task panicked; stopping its component");
                 shutdown.cancel();
             }
-        };
+        });
         self.spawn_raw(guarded.instrument(error_span!("task", name)));
     }
 
@@ -49,10 +53,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let shutdown = self.shutdown.clone();
-        self.spawn(name, async move {
-            shutdown.run_until_cancelled(future).await;
-        });
+        self.spawn(name, self.shutdown.clone().run_until_cancelled_owned(future).map(drop));
     }
 
     fn spawn_raw<F>(&self, future: F)

@@ -258,7 +258,10 @@ impl Agent {
 
     async fn follow_pods(self: Arc<Self>, seen: Seen) {
         let wanted = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
-        let mut stream = watcher(Api::<Pod>::all(self.client.clone()), wanted).default_backoff().boxed();
+        let mut stream = watcher(Api::<Pod>::all(self.client.clone()), wanted)
+            .modify(|pod| pod.metadata.managed_fields = None)
+            .default_backoff()
+            .boxed();
         let mut listed: BTreeSet<String> = BTreeSet::new();
         let mut first = true;
         let shutdown = self.tasks.shutdown().clone();

@@ -143,7 +143,7 @@ pub trait Runtime: Send + Sync + 'static {
 /// Most bytes that `exec_sync` keeps of each of stdout and stderr.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Events that wait for a slow receiver before the oldest is dropped.
-pub const EVENTS_MAX: usize = 1024;
+pub const EVENTS_MAX: usize = 128;
 
 #[derive(Clone, Debug)]
 pub struct RuntimeVersion {

@@ -5,7 +5,7 @@
 //! minutes on. Then what is the same as before is counted up instead of created. Last, a component that says
 //! too much about one object is silenced: 25 at once, then one in five minutes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use chrono::{DateTime, Duration, Utc};
@@ -41,35 +41,30 @@ pub(super) struct Telling {
     pub first: DateTime<Utc>,
 }
 
-/// Who says something about what.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Subject {
-    component: String,
-    kind: String,
-    namespace: String,
+/// What stands for a name of many texts: two names that differ share one in 2^128.
+type Fingerprint = u128;
+
+fn fingerprint(of: impl Hash) -> Fingerprint {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, &of).hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(0) << 64 | half(1)
+}
+
+/// The same event so far; of a group that is combined, every event.
+#[derive(Debug)]
+struct Series {
     name: String,
-    uid: String,
-    api_version: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct GroupKey {
-    subject: Subject,
-    type_: super::EventType,
-    reason: String,
-}
-
-/// The same event again; of a group that is combined, every event.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct SeriesKey {
-    group: GroupKey,
-    /// Place in the object and message.
-    exactly: Option<(String, String)>,
+    count: i32,
+    first: DateTime<Utc>,
 }
 
 #[derive(Debug)]
 struct Group {
-    messages: BTreeSet<String>,
+    /// Oldest first.
+    messages: Vec<Fingerprint>,
     last: DateTime<Utc>,
 }
 
@@ -92,61 +87,65 @@ impl Bucket {
     }
 }
 
-/// What was said so far. One correlator sees all events about an object, in their order.
+/// What was said so far. One correlator sees all events about an object, in their order. Thousands of objects
+/// are remembered, so no text is but the names of Events.
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
-    groups: Memory<GroupKey, Group>,
-    series: Memory<SeriesKey, Telling>,
-    buckets: Memory<Subject, Bucket>,
+    groups: Memory<Group>,
+    series: Memory<Series>,
+    buckets: Memory<Bucket>,
 }
 
 impl Correlator {
     /// Decides about an event of this moment.
     pub(super) fn judge(&mut self, note: &Note, now: DateTime<Utc>) -> Verdict {
         let subject = subject_of(note);
-        let group = GroupKey { subject: subject.clone(), type_: note.type_, reason: note.reason.clone() };
-        let (message, exactly) = if self.is_combined(&group, &note.message, now) {
+        let group = fingerprint((subject, note.type_, &note.reason));
+        let (message, exactly) = if self.is_combined(group, &note.message, now) {
             (format!("(combined from similar events): {}", note.message), None)
         } else {
-            let place = note.about.field_path.clone().unwrap_or_default();
-            (note.message.clone(), Some((place, note.message.clone())))
+            (
+                note.message.clone(),
+                Some((note.about.field_path.as_deref().unwrap_or_default(), &note.message)),
+            )
         };
-        let verdict = self.observe(SeriesKey { group, exactly }, note, message, now);
+        let verdict = self.observe(fingerprint((group, exactly)), note, message, now);
         let full = || Bucket { tokens: BURST, filled: now };
         if self.buckets.entry(subject, full).take(now) { verdict } else { Verdict::Silence }
     }
 
-    fn is_combined(&mut self, key: &GroupKey, message: &str, now: DateTime<Utc>) -> bool {
-        let fresh = || Group { messages: BTreeSet::new(), last: now };
-        let group = self.groups.entry(key.clone(), fresh);
+    fn is_combined(&mut self, group: Fingerprint, message: &str, now: DateTime<Utc>) -> bool {
+        let fresh = || Group { messages: Vec::new(), last: now };
+        let group = self.groups.entry(group, fresh);
         if now - group.last > GROUP_AGE_MAX {
             group.messages.clear();
         }
         group.last = now;
-        group.messages.insert(message.to_owned());
+        let message = fingerprint(message);
+        if !group.messages.contains(&message) {
+            group.messages.push(message);
+        }
         let combined = group.messages.len() >= MESSAGES_MAX;
         if combined {
-            group.messages.pop_first();
+            group.messages.remove(0);
         }
         combined
     }
 
-    fn observe(&mut self, key: SeriesKey, note: &Note, message: String, now: DateTime<Utc>) -> Verdict {
-        let name = name_of(note.about.name.as_deref().unwrap_or_default(), now, &key);
-        let begin = || Telling { name, message: String::new(), count: 0, first: now };
-        let telling = self.series.entry(key, begin);
-        telling.count = telling.count.saturating_add(1);
-        telling.message = message;
-        match telling.count {
-            1 => Verdict::Create(telling.clone()),
-            _ => Verdict::CountUp(telling.clone()),
-        }
+    fn observe(&mut self, key: Fingerprint, note: &Note, message: String, now: DateTime<Utc>) -> Verdict {
+        let object = note.about.name.as_deref().unwrap_or_default();
+        let begin = || Series { name: name_of(object, now, key), count: 0, first: now };
+        let series = self.series.entry(key, begin);
+        series.count = series.count.saturating_add(1);
+        let telling =
+            Telling { name: series.name.clone(), message, count: series.count, first: series.first };
+        if series.count == 1 { Verdict::Create(telling) } else { Verdict::CountUp(telling) }
     }
 }
 
 /// The name of a new Event: the object's, and what tells the beginning of this series from that of any
 /// other, by whatever component: its moment and what it is about.
-fn name_of(object: &str, now: DateTime<Utc>, series: &SeriesKey) -> String {
+fn name_of(object: &str, now: DateTime<Utc>, series: Fingerprint) -> String {
     const CHARS_MAX: usize = 253;
     let mut hasher = DefaultHasher::new();
     (now, series).hash(&mut hasher);
@@ -154,34 +153,28 @@ fn name_of(object: &str, now: DateTime<Utc>, series: &SeriesKey) -> String {
     object.chars().take(CHARS_MAX - end.len()).collect::<String>() + &end
 }
 
-fn subject_of(note: &Note) -> Subject {
-    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+/// Who says something about what.
+fn subject_of(note: &Note) -> Fingerprint {
     let about = &note.about;
-    Subject {
-        component: note.component.clone(),
-        kind: text(&about.kind),
-        namespace: text(&about.namespace),
-        name: text(&about.name),
-        uid: text(&about.uid),
-        api_version: text(&about.api_version),
-    }
+    let object = [&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version];
+    fingerprint((&note.component, object.map(|part| part.as_deref().unwrap_or_default())))
 }
 
 /// A map that forgets what was used least recently, a quarter at a time.
 #[derive(Debug)]
-struct Memory<K, V> {
-    known: HashMap<K, (u64, V)>,
+struct Memory<V> {
+    known: HashMap<Fingerprint, (u64, V)>,
     uses: u64,
 }
 
-impl<K, V> Default for Memory<K, V> {
+impl<V> Default for Memory<V> {
     fn default() -> Self {
         Self { known: HashMap::new(), uses: 0 }
     }
 }
 
-impl<K: Hash + Eq, V> Memory<K, V> {
-    fn entry(&mut self, key: K, fresh: impl FnOnce() -> V) -> &mut V {
+impl<V> Memory<V> {
+    fn entry(&mut self, key: Fingerprint, fresh: impl FnOnce() -> V) -> &mut V {
         self.uses += 1;
         if self.known.len() >= REMEMBERED_MAX && !self.known.contains_key(&key) {
             let mut uses: Vec<u64> = self.known.values().map(|(used, _)| *used).collect();
@@ -301,6 +294,6 @@ mod tests {
         (0..10_000).for_each(|key| *memory.entry(key, || 0) = key);
         assert!(memory.known.len() <= REMEMBERED_MAX);
         assert_eq!(*memory.entry(9_999, || 0), 9_999);
-        assert_eq!(*memory.entry(0, || -1), -1);
+        assert_eq!(*memory.entry(0, || 1), 1, "forgotten");
     }
 }

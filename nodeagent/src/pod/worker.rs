@@ -132,7 +132,8 @@ impl Worker {
     /// Works until nothing of the pod is left on this node.
     pub(crate) async fn run(mut self) {
         loop {
-            let until = match self.round().await {
+            // In a box, so that a pod at which nothing happens holds no place for what a round needs.
+            let until = match Box::pin(self.round()).await {
                 Round::End => break,
                 Round::Retry => Instant::now() + RETRY,
                 Round::Wait(when) => {
