@@ -29,15 +29,16 @@ pub fn check_wildcard_subdomain(name: &str) -> Vec<String> {
 }
 
 /// A DNS subdomain, a slash and a path.
-pub fn check_domain_path(text: &str) -> Vec<String> {
+pub fn check_domain_path(text: &str) -> Vec<(&str, String)> {
     let Some((domain, path)) =
         text.split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
     else {
-        return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()];
+        return vec![(text, "must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned())];
     };
-    let mut problems = check_dns_subdomain(domain);
+    let mut problems: Vec<_> = check_dns_subdomain(domain).into_iter().map(|why| (domain, why)).collect();
     if !path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c)) {
-        problems.push("Invalid path".to_owned());
+        let why = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        problems.push((path, why.to_owned()));
     }
     problems
 }

@@ -107,10 +107,34 @@ pub fn same_but(old: &Map<String, Value>, new: &Map<String, Value>, besides: &[&
         && new.iter().filter(|(name, _)| counts(name)).all(|(name, value)| old.get(name) == Some(value))
 }
 
+/// A value as Kubernetes prints what it has read, in its messages.
+pub fn go_text(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| *name);
+            let fields = fields.into_iter().map(|(name, value)| format!("{name}:{}", go_text(value)));
+            format!("map[{}]", fields.collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" "))
+        }
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_value_is_printed_as_go_does() {
+        let patch = serde_json::json!({"b": [1, "x", null], "a": {"c": true}});
+        assert_eq!(go_text(&patch), "map[a:map[c:true] b:[1 x <nil>]]");
+    }
 
     #[test]
     fn a_json_patch_that_fails_changes_nothing_and_says_so() {

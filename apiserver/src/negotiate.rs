@@ -4,6 +4,7 @@
 //! Protobuf is read but never written: clients that prefer it name JSON as their second choice and get that.
 
 mod forms;
+mod yaml;
 
 use std::io::Write as _;
 
@@ -145,9 +146,7 @@ pub(crate) fn answer_json(
         Encoding::Yaml => {
             let value: Value = serde_json::from_slice(&body)
                 .map_err(|e| Status::internal(format!("a stored object is not JSON: {e}")))?;
-            let text = serde_yaml::to_string(&value)
-                .map_err(|e| Status::internal(format!("cannot write the answer as YAML: {e}")))?;
-            finish(code, Bytes::from(text), "application/yaml", accept.gzip)
+            finish(code, Bytes::from(yaml::encode(&value)), "application/yaml", accept.gzip)
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Directives: `$patch` (`replace`, `delete`) in objects and list items, `$retainKeys` in objects,
 //! `$setElementOrder/FIELD` and `$deleteFromPrimitiveList/FIELD` beside a list.
 
-use super::PatchError;
+use super::{PatchError, go_text};
 use crate::schema::{PatchStrategy, Schema};
 use serde_json::{Map, Value};
 
@@ -27,7 +27,10 @@ fn merge_object(schema: Option<&Schema>, mut old: Fields, patch: &Fields) -> Res
         Some("replace") => return clean_object(patch),
         Some("delete") => return Ok(Fields::new()),
         None => {}
-        Some(other) => return Err(PatchError::Unmergeable(format!("unknown patch type: {other}"))),
+        Some(other) => {
+            let shown = go_text(&Value::Object(patch.clone()));
+            return Err(PatchError::Unmergeable(format!("unknown patch type: {other} in map: {shown}")));
+        }
     }
     retain_keys(&mut old, patch)?;
     let changed = patch.keys().filter_map(|key| field_of(key));
@@ -158,7 +161,7 @@ fn merge_keyed(
             return Err(bad(format!("item of a list merged by {key:?} must be an object")));
         };
         let Some(name) = fields.get(key) else {
-            let why = format!("map: {item} does not contain declared merge key: {key}");
+            let why = format!("map: {} does not contain declared merge key: {key}", go_text(item));
             return Err(PatchError::Unmergeable(why));
         };
         let at = old.iter().position(|o| o.get(key) == Some(name));
@@ -278,7 +281,7 @@ mod tests {
             "Pod",
             old,
             pod(json!([{"image": "no name"}])),
-            expect![[r#"error: map: {"image":"no name"} does not contain declared merge key: name"#]],
+            expect![[r#"error: map: map[image:no name] does not contain declared merge key: name"#]],
         );
     }
 

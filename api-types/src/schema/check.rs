@@ -60,6 +60,8 @@ pub struct TypeError {
     wanted: String,
     /// What Go's decoder would say.
     text: String,
+    /// What Go's conversion of maps into types would say, if that knows the type.
+    conversion: Option<String>,
 }
 
 impl fmt::Display for TypeError {
@@ -69,6 +71,11 @@ impl fmt::Display for TypeError {
 }
 
 impl TypeError {
+    /// The error of an object that was not decoded from a text but made of maps and lists.
+    pub fn conversion(&self) -> &str {
+        self.conversion.as_deref().unwrap_or(&self.text)
+    }
+
     /// The error as a custom resource's validation reports it.
     pub fn to_field_error(&self) -> FieldError {
         let found = name_of(&self.value);
@@ -181,13 +188,23 @@ impl Walk<'_> {
             path if path.is_empty() => "Go value".to_owned(),
             path => format!("Go struct field {owner}.{path}"),
         };
+        // Types of these forms read themselves.
+        let reads_itself = matches!(schema.ty, Type::IntOrString | Type::Quantity);
+        let is_plain = matches!(problem, Problem::Type) && !reads_itself;
+        let conversion = is_plain.then(|| unconverted(value, &go_type(schema)));
         let text = match problem {
             Problem::Type => {
                 format!("json: cannot unmarshal {} into {place} of type {}", found(value), go_type(schema))
             }
             Problem::Text(text) => text,
         };
-        let error = TypeError { path: self.path.clone(), value: value.clone(), wanted: wanted(schema), text };
+        let error = TypeError {
+            path: self.path.clone(),
+            value: value.clone(),
+            wanted: wanted(schema),
+            text,
+            conversion,
+        };
         self.findings.type_errors.push(error);
     }
 }
@@ -292,6 +309,30 @@ fn wanted(schema: &Schema) -> String {
         Type::IntOrString => "integer,string",
     }
     .to_owned()
+}
+
+/// Why Go does not make a value of the type out of this one.
+fn unconverted(value: &Value, wanted: &str) -> String {
+    let (name, kind) = match value {
+        Value::String(_) => ("string", "string"),
+        Value::Bool(_) => ("bool", "bool"),
+        Value::Number(number) if number.is_f64() => ("float64", "float64"),
+        Value::Number(_) => ("int64", "int64"),
+        Value::Array(_) => ("[]interface {}", "slice"),
+        Value::Object(_) => ("map[string]interface {}", "map"),
+        Value::Null => ("<nil>", "invalid"),
+    };
+    match wanted {
+        slice if slice.starts_with("[]") => format!("cannot restore slice from {kind}"),
+        map if map.starts_with("map[") => format!("cannot restore map from {kind}"),
+        structure if structure.contains('.') => format!("cannot restore struct from: {kind}"),
+        // Go could make a text of the number, but means a character by it.
+        "string" if name == "int64" => format!("cannot convert {name} to {wanted}"),
+        number if value.is_number() && number != "string" && number != "bool" => {
+            format!("cannot convert {name} to {wanted}")
+        }
+        scalar => format!("unrecognized type: {scalar}"),
+    }
 }
 
 fn go_type(schema: &Schema) -> String {

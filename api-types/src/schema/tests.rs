@@ -27,6 +27,24 @@ fn every_kind_has_a_schema() {
 }
 
 #[test]
+fn values_that_cannot_be_converted_are_told_in_the_words_of_the_conversion() {
+    let schema = builtin(crate::kinds::find_kind("apps", "v1", "Deployment").unwrap()).unwrap();
+    let told = |spec: Value| {
+        let found = schema.check(&json!({ "spec": spec }));
+        found.type_errors.iter().map(|error| error.conversion().to_owned()).collect::<Vec<_>>()
+    };
+    let of_pod = |spec: Value| told(json!({"template": {"spec": spec}}));
+    assert_eq!(of_pod(json!({"containers": "x"})), ["cannot restore slice from string"]);
+    assert_eq!(of_pod(json!({"nodeSelector": []})), ["cannot restore map from slice"]);
+    assert_eq!(of_pod(json!({"nodeName": 1})), ["cannot convert int64 to string"]);
+    assert_eq!(told(json!({"template": true})), ["cannot restore struct from: bool"]);
+    assert_eq!(
+        told(json!({"replicas": "x", "paused": 1})),
+        ["unrecognized type: int32", "unrecognized type: bool"]
+    );
+}
+
+#[test]
 fn wrong_types_are_told_as_kubernetes_tells_them() {
     check(
         "apps/v1/Deployment",

@@ -20,6 +20,7 @@ pub(crate) mod persistent_volume_claim_resize;
 pub(crate) mod pod_security;
 pub(crate) mod priority;
 pub(crate) mod rbac_escalation;
+pub(crate) mod resource_claim_status_authorization;
 pub(crate) mod resource_quota;
 mod review;
 pub(crate) mod runtime_class;
@@ -108,9 +109,10 @@ fn validate_boxed<'r, P: AsyncPlugin>(review: &'r Review<'_>) -> Outcome<'r> {
 }
 
 /// All plugins, in the order in which they run: that of Kubernetes' `AllOrderedPlugins`. What RBAC refuses is
-/// refused there by its storage, before any plugin validates.
+/// refused there by its storage, before any plugin validates; so is what may not be said of a claim.
 pub(crate) static PLUGINS: &[Row] = &[
     def::<rbac_escalation::RbacEscalation>(),
+    def::<resource_claim_status_authorization::ResourceClaimStatusAuthorization>(),
     def::<namespace_lifecycle::NamespaceLifecycle>(),
     def::<limit_ranger::LimitRanger>(),
     def_async::<service_account::ServiceAccount>(),
@@ -232,6 +234,7 @@ pub(crate) mod fixture {
         let (namespace, name) = (text("namespace"), text("name"));
         ask(&mut Review {
             operation,
+            verb: "update",
             kind,
             subresource,
             namespace: &namespace,

@@ -110,6 +110,8 @@ fn delete_options(options: &DeleteOptions) -> Value {
 /// One write on its way to the store, or a connection on its way to a node.
 pub(crate) struct Review<'a> {
     pub(crate) operation: Operation,
+    /// What the client asked for: a patch is an update too.
+    pub(crate) verb: &'a str,
     /// The row that the request names; `new` and `old` are in its version, unless a subresource has a kind of
     /// its own.
     pub(crate) kind: &'a Kind,

@@ -95,8 +95,11 @@ fn own_node(attributes: &Attributes, node: &str) -> Result<bool, String> {
     match (attributes.verb.as_str(), attributes.name == node) {
         ("delete" | "deletecollection", _) => Ok(false),
         (_, true) => Ok(true),
+        (_, false) if readable && attributes.name.is_empty() => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
         (_, false) if readable => {
-            Err(format!("node {node:?} cannot read {:?}, only its own Node object", attributes.name))
+            Err(format!("node '{node}' cannot read '{}', only its own Node object", attributes.name))
         }
         (_, false) => Err(format!("node {node:?} is not allowed to modify node {:?}", attributes.name)),
     }
@@ -108,7 +111,7 @@ fn own_pods(attributes: &Attributes, node: &str, view: &dyn View) -> Result<bool
             attributes.fields.iter().any(|(path, value)| path == "spec.nodeName" && value == node);
         return match selects_own {
             true => Ok(true),
-            false => Err(format!("can only list/watch pods with spec.nodeName field selector {node:?}")),
+            false => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
         };
     }
     let pod = view.object("pods", &attributes.namespace, &attributes.name);

@@ -86,8 +86,10 @@ impl Token {
         let bytes = URL_SAFE_NO_PAD
             .decode(text.trim_end_matches('='))
             .map_err(|error| refuse(format!("continue key is not valid: {error}")))?;
-        let token: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| refuse(format!("continue key is not valid: {error}")))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|error| {
+            let why = super::body::syntax::fault(&bytes).unwrap_or_else(|| error.to_string());
+            refuse(format!("continue key is not valid: {why}"))
+        })?;
         let of = "(version meta.k8s.io/v1)";
         match &token {
             Self { v, .. } if v != TOKEN_VERSION => Err(refuse(format!(

@@ -1,6 +1,6 @@
 //! The fields of `metadata` that belong to the server: names, uid, times, generation, deletion.
 
-use api_types::kinds::Kind;
+use api_types::kinds::{Kind, find_kind, split_api_version};
 use api_types::names;
 use api_types::patch::same_but;
 use api_types::status::{FieldError, Status};
@@ -67,12 +67,30 @@ fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
     let name = object["kind"].as_str().unwrap_or_default().to_owned();
     let is_other_version = !version.is_empty() && version != kind.api_version();
-    if is_other_version || (!name.is_empty() && name != kind.kind) {
-        return Err(other_type(kind, &version, &name));
+    let is_other_kind = !name.is_empty() && name != kind.kind;
+    match (is_other_version, is_other_kind) {
+        (false, false) => {}
+        // Objects of custom kinds can be read whatever they say they are.
+        (false, true) if kind.custom.is_some() => return Err(wrong_kind(kind, &name, object)),
+        (true, _) if kind.custom.is_some() => return Err(wrong_version(kind, &version)),
+        _ => return Err(other_type(kind, &version, &name)),
     }
     object["kind"] = json!(kind.kind);
     object["apiVersion"] = json!(kind.api_version());
     Ok(())
+}
+
+fn wrong_kind(kind: &Kind, name: &str, object: &Value) -> Status {
+    let wrong = FieldError::invalid("kind", name, format!("must be {}", kind.kind));
+    let object_name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Status::invalid_kind(&kind.group, name, object_name, vec![wrong])
+}
+
+fn wrong_version(kind: &Kind, version: &str) -> Status {
+    Status::bad_request(format!(
+        "the API version in the data ({version}) does not match the expected API version ({})",
+        kind.api_version()
+    ))
 }
 
 /// A body of another type; what it leaves unsaid is that of the type which is expected.
@@ -80,12 +98,19 @@ fn other_type(kind: &Kind, version: &str, name: &str) -> Status {
     let expected = kind.api_version();
     let version = if version.is_empty() { expected.as_str() } else { version };
     let name = if name.is_empty() { kind.kind.as_str() } else { name };
-    let short = version.rsplit('/').next().unwrap_or_default();
+    let (group, short) = split_api_version(version);
     let wanted = &kind.kind;
-    Status::bad_request(format!(
-        "{name} in version {short:?} cannot be handled as a {wanted}: no kind {name:?} is registered for version \
-         {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-    ))
+    let why = match find_kind(group, short, name) {
+        Some(known) if known.storage == kind.storage => return wrong_version(kind, version),
+        Some(_) => {
+            let package = kind.definition.rsplit('.').nth(2).unwrap_or_default();
+            format!("converting ({short}.{name}) to ({package}.{wanted}): unknown conversion")
+        }
+        None => format!(
+            "no kind {name:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        ),
+    };
+    Status::bad_request(format!("{name} in version {short:?} cannot be handled as a {wanted}: {why}"))
 }
 
 /// Stamps a new object: uid, time, and a name where only a prefix was given.

@@ -382,6 +382,7 @@ impl Call {
     ) -> Review<'a> {
         Review {
             operation,
+            verb: &self.info.verb,
             kind: &self.kind,
             subresource: &self.info.subresource,
             namespace: self.namespace(),

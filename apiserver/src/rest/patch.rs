@@ -1,5 +1,6 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch.
 
+use api_types::schema::TypeError;
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
@@ -66,10 +67,14 @@ impl Verb for Patch {
             if view.is_object() {
                 let decoded = Decoded { value: object, duplicates: duplicates.clone() };
                 let shown = |object: &Value| match form {
-                    Form::Strategic => go_text(&patch),
-                    _ => in_order(object).to_string(),
+                    Form::Strategic => api_types::patch::go_text(&patch),
+                    _ => in_order(object, &patch).to_string(),
                 };
-                let read = typed::read_patched(&call.kind, decoded, shown, options.field_validation)?;
+                let tell = |error: &TypeError| match form {
+                    Form::Strategic => error.conversion().to_owned(),
+                    _ => error.to_string(),
+                };
+                let read = typed::read_patched(&call.kind, decoded, shown, tell, options.field_validation)?;
                 (object, warnings) = read;
                 metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
             }
@@ -130,29 +135,64 @@ fn oddities(patch: &Decoded) -> Vec<String> {
     odd
 }
 
-/// A value as Kubernetes prints a patch that it has read.
-fn go_text(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_by_key(|(name, _)| *name);
-            let fields = fields.into_iter().map(|(name, value)| format!("{name}:{}", go_text(value)));
-            format!("map[{}]", fields.collect::<Vec<_>>().join(" "))
-        }
-        Value::Array(items) => {
-            format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" "))
-        }
-        Value::String(text) => text.clone(),
-        Value::Null => "<nil>".to_owned(),
-        other => other.to_string(),
+/// An object as it comes out of a patch: fields by name where the patch went in, the rest as it was, its metadata in
+/// the order of their type.
+fn in_order(object: &Value, patch: &Value) -> Value {
+    let touched = match patch {
+        Value::Array(operations) => ways(operations),
+        other => other.clone(),
+    };
+    let mut shown = sorted(object, &touched);
+    if !touched["metadata"].is_object()
+        && let Some(metadata) = shown.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        let place = |name: &String| METADATA.iter().position(|known| known == name).unwrap_or(METADATA.len());
+        let mut fields: Vec<_> = std::mem::take(metadata).into_iter().collect();
+        fields.sort_by_key(|(name, _)| place(name));
+        metadata.extend(fields);
     }
+    shown
 }
 
-/// An object as it comes out of a patch, its fields by name.
-fn in_order(object: &Value) -> Value {
-    let mut fields: Vec<_> = object.as_object().into_iter().flatten().collect();
+/// The fields of an object's metadata in the order of Go's type.
+const METADATA: &[&str] = &[
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+];
+
+/// The objects on the ways to what operations change, as objects in each other.
+fn ways(operations: &[Value]) -> Value {
+    let mut all = Value::Object(serde_json::Map::new());
+    for path in operations.iter().filter_map(|operation| operation["path"].as_str()) {
+        let parents = path.rsplit_once('/').map_or("", |(parents, _)| parents);
+        let mut at = &mut all;
+        for step in parents.split('/').skip(1) {
+            let Some(fields) = at.as_object_mut() else { break };
+            at = fields.entry(step).or_insert_with(|| Value::Object(serde_json::Map::new()));
+        }
+    }
+    all
+}
+
+fn sorted(value: &Value, touched: &Value) -> Value {
+    let (Value::Object(fields), Value::Object(touched)) = (value, touched) else { return value.clone() };
+    let mut fields: Vec<_> = fields.iter().collect();
     fields.sort_by_key(|(name, _)| *name);
-    fields.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    let below = |name: &String| touched.get(name).unwrap_or(&Value::Null);
+    fields.into_iter().map(|(name, value)| (name.clone(), sorted(value, below(name)))).collect()
 }
 
 fn change(call: &Call, form: Form, current: &Value, patch: &Value) -> Result<Value, Status> {
@@ -168,9 +208,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_is_printed_as_go_does() {
-        let patch = serde_json::json!({"b": [1, "x", null], "a": {"c": true}});
-        assert_eq!(go_text(&patch), "map[a:map[c:true] b:[1 x <nil>]]");
+    fn what_a_patch_made_is_shown_in_order_where_it_went() {
+        let object = serde_json::json!({
+            "kind": "ConfigMap", "metadata": {"labels": {"b": "1", "a": "2"}, "name": "c"}, "data": {"y": "1", "x": "2"},
+        });
+        let shown = |patch: Value| in_order(&object, &patch).to_string();
+        assert_eq!(
+            shown(serde_json::json!({"metadata": {"labels": {"a": "2"}}})),
+            r#"{"data":{"y":"1","x":"2"},"kind":"ConfigMap","metadata":{"labels":{"a":"2","b":"1"},"name":"c"}}"#
+        );
+        assert_eq!(
+            shown(serde_json::json!([{"op": "add", "path": "/data/x", "value": "2"}])),
+            r#"{"data":{"x":"2","y":"1"},"kind":"ConfigMap","metadata":{"name":"c","labels":{"b":"1","a":"2"}}}"#
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use api_types::kinds::{self, Kind};
 use api_types::patch::apply::{self, Writer};
 use api_types::patch::changes::changes;
 use api_types::patch::{self, strategic};
-use api_types::schema::{self, Schema};
+use api_types::schema::{self, Schema, TypeError};
 use api_types::status::{FieldError, Status};
 use serde_json::Value;
 
@@ -19,7 +19,8 @@ pub(crate) fn read(
     decoded: Decoded,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let warnings = inspect(kind, &decoded, validation).map_err(|why| Status::undecodable(kind, why))?;
+    let warnings = inspect(kind, &decoded, validation, &ToString::to_string)
+        .map_err(|why| Status::undecodable(kind, why))?;
     Ok((normalized(kind, decoded.value), warnings))
 }
 
@@ -28,9 +29,10 @@ pub(super) fn read_patched(
     kind: &Kind,
     decoded: Decoded,
     shown: impl FnOnce(&Value) -> String,
+    tell: impl Fn(&TypeError) -> String,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let warnings = inspect(kind, &decoded, validation).map_err(|why| {
+    let warnings = inspect(kind, &decoded, validation, &tell).map_err(|why| {
         let error = FieldError::invalid("patch", shown(&decoded.value), why);
         Status::invalid_kind("", "", "", vec![error])
     })?;
@@ -49,7 +51,12 @@ pub(super) fn read_config(
 }
 
 /// What is to be said about a body, or why it is refused.
-fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Result<Vec<String>, String> {
+fn inspect(
+    kind: &Kind,
+    decoded: &Decoded,
+    validation: FieldValidation,
+    tell: &dyn Fn(&TypeError) -> String,
+) -> Result<Vec<String>, String> {
     // What is read into types is judged as it is read; of all else, what stands twice is found before.
     let (inside, before) = match &decoded.duplicates {
         Duplicates::Paths(paths) if kind.custom.is_none() => (paths.as_slice(), &Duplicates::default()),
@@ -59,7 +66,7 @@ fn inspect(kind: &Kind, decoded: &Decoded, validation: FieldValidation) -> Resul
     // Of a custom object only the metadata is read into types; the rest is for validation.
     let is_typed = |path: &str| kind.custom.is_none() || path.starts_with("metadata");
     if let Some(error) = findings.type_errors.iter().find(|e| is_typed(&e.path)) {
-        return Err(error.to_string());
+        return Err(tell(error));
     }
     let mut strict = findings.strict;
     if kind.custom.is_some() {

@@ -282,11 +282,13 @@ impl Attempt<'_> {
         let proposed = object.clone();
         let mut object = self.admit(&name, object).await?;
         let admitted = typed::difference(&call.kind, &proposed, &object);
-        typed::complete(&call.kind, &mut object);
         if !admitted.is_empty() {
             // Admission may say no more than a client may, and what it said counts as if it had come with the request.
+            typed::default(&call.kind, &mut object);
             prepare(&mut object);
         }
+        typed::complete(&call.kind, &mut object);
+        // Admission may have changed what these depend on.
         strategy.default(&mut object);
         let claim = strategy.assign(&context, &mut object, old)?;
         self.check(strategy, &context, &name, &object)?;

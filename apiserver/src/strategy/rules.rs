@@ -83,6 +83,12 @@ pub(super) fn invalid_all(wrong: Vec<String>, path: &str, value: &str, errors: &
     errors.extend(wrong.into_iter().map(|why| FieldError::invalid(path, value, why)));
 }
 
+/// A domain, a slash and a path; what is wrong with one of them is told of it alone.
+pub(super) fn check_domain_path(text: &str, path: &str, errors: &mut Errors) {
+    let wrong = names::check_domain_path(text).into_iter();
+    errors.extend(wrong.map(|(part, why)| FieldError::invalid(path, part, why)));
+}
+
 /// The field must be as it was.
 pub(super) fn immutable(new: &Value, old: &Value, path: &str, errors: &mut Errors) {
     let pointer = format!("/{}", path.replace('.', "/"));

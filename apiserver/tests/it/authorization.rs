@@ -80,3 +80,38 @@ async fn a_changed_file_decides_from_then_on_and_a_dead_webhook_as_it_says() {
     assert_eq!(reader.post(reviews, &review).await.0, 201);
     client.stop().await;
 }
+
+#[tokio::test]
+async fn a_claim_is_allocated_by_who_may_bind_claims_besides_writing_their_status() {
+    let client = Client::start().await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let exactly = json!({"deviceClassName": "g", "count": 1});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "c"},
+        "spec": {"devices": {"requests": [{"name": "g", "exactly": exactly}]}}});
+    assert_eq!(client.post(claims, &claim).await.0, 201);
+    let grant = async |name: &str, subresource: &str| {
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        let version = "rbac.authorization.k8s.io/v1";
+        let rule = json!({"apiGroups": ["resource.k8s.io"], "verbs": ["patch"],
+            "resources": [format!("resourceclaims/{subresource}")]});
+        let role = json!({"apiVersion": version, "kind": "ClusterRole", "metadata": {"name": name}, "rules": [rule]});
+        let binding = json!({"apiVersion": version, "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "dave"}]});
+        assert_eq!(client.post(&format!("{rbac}/clusterroles"), &role).await.0, 201);
+        assert_eq!(client.post(&format!("{rbac}/clusterrolebindings"), &binding).await.0, 201);
+    };
+    let dave = client.acting_as(UserInfo::new("dave", &["system:authenticated"]));
+    let result = json!({"request": "g", "driver": "a.b", "pool": "p", "device": "d"});
+    let status = json!({"status": {"allocation": {"devices": {"results": [result]}}}});
+    let path = format!("{claims}/c/status");
+    assert_eq!(dave.merge(&path, &status).await.0, 403);
+    grant("status", "status").await;
+    let (code, refused) = dave.merge(&path, &status).await;
+    assert_eq!((code, refused["details"]["causes"][0]["field"].as_str()), (422, Some("status")), "{refused}");
+    grant("binding", "binding").await;
+    let (code, allocated) = dave.merge(&path, &status).await;
+    assert_eq!(code, 200, "{allocated}");
+    assert_eq!(allocated["status"]["allocation"]["devices"]["results"][0]["device"], "d");
+    client.stop().await;
+}

@@ -42,6 +42,19 @@ async fn a_kind_is_served_as_soon_as_its_definition_is_acknowledged() {
     assert_eq!((code, &made["spec"]), (201, &json!({ "watts": 40, "colour": "warm" })));
     let (code, refused) = client.post(LAMPS, &lamp("b", json!({ "watts": 101 }))).await;
     assert_eq!((code, refused["details"]["causes"][0]["field"].as_str()), (422, Some("spec.watts")));
+    let typed = |field: &str, said: &str| {
+        let mut other = lamp("b", json!({}));
+        other[field] = json!(said);
+        other
+    };
+    let (code, refused) = client.post(LAMPS, &typed("kind", "Torch")).await;
+    assert_eq!(
+        (code, refused["details"]["causes"][0]["message"].as_str()),
+        (422, Some("Invalid value: \"Torch\": must be Lamp"))
+    );
+    let (code, refused) = client.post(LAMPS, &typed("apiVersion", "example.com/v2")).await;
+    let why = "the API version in the data (example.com/v2) does not match the expected API version (example.com/v1)";
+    assert_eq!((code, refused["message"].as_str()), (400, Some(why)));
     let (_, group) = client.get("/apis/example.com/v1").await;
     assert_eq!(group["resources"][0]["name"], "lamps");
     let (_, published) = client.get("/openapi/v3/apis/example.com/v1").await;

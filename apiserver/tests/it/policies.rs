@@ -123,6 +123,11 @@ async fn what_admission_adds_counts_as_if_it_had_come_with_the_request() {
         { "patchType": "JSONPatch", "jsonPatch": { "expression": expression } },
     ] });
     put_in_force(&client, "Mutating", json!({ "resources": ["pods", "deployments"] }), spec).await;
+    // A plugin adds a finalizer to it.
+    let volume = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "c" }, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    let (code, volume) = client.post("/api/v1/namespaces/default/persistentvolumeclaims", &volume).await;
+    assert_eq!((code, &volume["status"]), (201, &json!({ "phase": "Pending" })), "{volume}");
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
         "spec": { "containers": [{ "name": "c", "image": "i" }] } });
     let (code, pod) = client.post("/api/v1/namespaces/default/pods", &pod).await;

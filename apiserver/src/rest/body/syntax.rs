@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 /// What is wrong with `text`; nothing if it is JSON.
-pub(super) fn fault(text: &[u8]) -> Option<String> {
+pub(crate) fn fault(text: &[u8]) -> Option<String> {
     let mut scanner = Scanner { text, at: 0, open: Vec::new() };
     match scanner.run() {
         Ok(()) => None,

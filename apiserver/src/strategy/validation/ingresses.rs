@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Check;
 use super::fields::check_below;
-use crate::strategy::rules::{Errors, indexed, invalid_all, items, port_number, text};
+use crate::strategy::rules::{Errors, check_domain_path, indexed, invalid_all, items, port_number, text};
 
 pub(super) fn ingress(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
@@ -153,7 +153,7 @@ fn validate_service(service: &Value, path: &str, errors: &mut Errors) {
 pub(super) fn class(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
     if let Some(controller) = text(spec, "controller") {
-        invalid_all(names::check_domain_path(controller), "spec.controller", controller, errors);
+        check_domain_path(controller, "spec.controller", errors);
     }
     let parameters = &spec["parameters"];
     let namespace = parameters["namespace"].as_str();

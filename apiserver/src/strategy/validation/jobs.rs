@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::fields::is_same;
 use super::job_policies::{validate_failure_policy, validate_success_policy};
 use super::{Check, pod_spec};
-use crate::strategy::rules::{Errors, immutable, invalid_all, join, not_negative, one_of, selector, text};
+use crate::strategy::rules::{
+    Errors, check_domain_path, immutable, join, not_negative, one_of, selector, text,
+};
 
 /// As in Kubernetes, a changed job is checked as a new one and then once more as a change.
 pub(super) fn job(check: &Check<'_>, errors: &mut Errors) {
@@ -167,7 +169,7 @@ fn validate_job(spec: &Value, path: &str, errors: &mut Errors) {
         let path = join(path, "managedBy");
         match manager {
             "" => errors.push(FieldError::required(&path, "")),
-            _ => invalid_all(names::check_domain_path(manager), &path, manager, errors),
+            _ => check_domain_path(manager, &path, errors),
         }
         if manager.len() > MANAGER_BYTES_MAX {
             errors.push(FieldError::too_long(path, MANAGER_BYTES_MAX));
