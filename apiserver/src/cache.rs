@@ -30,7 +30,7 @@ mod watch;
 use ring::{Event, Previous, Ring, RingLimits};
 pub(crate) use snapshot::Snapshot;
 use snapshot::{Resource, World};
-pub(crate) use stored::{FieldPaths, Marks, Stored};
+pub(crate) use stored::{FieldPaths, Sought, Stored};
 use watch::{Registry, Watchers};
 pub(crate) use watch::{Ticket, WatchEvent, WatchSpec, WatchStream};
 
@@ -464,6 +464,7 @@ impl Cache {
     /// Changes `world` by one committed event and says what was there before.
     fn apply(&self, world: &mut World, event: StoreEvent, revision: Revision, at_ms: u64) -> Event {
         let object = self.stored(event.key, revision, event.bytes);
+        object.mark();
         let previous = match event.did {
             Did::Put => world.put(object.clone()),
             Did::Delete => {

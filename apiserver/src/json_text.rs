@@ -15,6 +15,34 @@ pub(crate) fn field<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
     fields(object).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
 }
 
+/// As [`field`], for what is looked into and not needed whole: what follows the value is not cut off, so that its end
+/// need not be found. [`fields`] and [`enter`] read it all the same.
+pub(crate) fn enter<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut fields = fields(object);
+    loop {
+        let (known, value) = fields.begin()?;
+        if known == name.as_bytes() {
+            return Some(value);
+        }
+        fields.rest = value;
+        fields.end()?;
+    }
+}
+
+/// The items of a list, as their text stands. Anything else has none.
+pub(crate) fn items(list: &[u8]) -> Items<'_> {
+    Items { rest: list.strip_prefix(b"[").unwrap_or_default() }
+}
+
+/// A field's name as it is meant.
+pub(crate) fn name(name: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(name) {
+        Ok(plain) if !name.contains(&b'\\') => Cow::Borrowed(plain),
+        Ok(escaped) => Cow::Owned(serde_json::from_str(&format!("\"{escaped}\"")).unwrap_or_default()),
+        Err(_) => Cow::default(),
+    }
+}
+
 /// What a text, a number or a boolean says; none of null, lists and objects.
 pub(crate) fn scalar(value: &[u8]) -> Option<Cow<'_, str>> {
     match value.first()? {
@@ -30,15 +58,43 @@ pub(crate) struct Fields<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> Fields<'a> {
+    /// The next field's name, and its value with all that follows.
+    fn begin(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let (name, rest) = self.rest.split_at_checked(text_end(self.rest)?)?;
+        Some((&name[1..name.len() - 1], rest.strip_prefix(b":")?))
+    }
+
+    /// Cuts off the value that stands first.
+    fn end(&mut self) -> Option<&'a [u8]> {
+        let (value, rest) = self.rest.split_at_checked(value_end(self.rest)?)?;
+        self.rest = rest.strip_prefix(b",").unwrap_or_default();
+        Some(value)
+    }
+}
+
 impl<'a> Iterator for Fields<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, rest) = self.rest.split_at_checked(text_end(self.rest)?)?;
-        let rest = rest.strip_prefix(b":")?;
-        let (value, rest) = rest.split_at_checked(value_end(rest)?)?;
+        let (name, value) = self.begin()?;
+        self.rest = value;
+        Some((name, self.end()?))
+    }
+}
+
+pub(crate) struct Items<'a> {
+    /// What follows the bracket or comma before the next item.
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (item, rest) = self.rest.split_at_checked(value_end(self.rest).filter(|end| *end > 0)?)?;
         self.rest = rest.strip_prefix(b",").unwrap_or_default();
-        Some((&name[1..name.len() - 1], value))
+        Some(item)
     }
 }
 
@@ -123,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_entered_is_read_to_its_own_end_only() {
+        let inner = enter(enter(OBJECT, "b").unwrap(), "c").unwrap();
+        assert_eq!(items(inner).map(text).collect::<Vec<_>>(), ["1", r#"{"d":null}"#]);
+        let names = |object| fields(object).map(|(name, _)| text(name)).collect::<Vec<_>>();
+        assert_eq!(names(enter(OBJECT, "b").unwrap()), ["c", "e"]);
+        assert_eq!((enter(OBJECT, "none"), items(b"[]").count(), items(b"{}").count()), (None, 0, 0));
+        assert_eq!((name(b"a"), name(br#"a\"b"#)), ("a".into(), "a\"b".into()));
+    }
+
+    #[test]
     fn scalars_say_what_is_written() {
         let said = |name| field(OBJECT, name).and_then(scalar).map(Cow::into_owned);
         assert_eq!(said("a").as_deref(), Some("x\"},{"));
@@ -145,6 +211,7 @@ mod tests {
     fn text_that_is_cut_off_ends_the_walk() {
         for length in 0..OBJECT.len() {
             assert!(fields(&OBJECT[..length]).count() <= 5);
+            assert_eq!(enter(&OBJECT[..length], "none"), None);
         }
         assert_eq!(
             (fields(b"[1]").count(), fields(b"{}").count(), fields(b"{ \"a\": 1 }").count()),

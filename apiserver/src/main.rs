@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{LogFlags, with_config_file};
+use component_base::footprint;
 use component_base::signals::shutdown_on_signals;
 use component_base::zpages;
 use tracing::error;
@@ -58,6 +59,7 @@ fn fail(problem: &anyhow::Error) -> ExitCode {
 
 async fn serve(flags: Flags, told: Vec<(String, String)>) -> anyhow::Result<()> {
     let shutdown = shutdown_on_signals()?;
+    footprint::trim_after_start(&shutdown);
     let config = apiserver::Config { flags: told, ..flags.server.config(Clock::system()) };
     apiserver::run(config, shutdown).await
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod der;
 pub mod events;
 pub mod flags;
+pub mod footprint;
 pub mod health;
 pub mod leader;
 pub mod logs;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use component_base::clock::Clock;
 use component_base::flags::{DaemonFlags, with_config_file};
+use component_base::footprint;
 use component_base::leader::Election;
 use component_base::signals::shutdown_on_signals;
 use component_base::zpages;
@@ -202,5 +203,7 @@ async fn start() -> anyhow::Result<()> {
     let (flags, told): (Flags, _) = zpages::parse(with_config_file(std::env::args_os())?);
     flags.daemon.log.init();
     let config = Config { flags: told, ..flags.config()? };
-    controller_manager::run(config, shutdown_on_signals()?).await
+    let shutdown = shutdown_on_signals()?;
+    footprint::trim_after_start(&shutdown);
+    controller_manager::run(config, shutdown).await
 }

@@ -25,6 +25,7 @@ fn start() -> anyhow::Result<()> {
     flags.init_logs();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = component_base::signals::shutdown_on_signals()?;
+        component_base::footprint::trim_after_start(&shutdown);
         let config = nodeagent::Config { flags: told, ..flags.config(Clock::system())? };
         nodeagent::run(config, shutdown).await
     })

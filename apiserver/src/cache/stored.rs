@@ -1,4 +1,6 @@
 //! An object as the server keeps it: its bytes, encoded once, and on first use its labels and indexed fields.
+//!
+//! Labels and fields are read apart: labels stand near the beginning of an object's text, indexed fields anywhere.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,7 +30,6 @@ impl FieldPaths {
     /// Of fields that are paths, or `NAME=PATH|PATH` where they are read elsewhere.
     pub(crate) fn new(fields: Vec<String>) -> Self {
         let mut paths = Paths { names: Vec::new(), places: Vec::new(), wanted: Wanted::default() };
-        paths.wanted.at("metadata.labels").is_labels = true;
         let mut count = 0;
         for field in fields {
             let (name, places) = field.split_once('=').unwrap_or((&field, &field));
@@ -70,9 +71,13 @@ pub(crate) struct Stored {
     /// The complete JSON, `metadata.resourceVersion` included.
     pub(crate) bytes: Bytes,
     paths: FieldPaths,
-    facts: OnceLock<Facts>,
-    /// Of all labels and indexed fields, once they are known: see [`Marks`].
-    marks: AtomicU64,
+    /// Names and values of all labels in turn.
+    labels: OnceLock<Box<Texts>>,
+    /// The indexed fields, in their table's order.
+    fields: OnceLock<Box<Texts>>,
+    /// Of all labels and of all indexed fields, once they are known: see [`Marks`].
+    label_marks: AtomicU64,
+    field_marks: AtomicU64,
 }
 
 /// A few bits of names and values. Whoever lacks a bit of what is asked for does not match, and that is seen
@@ -90,22 +95,48 @@ impl Marks {
         self.0 |= 1 << (hasher.finish() % 63);
     }
 
-    /// Whether an object with these marks may have everything that `wanted` marks.
-    pub(crate) fn may_have(self, wanted: Self) -> bool {
+    /// Those kept at `known`, or those that `read` finds.
+    fn kept(known: &AtomicU64, read: impl FnOnce(&mut Marks)) -> Marks {
+        let kept = known.load(Ordering::Relaxed);
+        if kept != 0 {
+            return Marks(kept);
+        }
+        let mut marks = Marks(Self::KNOWN);
+        read(&mut marks);
+        known.store(marks.0, Ordering::Relaxed);
+        marks
+    }
+
+    fn has(self, wanted: Self) -> bool {
         self.0 & wanted.0 == wanted.0
     }
 }
 
-/// Labels and fields, packed: `text` is all names and values, `ends` where each ends.
-struct Facts {
+/// The marks of what every object that is looked for has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sought {
+    pub(crate) labels: Marks,
+    pub(crate) fields: Marks,
+}
+
+/// Texts, packed: `text` is all of them, `ends` where each ends.
+struct Texts {
     text: Box<str>,
     ends: Box<[u32]>,
-    labels: u32,
 }
 
 impl Stored {
     pub(crate) fn new(key: Key, revision: Revision, bytes: Bytes, paths: FieldPaths) -> Self {
-        Self { key, revision, bytes, paths, facts: OnceLock::new(), marks: AtomicU64::new(0) }
+        Self {
+            key,
+            revision,
+            bytes,
+            paths,
+            labels: OnceLock::new(),
+            fields: OnceLock::new(),
+            label_marks: AtomicU64::new(0),
+            field_marks: AtomicU64::new(0),
+        }
     }
 
     /// The same state as if it had been written at `revision`.
@@ -121,8 +152,11 @@ impl Stored {
 
     /// All labels, in the object's order.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        let facts = self.facts();
-        (0..facts.labels as usize).map(|i| (facts.part(2 * i), facts.part(2 * i + 1)))
+        let texts = self.labels.get_or_init(|| {
+            let labels: Vec<_> = labels_of(&self.bytes).collect();
+            Box::new(labels.iter().flat_map(|(name, value)| [&**name, &**value]).collect())
+        });
+        (0..texts.ends.len() / 2).map(|i| (texts.part(2 * i), texts.part(2 * i + 1)))
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
@@ -138,8 +172,8 @@ impl Stored {
             _ => {}
         }
         let index = self.paths.names().iter().position(|known| known == path)?;
-        let facts = self.facts();
-        Some(facts.part(2 * facts.labels as usize + index))
+        let fields = self.fields.get_or_init(|| Box::new(self.paths.0.read(&self.bytes)));
+        Some(fields.part(index))
     }
 
     /// The object, parsed.
@@ -147,22 +181,28 @@ impl Stored {
         serde_json::from_slice(&self.bytes).expect("a stored object is the JSON that the server encoded")
     }
 
-    /// The marks of all labels and indexed fields.
-    pub(crate) fn marks(&self) -> Marks {
-        let known = self.marks.load(Ordering::Relaxed);
-        if known != 0 {
-            return Marks(known);
-        }
-        let mut marks = Marks(Marks::KNOWN);
-        self.labels().for_each(|(name, value)| marks.add(name, value));
-        let fields = self.paths.names().iter().filter_map(|path| Some((path, self.field(path)?)));
-        fields.for_each(|(path, value)| marks.add(path, value));
-        self.marks.store(marks.0, Ordering::Relaxed);
-        marks
+    /// Whether the object may have everything that is sought.
+    pub(crate) fn may_have(&self, sought: &Sought) -> bool {
+        (sought.labels == Marks::default() || self.label_marks().has(sought.labels))
+            && (sought.fields == Marks::default() || self.field_marks().has(sought.fields))
     }
 
-    fn facts(&self) -> &Facts {
-        self.facts.get_or_init(|| Facts::read(&self.bytes, &self.paths))
+    /// Reads the marks of the labels while the text is at hand, so that no list has to come back for them.
+    pub(super) fn mark(&self) {
+        self.label_marks();
+    }
+
+    fn label_marks(&self) -> Marks {
+        Marks::kept(&self.label_marks, |marks| {
+            labels_of(&self.bytes).for_each(|(name, value)| marks.add(&name, &value));
+        })
+    }
+
+    fn field_marks(&self) -> Marks {
+        Marks::kept(&self.field_marks, |marks| {
+            let fields = self.paths.names().iter().filter_map(|path| Some((path, self.field(path)?)));
+            fields.for_each(|(path, value)| marks.add(path, value));
+        })
     }
 }
 
@@ -172,46 +212,52 @@ impl fmt::Debug for Stored {
     }
 }
 
-impl Facts {
-    fn read(bytes: &[u8], paths: &FieldPaths) -> Self {
-        let mut found = Found { labels: Vec::new(), fields: vec![None; paths.0.places.iter().sum()] };
-        found.walk(bytes, &paths.0.wanted);
-        Self::pack(found, &paths.0)
-    }
-
-    fn pack(found: Found, paths: &Paths) -> Self {
-        let labels = u32::try_from(found.labels.len()).unwrap_or(u32::MAX);
-        let mut text = String::new();
-        let mut ends = Vec::with_capacity(found.labels.len() * 2 + paths.names.len());
-        let mut push = |part: &str| {
-            text.push_str(part);
-            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
-        };
-        for (name, value) in &found.labels {
-            push(name);
-            push(value);
-        }
+impl Paths {
+    /// The fields of an encoded object.
+    fn read(&self, bytes: &[u8]) -> Texts {
+        let mut found = Found { fields: vec![None; self.places.iter().sum()] };
+        found.walk(bytes, &self.wanted);
         let mut rest = found.fields.as_slice();
-        for (name, places) in paths.names.iter().zip(&paths.places) {
+        let fields = self.names.iter().zip(&self.places).map(|(name, places)| {
             let (of_field, others) = rest.split_at(*places);
             rest = others;
             let absent = || ABSENT.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text);
-            let mut texts = of_field.iter().flatten();
-            push(texts.find(|text| !text.is_empty()).map_or_else(absent, String::as_str));
-        }
-        Self { text: text.into(), ends: ends.into(), labels }
+            of_field.iter().flatten().find(|text| !text.is_empty()).map_or_else(absent, |text| &**text)
+        });
+        fields.collect()
     }
+}
 
+impl Texts {
     fn part(&self, index: usize) -> &str {
         let from = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[from as usize..self.ends[index] as usize]
     }
 }
 
+impl<'a> FromIterator<&'a str> for Texts {
+    fn from_iter<T: IntoIterator<Item = &'a str>>(parts: T) -> Self {
+        let mut text = String::new();
+        let push = |part: &str| {
+            text.push_str(part);
+            u32::try_from(text.len()).unwrap_or(u32::MAX)
+        };
+        let ends = parts.into_iter().map(push).collect();
+        Self { text: text.into(), ends }
+    }
+}
+
+/// Names and values of the labels of an encoded object. What cannot be read has none.
+fn labels_of(bytes: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    let labels =
+        json_text::enter(bytes, "metadata").and_then(|metadata| json_text::enter(metadata, "labels"));
+    let label = |(name, value)| (json_text::name(name), json_text::scalar(value).unwrap_or_default());
+    json_text::fields(labels.unwrap_or_default()).map(label)
+}
+
 /// Which parts of an object to keep while walking over its text.
 #[derive(Default)]
 struct Wanted {
-    is_labels: bool,
     /// The numbers of the places of fields that this is.
     fields: Vec<usize>,
     /// A few names at most, so that looking through them is faster than hashing.
@@ -230,20 +276,15 @@ impl Wanted {
     }
 }
 
-struct Found {
-    labels: Vec<(String, String)>,
-    fields: Vec<Option<String>>,
+struct Found<'a> {
+    fields: Vec<Option<Cow<'a, str>>>,
 }
 
-impl Found {
-    /// Walks over an object's text, keeping what is wanted. What cannot be read has no labels; the server itself
-    /// encoded it.
-    fn walk(&mut self, text: &[u8], wanted: &Wanted) {
-        if wanted.is_labels {
-            self.labels.extend(json_text::fields(text).map(label));
-        }
+impl<'a> Found<'a> {
+    /// Walks over an object's text, keeping what is wanted.
+    fn walk(&mut self, text: &'a [u8], wanted: &Wanted) {
         for place in &wanted.fields {
-            self.fields[*place] = json_text::scalar(text).map(Cow::into_owned);
+            self.fields[*place] = json_text::scalar(text);
         }
         if wanted.below.is_empty() {
             return;
@@ -254,11 +295,6 @@ impl Found {
             }
         }
     }
-}
-
-fn label((name, value): (&[u8], &[u8])) -> (String, String) {
-    let value = json_text::scalar(value).unwrap_or_default().into_owned();
-    (String::from_utf8_lossy(name).into_owned(), value)
 }
 
 #[cfg(test)]
@@ -299,16 +335,18 @@ mod tests {
     #[test]
     fn marks_rule_out_only_what_does_not_match() {
         let pod = stored(r#"{"metadata":{"labels":{"app":"a"}},"spec":{"nodeName":"n1"}}"#);
-        let marks_of = |pairs: &[(&str, &str)]| {
-            let mut marks = Marks::default();
-            pairs.iter().for_each(|(name, value)| marks.add(name, value));
-            marks
+        let sought = |label: &str, field: &str| {
+            let mut sought = Sought::default();
+            sought.labels.add("app", label);
+            sought.fields.add("spec.nodeName", field);
+            sought
         };
-        assert!(pod.marks().may_have(Marks::default()));
-        assert!(pod.marks().may_have(marks_of(&[("app", "a"), ("spec.nodeName", "n1")])));
-        let others = (0..100).map(|i| i.to_string());
-        let ruled_out = others.filter(|value| !pod.marks().may_have(marks_of(&[("app", value)]))).count();
-        assert!(ruled_out > 80, "{ruled_out} of 100");
+        assert!(pod.may_have(&Sought::default()));
+        assert!(pod.may_have(&sought("a", "n1")));
+        let others: Vec<_> = (0..100).map(|i| i.to_string()).collect();
+        let by_label = others.iter().filter(|value| !pod.may_have(&sought(value, "n1"))).count();
+        let by_field = others.iter().filter(|value| !pod.may_have(&sought("a", value))).count();
+        assert!(by_label > 80 && by_field > 80, "{by_label} and {by_field} of 100");
     }
 
     #[test]

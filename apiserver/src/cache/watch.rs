@@ -268,6 +268,8 @@ pub(crate) struct WatchStream {
     events: mpsc::Receiver<WatchEvent>,
     overflowed: Arc<AtomicBool>,
     ended: bool,
+    /// There was nothing to read when it was last asked for.
+    waits: bool,
     registry: Arc<dyn Registry>,
     ticket: Ticket,
 }
@@ -287,7 +289,7 @@ impl WatchStream {
         let watcher = Watcher { spec, events: sender, overflowed: overflowed.clone(), told };
         let id = watchers.add(watcher);
         let ticket = Ticket { resource, bucket, id };
-        Self { backlog, events, overflowed, ended: false, registry, ticket }
+        Self { backlog, events, overflowed, ended: false, waits: false, registry, ticket }
     }
 
     /// By which the watcher can be reminded of where it is.
@@ -306,7 +308,18 @@ impl Stream for WatchStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = std::task::ready!(self.events.poll_recv(cx));
+        // Who has just been woken lets the others go first: where many watch the same, more events come
+        // meanwhile, and are written together.
+        if self.waits && !self.events.is_empty() {
+            self.waits = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Poll::Ready(next) = self.events.poll_recv(cx) else {
+            self.waits = true;
+            return Poll::Pending;
+        };
+        self.waits = false;
         if next.is_none() {
             self.ended = true;
             if self.overflowed.load(Ordering::Acquire) {

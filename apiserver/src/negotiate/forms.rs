@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Accept, Form, encode};
+use super::{Accept, Form};
 use crate::json_text;
 use crate::strategy::printers;
 
@@ -203,16 +203,16 @@ impl Rows<'_> {
 
     /// One row; what it carries of the object is cut out of the object's own text.
     fn put(&self, out: &mut BytesMut, bytes: &Bytes) {
-        let cells = printers::cells(self.kind, bytes, self.now);
+        let row = printers::row(self.kind, bytes, self.now);
         out.put_slice(br#"{"cells":"#);
-        out.put_slice(&encode(&Value::Array(cells)));
+        serde_json::to_writer(out.writer(), &row.cells).expect("cells always encode into memory");
         if self.include != "None" {
             out.put_slice(br#","object":"#);
         }
         match self.include {
             "None" => {}
             "Object" => out.put_slice(bytes),
-            _ => put_partial(out, metadata_of(bytes), self.version),
+            _ => put_partial(out, row.metadata, self.version),
         }
         out.put_u8(b'}');
     }

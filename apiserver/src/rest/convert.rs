@@ -100,7 +100,7 @@ pub(super) fn is_outdated(kind: &Kind, stored: &Stored) -> bool {
 }
 
 /// Whether `kind` is the version in which its objects are stored.
-fn is_storing(registry: &Registry, kind: &Arc<Kind>) -> bool {
+pub(super) fn is_storing(registry: &Registry, kind: &Arc<Kind>) -> bool {
     match &kind.custom {
         Some(custom) => custom.is_stored(),
         None => Arc::ptr_eq(&registry.storing(kind), kind),
@@ -108,7 +108,7 @@ fn is_storing(registry: &Registry, kind: &Arc<Kind>) -> bool {
 }
 
 /// Whether the object was written since its kind's definition says what it says.
-fn is_written_today(kind: &Kind, stored: &Stored) -> bool {
+pub(super) fn is_written_today(kind: &Kind, stored: &Stored) -> bool {
     kind.custom.as_ref().is_none_or(|custom| stored.revision >= custom.family.since)
 }
 

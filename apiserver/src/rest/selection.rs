@@ -7,7 +7,7 @@ use api_types::selectors::{FieldSelector, LabelSelector};
 use api_types::status::Status;
 use serde_json::Value;
 
-use crate::cache::{Marks, Stored};
+use crate::cache::{Sought, Stored};
 use crate::request_info::Query;
 use crate::strategy::conversion;
 
@@ -17,7 +17,7 @@ pub(super) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
     /// What every object that matches has.
-    marks: Marks,
+    sought: Sought,
 }
 
 impl Selection {
@@ -56,15 +56,15 @@ impl Selection {
             }
             term.path = conversion::stored_field(kind, &term.path).into_owned();
         }
-        let mut marks = Marks::default();
-        labels.required().for_each(|(name, value)| marks.add(name, value));
+        let mut sought = Sought::default();
+        labels.required().for_each(|(name, value)| sought.labels.add(name, value));
         // Name and namespace are no indexed fields, and the empty value is that of an absent one, too.
         let indexed = fields
             .terms
             .iter()
             .filter(|term| term.equal && !term.value.is_empty() && !term.path.starts_with("metadata."));
-        indexed.for_each(|term| marks.add(&term.path, &term.value));
-        Ok(Self { labels, fields, marks })
+        indexed.for_each(|term| sought.fields.add(&term.path, &term.value));
+        Ok(Self { labels, fields, sought })
     }
 
     pub(super) fn is_everything(&self) -> bool {
@@ -86,7 +86,7 @@ impl Selection {
     }
 
     pub(super) fn matches(&self, stored: &Stored) -> bool {
-        stored.marks().may_have(self.marks)
+        stored.may_have(&self.sought)
             && self.labels.matches_with(|key| stored.label(key))
             && self.fields.matches_with(|path| stored.field(path))
     }

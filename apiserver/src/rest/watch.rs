@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
 
 use super::selection::Selection;
-use super::{Answer, Call, Verb, list};
+use super::{Answer, Call, Verb, convert, list};
 use crate::cache::{Expired, Stored, Ticket, WatchEvent, WatchSpec};
 use crate::negotiate::{self, Form};
 use crate::request_info::Query;
@@ -34,7 +34,9 @@ impl Verb for Watch {
         let limit = timeout(&call)?;
         let shutdown = call.server.shutdown.clone();
         let table = call.accept.form == Form::Table;
-        let (events, reminded) = open(Arc::new(call), &selection, begin)?;
+        // Lines that are there at the same time are sent together, but each is a message of its own.
+        let lines_max = if socket.is_some() { 1 } else { LINES_MAX };
+        let (events, reminded) = open(Arc::new(call), &selection, begin, lines_max)?;
         // The in-flight guard of the server is for short requests; a watch only holds the server itself.
         let until = async move {
             tokio::select! {
@@ -48,8 +50,8 @@ impl Verb for Watch {
         if let Some(connection) = socket {
             return Ok(websocket::answer(&headers, connection, websocket::Framing::Text, events).await);
         }
-        let body = events.ready_chunks(LINES_MAX).map(|lines| Ok::<_, std::convert::Infallible>(join(lines)));
-        let mut response = http::Response::new(Body::from_stream(body));
+        let body = Body::from_stream(events.map(Ok::<_, std::convert::Infallible>));
+        let mut response = http::Response::new(body);
         *response.status_mut() = StatusCode::OK;
         let media = if table { "application/json;as=Table;g=meta.k8s.io;v=v1" } else { "application/json" };
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
@@ -144,11 +146,12 @@ async fn reach_end(limit: Duration, server: &Server, reminded: Option<Ticket>) {
     tokio::time::sleep(limit).await;
 }
 
-/// The events as they are sent, and the watcher if it wants bookmarks.
+/// The events as they are sent, at most `lines_max` together, and the watcher if it wants bookmarks.
 fn open(
     call: Arc<Call>,
     selection: &Selection,
     begin: Begin,
+    lines_max: usize,
 ) -> Result<(stream::BoxStream<'static, Bytes>, Option<Ticket>), Status> {
     let name = (!call.info.name.is_empty()).then(|| call.info.name.clone());
     let namespace = Some(call.namespace().to_owned()).filter(|n| !n.is_empty());
@@ -177,7 +180,10 @@ fn open(
     };
     let bookmarks = call.info.query.is_true("allowWatchBookmarks");
     let sent = call.server.metrics.watch_events(&call.kind.group, &call.kind.version, &call.kind.kind);
-    let writer = Writer { call: call.clone(), first: true, bookmarks, sent };
+    let is_plain = call.accept.form == Form::Whole
+        && call.info.retired.is_none()
+        && convert::is_storing(&call.server.registry, &call.kind);
+    let writer = Writer { call: call.clone(), is_plain, first: true, bookmarks, sent };
     let live = match call.server.objects.watch(spec) {
         Ok(live) => live,
         // A client that is too late learns it from the stream, as from kube-apiserver.
@@ -187,7 +193,7 @@ fn open(
     let initial = stream::iter(initial).map(WatchEvent::Added).map(Step::Event);
     let marks = stream::iter(mark).map(Step::Mark);
     let steps = initial.chain(marks).chain(live.map(Step::Event));
-    Ok((write(steps, writer).boxed(), ticket))
+    Ok((write(steps, writer, lines_max).boxed(), ticket))
 }
 
 enum Step {
@@ -196,23 +202,43 @@ enum Step {
     Mark(Revision),
 }
 
-/// Encodes steps, leaving out those that the client did not ask for.
-fn write<S>(steps: S, writer: Writer) -> impl Stream<Item = Bytes> + Send
+/// Encodes steps, as many together as are there, leaving out those that the client did not ask for.
+fn write<S>(steps: S, writer: Writer, lines_max: usize) -> impl Stream<Item = Bytes> + Send
 where
     S: Stream<Item = Step> + Send + 'static,
 {
-    stream::unfold((Box::pin(steps), writer), |(mut steps, mut writer)| async move {
+    let steps = Box::pin(steps.ready_chunks(lines_max));
+    stream::unfold((steps, writer), |(mut steps, mut writer)| async move {
         loop {
-            let step = steps.next().await?;
-            if let Some(line) = writer.encode(step).await {
-                return Some((line, (steps, writer)));
+            let ready = steps.next().await?;
+            let mut out = BytesMut::with_capacity(ready.iter().map(Step::size).sum());
+            for step in ready {
+                writer.encode(&mut out, step).await;
+            }
+            if !out.is_empty() {
+                return Some((out.freeze(), (steps, writer)));
             }
         }
     })
 }
 
+impl Step {
+    /// About how long its line is.
+    fn size(&self) -> usize {
+        const AROUND: usize = 40;
+        match self {
+            Self::Event(
+                WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object),
+            ) => object.bytes.len() + AROUND,
+            _ => 0,
+        }
+    }
+}
+
 struct Writer {
     call: Arc<Call>,
+    /// Objects are sent as they are stored.
+    is_plain: bool,
     /// A Table names its columns in the first event only.
     first: bool,
     bookmarks: bool,
@@ -220,32 +246,41 @@ struct Writer {
 }
 
 impl Writer {
-    async fn encode(&mut self, step: Step) -> Option<Bytes> {
+    async fn encode(&mut self, out: &mut BytesMut, step: Step) {
         match step {
-            Step::Event(WatchEvent::Added(object)) => Some(self.object("ADDED", &object).await),
-            Step::Event(WatchEvent::Modified(object)) => Some(self.object("MODIFIED", &object).await),
-            Step::Event(WatchEvent::Deleted(object)) => Some(self.object("DELETED", &object).await),
-            Step::Event(WatchEvent::Bookmark(revision)) => {
-                self.bookmarks.then(|| self.bookmark(revision, false))
+            Step::Event(WatchEvent::Added(object)) => self.object(out, "ADDED", &object).await,
+            Step::Event(WatchEvent::Modified(object)) => self.object(out, "MODIFIED", &object).await,
+            Step::Event(WatchEvent::Deleted(object)) => self.object(out, "DELETED", &object).await,
+            Step::Event(WatchEvent::Bookmark(revision)) if self.bookmarks => {
+                put_line(out, "BOOKMARK", &self.bookmark(revision, false));
             }
-            Step::Event(WatchEvent::Overflow) => Some(error_event(&Status::expired(
-                "the watch fell too far behind and was ended; list again and watch from there",
-            ))),
-            Step::Mark(revision) => Some(self.bookmark(revision, true)),
+            Step::Event(WatchEvent::Bookmark(_)) => {}
+            Step::Event(WatchEvent::Overflow) => put_error(
+                out,
+                &Status::expired(
+                    "the watch fell too far behind and was ended; list again and watch from there",
+                ),
+            ),
+            Step::Mark(revision) => put_line(out, "BOOKMARK", &self.bookmark(revision, true)),
         }
     }
 
-    async fn object(&mut self, event: &str, stored: &Stored) -> Bytes {
+    async fn object(&mut self, out: &mut BytesMut, event: &str, stored: &Stored) {
         let call = &self.call;
+        if self.is_plain && convert::is_written_today(&call.kind, stored) {
+            self.sent.inc();
+            return put_line(out, event, &stored.bytes);
+        }
         let bytes = match call.bytes_of(stored).await {
             Ok(bytes) => bytes,
-            Err(status) => return error_event(&status),
+            Err(status) => return put_error(out, &status),
         };
         let bytes = call.named_bytes(bytes);
         self.sent.inc();
         let first = std::mem::replace(&mut self.first, false);
         let now = call.server.clock.now();
-        line(event, &negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first))
+        let object = negotiate::watch_object(&call.kind, &bytes, &call.accept, call.include(), now, first);
+        put_line(out, event, &object);
     }
 
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
@@ -264,34 +299,25 @@ impl Writer {
             }
             Form::Whole => object,
         };
-        line("BOOKMARK", &negotiate::encode(&object))
+        negotiate::encode(&object)
     }
 }
 
 /// Lines that are there at the same time are written together, as many as this.
 const LINES_MAX: usize = 16;
 
-fn join(mut lines: Vec<Bytes>) -> Bytes {
-    match lines.len() {
-        1 => lines.swap_remove(0),
-        _ => lines.concat().into(),
+fn put_line(out: &mut BytesMut, event: &str, object: &[u8]) {
+    for part in [b"{\"type\":\"", event.as_bytes(), b"\",\"object\":", object, b"}\n"] {
+        out.put_slice(part);
     }
 }
 
-fn line(event: &str, object: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(object.len() + event.len() + 24);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(event.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
-    out.put_slice(b"}\n");
-    out.freeze()
+fn put_error(out: &mut BytesMut, status: &Status) {
+    put_line(out, "ERROR", &negotiate::encode(&status.to_value()));
 }
 
 fn expired_event(expired: Expired) -> Bytes {
-    error_event(&Status::expired(expired.to_string()))
-}
-
-fn error_event(status: &Status) -> Bytes {
-    line("ERROR", &negotiate::encode(&status.to_value()))
+    let mut out = BytesMut::new();
+    put_error(&mut out, &Status::expired(expired.to_string()));
+    out.freeze()
 }

@@ -78,7 +78,8 @@ impl DiskStorage {
         let follower = Follower {
             dir: start.dir,
             files: start.files,
-            state: recovered.state,
+            state: None,
+            checkpoint: recovered.checkpoint,
             generation: recovered.generation,
             snapshot: recovered.snapshot,
             archive: archive.clone(),
@@ -292,7 +293,8 @@ struct Recovered {
     revision: Revision,
     /// The highest revision in the log or the state.
     written: Revision,
-    state: Option<State>,
+    /// That of the state, if there is one.
+    checkpoint: Option<Checkpoint>,
     generation: u64,
     snapshot: Revision,
     /// What the state lacks.
@@ -304,7 +306,8 @@ struct Recovered {
 struct Base {
     revision: Revision,
     objects: BTreeMap<Key, (Revision, Bytes)>,
-    state: Option<State>,
+    /// That of the state which has them.
+    checkpoint: Option<Checkpoint>,
 }
 
 struct Start {
@@ -368,7 +371,7 @@ impl Start {
             later.entry(event.key.clone()).or_insert(event.previous);
         }
         state.verify(&objects, &later)?;
-        Ok((Base { revision: checkpoint.revision, objects, state: Some(state) }, entries))
+        Ok((Base { revision: checkpoint.revision, objects, checkpoint: Some(state.close()) }, entries))
     }
 
     /// The newest snapshot that is whole; without one, nothing, if the log goes back to the beginning.
@@ -378,14 +381,14 @@ impl Start {
             let records = snapshot::read(&*self.files, &dir, newest).map_err(self.io("snapshot"))?;
             if let Some(records) = records {
                 let objects = records.into_iter().map(|r| (r.key, (r.revision, r.bytes))).collect();
-                return Ok(Base { revision: newest, objects, state: None });
+                return Ok(Base { revision: newest, objects, checkpoint: None });
             }
         }
         if archive.firsts().first().is_some_and(|first| *first > FIRST + 1) {
             let detail = "neither the state nor a snapshot is whole, and the log's beginning is compacted";
             return Err(OpenError::Damaged { dir: self.dir.clone(), detail: detail.to_owned() });
         }
-        Ok(Base { revision: FIRST, objects: BTreeMap::new(), state: None })
+        Ok(Base { revision: FIRST, objects: BTreeMap::new(), checkpoint: None })
     }
 
     /// The log's entries from `after` on, and some before, for watches that resume.
@@ -416,7 +419,7 @@ impl Start {
         generation: u64,
         snapshot: Revision,
     ) -> Result<Recovered, OpenError> {
-        let Base { revision: base_revision, mut objects, state } = base;
+        let Base { revision: base_revision, mut objects, checkpoint } = base;
         let resumable = self.segments(archive, base_revision).first().map_or(FIRST, |first| first - 1);
         let revision = log::revision_after(&entries, base_revision);
         let mut changes = Changes::new();
@@ -432,9 +435,9 @@ impl Start {
                 changes.insert(event.key.clone(), now);
             }
         }
-        let is_rebuilt =
-            state.is_none() && (base_revision > FIRST || Checkpoint::read(&*self.files, &self.dir).is_some());
-        if state.is_none() {
+        let is_rebuilt = checkpoint.is_none()
+            && (base_revision > FIRST || Checkpoint::read(&*self.files, &self.dir).is_some());
+        if checkpoint.is_none() {
             changes = objects.iter().map(|(key, now)| (key.clone(), Some(now.clone()))).collect();
         }
         let records = objects.iter().map(|(key, (revision, bytes))| Record {
@@ -444,7 +447,17 @@ impl Start {
         });
         let (recent, resumable) = recent(entries, resumable.max(FIRST));
         let loaded = Loaded { revision, objects: records.collect(), recent, resumable };
-        Ok(Recovered { loaded, objects, revision, written, state, generation, snapshot, changes, is_rebuilt })
+        Ok(Recovered {
+            loaded,
+            objects,
+            revision,
+            written,
+            checkpoint,
+            generation,
+            snapshot,
+            changes,
+            is_rebuilt,
+        })
     }
 }
 

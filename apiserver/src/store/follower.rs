@@ -69,8 +69,10 @@ impl Pending {
 pub(super) struct Follower {
     pub(super) dir: PathBuf,
     pub(super) files: Arc<dyn Files>,
-    /// Made at the first checkpoint.
+    /// Opened, or made, when there is first something to write to it.
     pub(super) state: Option<State>,
+    /// That of a state which is not open.
+    pub(super) checkpoint: Option<Checkpoint>,
     pub(super) generation: u64,
     pub(super) snapshot: Revision,
     pub(super) archive: Archive,
@@ -103,9 +105,10 @@ impl Follower {
         if work.changes.is_empty() {
             return Ok(());
         }
-        let mut state = match self.state.take() {
-            Some(state) => state,
-            None => self.make()?,
+        let mut state = match (self.state.take(), self.checkpoint.take()) {
+            (Some(state), _) => state,
+            (None, Some(checkpoint)) => State::open(&self.dir, checkpoint)?,
+            (None, None) => self.make()?,
         };
         state.advance(&*self.files, work.changes, work.revision)?;
         let state = self.state.insert(state);

@@ -102,6 +102,12 @@ impl State {
         self.checkpoint.revision
     }
 
+    /// Closes it, and with it the pages that sled keeps in memory, however many were read; `open` goes on from what
+    /// this gives.
+    pub(super) fn close(self) -> Checkpoint {
+        self.checkpoint
+    }
+
     /// All objects, in the keys' order. One that is not whole is given without bytes.
     pub(super) fn objects(&self) -> impl Iterator<Item = Result<Record, StateError>> {
         let mut rows = self.db.iter().peekable();

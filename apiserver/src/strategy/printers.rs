@@ -25,7 +25,7 @@ use node::Node;
 
 /// An object to print and the time at which it is printed, for ages.
 struct Printed<'a> {
-    object: &'a Node<'a>,
+    object: Node<'a>,
     now: DateTime<Utc>,
 }
 
@@ -104,23 +104,35 @@ pub(crate) fn columns(kind: &Kind) -> &[Column] {
     if kind.columns.is_empty() { PLAIN.as_slice() } else { &kind.columns }
 }
 
-/// The cells of an encoded object, one per column of `kind`. What cannot be read has empty ones.
-pub(crate) fn cells(kind: &Kind, bytes: &[u8], now: DateTime<Utc>) -> Vec<Value> {
+/// A row of a table.
+pub(crate) struct Row<'a> {
+    /// One per column of the kind. What cannot be read of the object has empty ones.
+    pub(crate) cells: Vec<Value>,
+    /// The text of the object's metadata.
+    pub(crate) metadata: &'a [u8],
+}
+
+/// The row of an encoded object.
+pub(crate) fn row<'a>(kind: &Kind, bytes: &'a [u8], now: DateTime<Utc>) -> Row<'a> {
+    let printed = Printed { object: Node::read(bytes), now };
+    let metadata = printed.object.get("metadata").and_then(Node::text).unwrap_or(b"{}");
+    Row { cells: cells(kind, bytes, &printed), metadata }
+}
+
+fn cells(kind: &Kind, bytes: &[u8], printed: &Printed<'_>) -> Vec<Value> {
     if kind.columns.iter().any(|column| column.json_path.is_some()) {
         let object = serde_json::from_slice(bytes).unwrap_or_default();
-        return kind.columns.iter().map(|column| custom(column, &object, now)).collect();
+        return kind.columns.iter().map(|column| custom(column, &object, printed.now)).collect();
     }
-    let object = Node::read(bytes).unwrap_or(Node::Null);
-    let printed = Printed { object: &object, now };
     match PRINTERS.iter().find(|(name, _)| *name == kind.kind) {
-        Some((_, print)) if !kind.columns.is_empty() => print(&printed),
+        Some((_, print)) if !kind.columns.is_empty() => print(printed),
         _ => vec![printed.name(), printed.cell("/metadata/creationTimestamp")],
     }
 }
 
-impl Printed<'_> {
+impl<'a> Printed<'a> {
     /// The part at a pointer, null when there is none.
-    fn at(&self, pointer: &str) -> &Node<'_> {
+    fn at(&self, pointer: &str) -> &Node<'a> {
         self.object.pointer(pointer).unwrap_or(&Node::Null)
     }
 
@@ -137,7 +149,7 @@ impl Printed<'_> {
         self.object.pointer(pointer).and_then(Node::as_i64).unwrap_or(0)
     }
 
-    fn list(&self, pointer: &str) -> &[Node<'_>] {
+    fn list(&self, pointer: &str) -> &[Node<'a>] {
         self.object.pointer(pointer).and_then(Node::as_array).unwrap_or_default()
     }
 
@@ -245,16 +257,18 @@ mod tests {
     fn every_row_prints_as_many_cells_as_its_kind_has_columns() {
         let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
         for kind in api_types::kinds::builtin().iter().filter(|kind| !kind.columns.is_empty()) {
-            let printed = cells(kind, object.to_string().as_bytes(), DateTime::UNIX_EPOCH);
-            assert_eq!(printed.len(), kind.columns.len(), "{} {:?}", kind.kind, kind.columns);
+            let text = object.to_string();
+            let row = row(kind, text.as_bytes(), DateTime::UNIX_EPOCH);
+            assert_eq!(row.cells.len(), kind.columns.len(), "{} {:?}", kind.kind, kind.columns);
+            assert_eq!(row.metadata, object["metadata"].to_string().as_bytes());
         }
     }
 
     pub(super) fn check(print: Cells, object: &Value, expected: &[&str]) {
         let made = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").expect("a time").to_utc();
         let text = object.to_string();
-        let object = Node::read(text.as_bytes()).expect("an object");
-        let printed = print(&Printed { object: &object, now: made + TimeDelta::minutes(5) });
+        let printed =
+            print(&Printed { object: Node::read(text.as_bytes()), now: made + TimeDelta::minutes(5) });
         let texts: Vec<String> = printed
             .iter()
             .map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))

@@ -1,33 +1,62 @@
-//! An object as printers read it: its own text, cut into parts.
+//! An object as printers read it: its own text, cut into parts where a printer looks.
 //!
 //! A table of many objects is read far more often than anything in it changes, and a printer looks at little of
-//! each. So the parts borrow the text, keep their fields in order without hashing them, and leave out
-//! `managedFields`, which are a third of an object and in no column.
+//! each. So the parts borrow the text, a list or fields are cut apart only when somebody asks for what is in them,
+//! and most of an object, `managedFields` above all, is only skipped.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::cell::OnceCell;
 use std::ops::Index;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::json_text;
+
 /// A part of an object. It answers as `serde_json::Value` does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Node<'a> {
     Null,
     Bool(bool),
     Number(serde_json::Number),
     Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    Fields(Vec<(Cow<'a, str>, Node<'a>)>),
+    List(Uncut<'a, Self>),
+    Fields(Uncut<'a, (Cow<'a, str>, Self)>),
 }
 
-static NULL: Node<'static> = Node::Null;
+/// The text of a list or of fields, and what is in it once that was asked for.
+#[derive(Debug)]
+pub(super) struct Uncut<'a, T> {
+    text: &'a [u8],
+    parts: OnceCell<Vec<T>>,
+}
+
+impl<'a, T> Uncut<'a, T> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { text, parts: OnceCell::new() }
+    }
+}
 
 impl<'a> Node<'a> {
-    /// The object whose JSON this is.
-    pub(super) fn read(bytes: &'a [u8]) -> serde_json::Result<Self> {
-        Part::OBJECT.deserialize(&mut serde_json::Deserializer::from_slice(bytes))
+    /// The object, or part of one, whose JSON this is, as the server itself encodes it. What cannot be read is null.
+    pub(super) fn read(text: &'a [u8]) -> Self {
+        match text.first() {
+            Some(b'{') => Self::Fields(Uncut::new(text)),
+            Some(b'[') => Self::List(Uncut::new(text)),
+            Some(b'"') => json_text::scalar(text).map_or(Self::Null, Self::Text),
+            Some(b't') => Self::Bool(true),
+            Some(b'f') => Self::Bool(false),
+            Some(b'n') | None => Self::Null,
+            _ => serde_json::from_slice(text).map_or(Self::Null, Self::Number),
+        }
+    }
+
+    /// The JSON of a list or of fields.
+    pub(super) fn text(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::List(list) => Some(list.text),
+            Self::Fields(fields) => Some(fields.text),
+            _ => None,
+        }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
@@ -41,14 +70,19 @@ impl<'a> Node<'a> {
 
     pub(super) fn as_object(&self) -> Option<&[(Cow<'a, str>, Self)]> {
         match self {
-            Self::Fields(fields) => Some(fields),
+            Self::Fields(fields) => Some(fields.parts.get_or_init(|| {
+                let parts = json_text::fields(fields.text);
+                parts.map(|(name, value)| (json_text::name(name), Node::read(value))).collect()
+            })),
             _ => None,
         }
     }
 
     pub(super) fn as_array(&self) -> Option<&[Self]> {
         match self {
-            Self::List(items) => Some(items),
+            Self::List(list) => {
+                Some(list.parts.get_or_init(|| json_text::items(list.text).map(Node::read).collect()))
+            }
             _ => None,
         }
     }
@@ -93,9 +127,8 @@ impl<'a> Node<'a> {
             Self::Bool(value) => Value::Bool(*value),
             Self::Number(number) => Value::Number(number.clone()),
             Self::Text(text) => Value::String(text.clone().into_owned()),
-            Self::List(items) => items.iter().map(Self::to_value).collect(),
-            Self::Fields(fields) => {
-                fields.iter().map(|(name, value)| (name.clone().into_owned(), value.to_value())).collect()
+            Self::List(Uncut { text, .. }) | Self::Fields(Uncut { text, .. }) => {
+                serde_json::from_slice(text).unwrap_or_default()
             }
         }
     }
@@ -105,7 +138,7 @@ impl<'a> Index<&str> for Node<'a> {
     type Output = Self;
 
     fn index(&self, name: &str) -> &Self {
-        self.get(name).unwrap_or(&NULL)
+        self.get(name).unwrap_or(&Node::Null)
     }
 }
 
@@ -133,112 +166,12 @@ impl PartialEq<&str> for Node<'_> {
     }
 }
 
-/// Reads one part, with what is left out there or below.
-#[derive(Clone, Copy)]
-struct Part {
-    /// The field whose value is read by this.
-    below: Option<(&'static str, &'static Part)>,
-    left_out: Option<&'static str>,
-}
-
-impl Part {
-    const WHOLE: Self = Self { below: None, left_out: None };
-    const METADATA: Self = Self { below: None, left_out: Some("managedFields") };
-    const OBJECT: Self = Self { below: Some(("metadata", &Self::METADATA)), left_out: None };
-}
-
-impl<'de> DeserializeSeed<'de> for Part {
-    type Value = Node<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Part {
-    type Value = Node<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
-        let mut fields = Vec::with_capacity(8);
-        while let Some(name) = map.next_key_seed(Name)? {
-            if self.left_out == Some(&*name) {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let part = match self.below {
-                Some((below, part)) if below == name => *part,
-                _ => Self::WHOLE,
-            };
-            fields.push((name, map.next_value_seed(part)?));
+impl PartialEq for Node<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self.text(), other.text()) {
+            (None, None) => self.to_value() == other.to_value(),
+            (one, other) => one == other,
         }
-        Ok(Node::Fields(fields))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node<'de>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Self::WHOLE)? {
-            items.push(item);
-        }
-        Ok(Node::List(items))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Node<'de>, E> {
-        Ok(Node::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node<'de>, E> {
-        Ok(Node::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Node<'de>, E> {
-        Ok(Node::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Node<'de>, E> {
-        Ok(Node::Number(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Node<'de>, E> {
-        Ok(Node::Number(value.into()))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Node<'de>, E> {
-        Ok(serde_json::Number::from_f64(value).map_or(Node::Null, Node::Number))
-    }
-
-    fn visit_unit<E>(self) -> Result<Node<'de>, E> {
-        Ok(Node::Null)
-    }
-}
-
-/// Reads a field's name, borrowed where nothing in it is escaped.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field's name")
-    }
-
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Borrowed(name))
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -248,21 +181,24 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn everything_is_read_but_who_owns_it() {
+    fn everything_is_read_as_it_is_written() {
         let object = json!({
             "kind": "Pod",
-            "metadata": {"name": "a\n\"", "managedFields": [{"manager": "m"}], "labels": {"metadata": "b"}},
-            "spec": {"metadata": {"managedFields": 1}, "n": [-1, 1.5, u64::MAX, null, true]},
+            "metadata": {"name": "a\n\"", "labels": {"metadata": "b", "a\"b": ""}},
+            "spec": {"n": [-1, 1.5, u64::MAX, null, true, false, [], {}]},
         });
         let text = object.to_string();
-        let mut expected = object;
-        expected["metadata"].as_object_mut().unwrap().shift_remove("managedFields");
-        assert_eq!(Node::read(text.as_bytes()).unwrap().to_value(), expected);
+        let node = Node::read(text.as_bytes());
+        assert_eq!(node.to_value(), object);
+        let labels = node["metadata"]["labels"].as_object().unwrap();
+        assert_eq!(labels.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["metadata", "a\"b"]);
+        let numbers: Vec<_> = node["spec"]["n"].as_array().unwrap().iter().map(Node::to_value).collect();
+        assert_eq!(Value::Array(numbers), object["spec"]["n"]);
     }
 
     #[test]
     fn parts_are_found_by_their_paths() {
-        let node = Node::read(br#"{"spec":{"n":[{"a":1}],"t":"x"}}"#).unwrap();
+        let node = Node::read(br#"{"spec":{"n":[{"a":1}],"t":"x"}}"#);
         assert_eq!(node.pointer("/spec/t").and_then(Node::as_str), Some("x"));
         assert!(node.pointer("/spec/n/a").is_none() && node["spec"]["none"]["at all"].is_null());
         assert!(node["spec"]["n"].as_array().unwrap()[0]["a"] == 1);

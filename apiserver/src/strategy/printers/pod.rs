@@ -28,7 +28,7 @@ pub(super) fn pod_template(printed: &Printed<'_>) -> Vec<Value> {
     vec![printed.name(), names, images, or_none(&labels(printed.at("/template/metadata/labels")))]
 }
 
-fn sidecar_statuses<'a>(printed: &'a Printed<'_>) -> impl Iterator<Item = &'a Node<'a>> {
+fn sidecar_statuses<'a, 'o>(printed: &'a Printed<'o>) -> impl Iterator<Item = &'a Node<'o>> {
     let specs = printed.list("/spec/initContainers");
     printed.list("/status/initContainerStatuses").iter().filter(move |status| {
         specs.iter().any(|spec| spec["name"] == status["name"] && spec["restartPolicy"] == "Always")
@@ -144,8 +144,7 @@ mod tests {
 
     fn status_of(object: Value) -> String {
         let text = object.to_string();
-        let object = Node::read(text.as_bytes()).unwrap();
-        status(&Printed { object: &object, now: chrono::DateTime::UNIX_EPOCH })
+        status(&Printed { object: Node::read(text.as_bytes()), now: chrono::DateTime::UNIX_EPOCH })
     }
 
     #[test]

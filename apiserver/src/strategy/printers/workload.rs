@@ -88,8 +88,7 @@ pub(super) fn disruption_budget(printed: &Printed<'_>) -> Vec<Value> {
 
 pub(super) fn autoscaler(printed: &Printed<'_>) -> Vec<Value> {
     let stored = conversion::stored_autoscaler(&printed.object.to_value()).to_string();
-    let object = Node::read(stored.as_bytes()).unwrap_or(Node::Null);
-    let printed = &Printed { object: &object, now: printed.now };
+    let printed = &Printed { object: Node::read(stored.as_bytes()), now: printed.now };
     let target = format!(
         "{}/{}",
         printed.text("/spec/scaleTargetRef/kind"),

@@ -57,6 +57,7 @@ impl Subcommand for Up {
         let options = options(matches)?;
         let started = tokio::time::Instant::now();
         let cluster = Cluster::start(options).await?;
+        component_base::footprint::trim_after_start(&shutdown);
         let address = cluster.address().context("the API server listens nowhere")?;
         say(format_args!("Cluster ready at https://{address} in {:.2} s", started.elapsed().as_secs_f64()));
         let ended = tokio::select! {

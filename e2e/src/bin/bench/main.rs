@@ -13,6 +13,7 @@ mod scenarios;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -42,6 +43,9 @@ struct Flags {
     /// Start this command first; measure its time to /readyz and its memory when idle; stop it at the end.
     #[arg(long, value_name = "COMMAND")]
     launch: Option<String>,
+    /// What the scenario `fork` runs: it makes a second cluster from the state of the measured one.
+    #[arg(long, value_name = "COMMAND")]
+    fork: Option<String>,
     /// How long the launched command idles before its memory is read.
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     idle_seconds: u64,
@@ -96,7 +100,9 @@ const EXAMPLES: &str = "Examples:
   bench --kubeconfig admin.kubeconfig --disk-dir /var/lib/coxswain
   bench --kubeconfig F --scenario deployment --replicas 1000      # needs nodes
   bench --kubeconfig F --scenario rollout,fleet,jobs --replicas 2000 --pid PID   # jobs: simulated nodes only
-  bench --kubeconfig /tmp/d/admin.kubeconfig --launch 'coxswain up --nodes 0 --data-dir /tmp/d'";
+  bench --kubeconfig /tmp/d/admin.kubeconfig --launch 'coxswain up --nodes 0 --data-dir /tmp/d'
+  bench --kubeconfig /tmp/d/admin.kubeconfig --launch 'coxswain up --nodes 0 --data-dir /tmp/d' \\
+      --scenario start,fork --fork 'coxswain fork --data-dir /tmp/d --into /tmp/e'";
 
 /// What every scenario may use.
 pub(crate) struct Bench {
@@ -114,6 +120,8 @@ pub(crate) struct Bench {
     pub(crate) rest: Duration,
     pub(crate) image: String,
     pub(crate) wait: Duration,
+    pub(crate) fork: Option<String>,
+    pub(crate) launched: Option<Arc<Launched>>,
     pub(crate) servers: Watched,
 }
 
@@ -142,7 +150,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         Some(command) => Some(Launched::start(command, kubeconfig, &mut figures).await?),
         None => None,
     };
-    let outcome = measure(&flags, kubeconfig, &rows, launched.as_ref(), &mut figures).await;
+    let outcome = measure(&flags, kubeconfig, &rows, launched.clone(), &mut figures).await;
     if let Some(launched) = launched {
         launched.stop(&mut figures).await?;
     }
@@ -167,10 +175,10 @@ async fn measure(
     flags: &Flags,
     kubeconfig: &Path,
     rows: &[&scenarios::Row],
-    launched: Option<&Launched>,
+    launched: Option<Arc<Launched>>,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    if let Some(launched) = launched {
+    if let Some(launched) = &launched {
         launched.idle(Duration::from_secs(flags.idle_seconds), figures).await?;
     }
     if let Some(folder) = &flags.disk_dir {
@@ -178,8 +186,6 @@ async fn measure(
     }
     let cluster = Cluster::read(kubeconfig).await?;
     let namespace = cluster.make_namespace().await?;
-    let mut pids = flags.pids.clone();
-    pids.extend(launched.map(Launched::pid));
     let bench = Bench {
         cluster,
         namespace,
@@ -195,7 +201,9 @@ async fn measure(
         rest: Duration::from_secs(flags.rest_seconds),
         image: flags.image.clone(),
         wait: Duration::from_secs(flags.wait_seconds),
-        servers: Watched::new(pids),
+        fork: flags.fork.clone(),
+        servers: Watched::new(flags.pids.clone(), launched.clone()),
+        launched,
     };
     let outcome = run_all(&bench, rows, figures).await;
     bench.cluster.delete_namespace(&bench.namespace).await?;

@@ -1,14 +1,19 @@
 //! Processes of the control plane: their start, memory, CPU time and writes, as `/proc` has them.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::connection::{Cluster, get};
@@ -20,7 +25,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Processes with all their descendants.
 pub(crate) struct Watched {
-    pids: Vec<u32>,
+    given: Vec<u32>,
+    /// Looked at anew each time: it may have been started again.
+    launched: Option<Arc<Launched>>,
 }
 
 /// What processes have used so far.
@@ -40,18 +47,25 @@ pub(crate) struct Process {
 }
 
 impl Watched {
-    pub(crate) fn new(pids: Vec<u32>) -> Self {
-        Self { pids }
+    pub(crate) fn new(given: Vec<u32>, launched: Option<Arc<Launched>>) -> Self {
+        Self { given, launched }
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        let launched = self.launched.as_ref().map(|launched| launched.pid());
+        self.given.iter().copied().chain(launched).collect()
     }
 
     /// CPU time so far; none without processes to look at.
     pub(crate) fn cpu(&self) -> Option<Duration> {
-        (!self.pids.is_empty()).then(|| self.usage().cpu)
+        let pids = self.pids();
+        (!pids.is_empty()).then(|| usage_below(pids).cpu)
     }
 
     /// Resident memory now; none without processes to look at.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
-        (!self.pids.is_empty()).then(|| self.usage().resident_bytes)
+        let pids = self.pids();
+        (!pids.is_empty()).then(|| usage_below(pids).resident_bytes)
     }
 
     /// Each process by itself, as it is now.
@@ -61,22 +75,22 @@ impl Watched {
             let Usage { cpu, resident_bytes, .. } = usage_of(*pid)?;
             Some(Process { pid: *pid, name, cpu, resident_bytes })
         };
-        self.pids.iter().filter_map(look).collect()
+        self.pids().iter().filter_map(look).collect()
     }
+}
 
-    fn usage(&self) -> Usage {
-        let children = children();
-        let mut open = self.pids.clone();
-        let mut sum = Usage::default();
-        while let Some(pid) = open.pop() {
-            open.extend(children.get(&pid).into_iter().flatten());
-            let one = usage_of(pid).unwrap_or_default();
-            sum.cpu += one.cpu;
-            sum.resident_bytes += one.resident_bytes;
-            sum.written_bytes += one.written_bytes;
-        }
-        sum
+/// What processes and their descendants have used.
+fn usage_below(mut open: Vec<u32>) -> Usage {
+    let children = children();
+    let mut sum = Usage::default();
+    while let Some(pid) = open.pop() {
+        open.extend(children.get(&pid).into_iter().flatten());
+        let one = usage_of(pid).unwrap_or_default();
+        sum.cpu += one.cpu;
+        sum.resident_bytes += one.resident_bytes;
+        sum.written_bytes += one.written_bytes;
     }
+    sum
 }
 
 /// Fields of `/proc/PID/stat` after the name, which may have spaces in it.
@@ -112,8 +126,10 @@ fn usage_of(pid: u32) -> Option<Usage> {
 
 /// A control plane that this run has started.
 pub(crate) struct Launched {
-    child: Child,
-    pid: u32,
+    command: String,
+    kubeconfig: PathBuf,
+    running: Mutex<Child>,
+    pid: AtomicU32,
 }
 
 impl Launched {
@@ -122,42 +138,36 @@ impl Launched {
         command: &str,
         kubeconfig: &Path,
         figures: &mut Figures,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Arc<Self>> {
         let begun = Instant::now();
-        let child = Command::new("sh")
-            .args(["-c", &format!("exec {command}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start the command")?;
-        let pid = child.id().context("the command ended at once")?;
-        let mut launched = Self { child, pid };
-        while !is_ready(kubeconfig).await {
-            if let Some(status) = launched.child.try_wait()? {
-                bail!("the launched command ended with {status} before it was ready");
-            }
-            if begun.elapsed() > READY_WITHIN {
-                bail!("the launched command is not ready after {READY_WITHIN:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let (child, pid) = run(command, kubeconfig).await?;
         figures.add("start to /readyz", begun.elapsed().as_secs_f64() * 1000.0, "ms");
-        Ok(launched)
+        let (command, kubeconfig) = (command.to_owned(), kubeconfig.to_owned());
+        Ok(Arc::new(Self { command, kubeconfig, running: Mutex::new(child), pid: pid.into() }))
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Stops it and starts it again; gives how long it then took to be ready, and the CPU time of that.
+    pub(crate) async fn restart(&self) -> anyhow::Result<(Duration, Duration)> {
+        let mut running = self.running.lock().await;
+        self.end(&mut running).await?;
+        let begun = Instant::now();
+        let (child, pid) = run(&self.command, &self.kubeconfig).await?;
+        let elapsed = begun.elapsed();
+        *running = child;
+        self.pid.store(pid, Ordering::Relaxed);
+        Ok((elapsed, usage_below(vec![pid]).cpu))
     }
 
     /// Lets it idle, and says what it used.
     pub(crate) async fn idle(&self, length: Duration, figures: &mut Figures) -> anyhow::Result<()> {
         eprintln!("idle: {} s of nothing", length.as_secs());
-        let watched = Watched::new(vec![self.pid]);
-        let before = watched.usage();
+        let before = usage_below(vec![self.pid()]);
         tokio::time::sleep(length).await;
-        let after = watched.usage();
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let after = usage_below(vec![self.pid()]);
         let share = (after.cpu - before.cpu).as_secs_f64() / length.as_secs_f64().max(1e-9) * 100.0;
         let hourly = 3600.0 / length.as_secs_f64().max(1e-9);
         figures.add("resident memory when idle", mebibytes(after.resident_bytes), "MiB");
@@ -170,15 +180,53 @@ impl Launched {
         Ok(())
     }
 
-    pub(crate) async fn stop(mut self, figures: &mut Figures) -> anyhow::Result<()> {
-        let usage = Watched::new(vec![self.pid]).usage();
-        figures.add("resident memory at the end", usage.resident_bytes as f64 / f64::from(1 << 20), "MiB");
-        kill(Pid::from_raw(i32::try_from(self.pid)?), Signal::SIGTERM)?;
-        match tokio::time::timeout(STOP_WITHIN, self.child.wait()).await {
+    pub(crate) async fn stop(&self, figures: &mut Figures) -> anyhow::Result<()> {
+        let usage = usage_below(vec![self.pid()]);
+        figures.add("resident memory at the end", mebibytes(usage.resident_bytes), "MiB");
+        self.end(&mut *self.running.lock().await).await
+    }
+
+    async fn end(&self, running: &mut Child) -> anyhow::Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        match tokio::time::timeout(STOP_WITHIN, running.wait()).await {
             Ok(_) => Ok(()),
-            Err(_) => Ok(self.child.kill().await?),
+            Err(_) => Ok(running.kill().await?),
         }
     }
+}
+
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Starts a command and waits until the cluster answers `/readyz`.
+async fn run(command: &str, kubeconfig: &Path) -> anyhow::Result<(Child, u32)> {
+    let begun = Instant::now();
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("exec {command}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the command")?;
+    let pid = child.id().context("the command ended at once")?;
+    while !is_ready(kubeconfig).await {
+        if let Some(status) = child.try_wait()? {
+            bail!("the launched command ended with {status} before it was ready");
+        }
+        if begun.elapsed() > READY_WITHIN {
+            bail!("the launched command is not ready after {READY_WITHIN:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok((child, pid))
+}
+
+/// CPU time of the commands that this run has started and seen end.
+pub(crate) fn cpu_of_ended() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = |of: TimeVal| Duration::from_micros(u64::try_from(of.num_microseconds()).unwrap_or(0));
+    Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
 async fn is_ready(kubeconfig: &Path) -> bool {

@@ -2,9 +2,11 @@
 
 mod creates;
 mod deployment;
+mod fork;
 mod lists;
 mod memory;
 mod reads;
+mod start;
 mod watches;
 mod workloads;
 
@@ -64,6 +66,18 @@ pub(crate) static SCENARIOS: &[Row] = &[
         about: "memory of the servers for each stored object of 2 KiB; needs --launch or --pid",
         needs_nodes: false,
         run: |bench, figures| Box::pin(memory::run(bench, figures)),
+    },
+    Row {
+        name: "start",
+        about: "a start over many objects: time to /readyz, CPU, memory; needs --launch",
+        needs_nodes: false,
+        run: |bench, figures| Box::pin(start::run(bench, figures)),
+    },
+    Row {
+        name: "fork",
+        about: "a second cluster from the state of the measured one; needs --fork",
+        needs_nodes: false,
+        run: |bench, figures| Box::pin(fork::run(bench, figures)),
     },
     Row {
         name: "list",
