@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use component_base::client::said;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, Volume};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
@@ -34,7 +35,10 @@ pub(crate) struct EphemeralVolume {
 
 #[derive(Debug, PartialEq)]
 enum Step {
-    Create(Box<PersistentVolumeClaim>),
+    Create {
+        volume: String,
+        claim: Box<PersistentVolumeClaim>,
+    },
     /// The name is taken by something else.
     Refuse {
         volume: String,
@@ -54,7 +58,8 @@ fn plan(pod: &Pod, claim_named: impl Fn(&str) -> Option<Arc<PersistentVolumeClai
     let step = |volume: &Volume| {
         let name = ephemeral_claim(pod, &volume.name);
         let Some(found) = claim_named(&name) else {
-            return Some(Step::Create(Box::new(claim_for(pod, volume, name))));
+            let claim = Box::new(claim_for(pod, volume, name));
+            return Some(Step::Create { volume: volume.name.clone(), claim });
         };
         let owner = controller_of(&found.metadata);
         let is_ours = owner.is_some_and(|owner| owner.uid == uid_of(&pod.metadata));
@@ -112,9 +117,13 @@ impl Controller for EphemeralVolume {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         for step in plan(&pod, |name| self.claims.get(&ObjectKey::new(&*key.namespace, name))) {
             let problem = match step {
-                Step::Create(claim) => match api.create(&PostParams::default(), &claim).await {
+                Step::Create { volume, claim } => match api.create(&PostParams::default(), &claim).await {
                     Ok(_) => continue,
-                    Err(error) => error.to_string(),
+                    Err(error) => format!(
+                        "ephemeral volume {volume}: create PVC {}: {}",
+                        name_of(&claim.metadata),
+                        said(&error)
+                    ),
                 },
                 Step::Refuse { message, .. } => message,
             };
@@ -143,7 +152,7 @@ mod tests {
     #[test]
     fn a_claim_is_made_that_the_pod_owns() {
         let steps = plan(&pod(), |_| None);
-        let [Step::Create(claim)] = steps.as_slice() else { panic!("{steps:?}") };
+        let [Step::Create { claim, .. }] = steps.as_slice() else { panic!("{steps:?}") };
         assert_eq!(name_of(&claim.metadata), "p-scratch");
         assert_eq!(claim.metadata.labels.as_ref().unwrap()["a"], "b");
         assert_eq!(controller_of(&claim.metadata).unwrap().uid, "u");

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use crate::controller::{Action, Controller, ReconcileError, Setup};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
-use crate::owners::is_deleting;
+use crate::owners::{annotation, is_deleting, uid_of};
 use crate::token_signer::TokenSigner;
 
 const TYPE: &str = "kubernetes.io/service-account-token";
@@ -107,7 +107,8 @@ impl Controller for ServiceAccountToken {
         if secret.type_.as_deref() != Some(TYPE) || is_deleting(&secret.metadata) {
             return Ok(Action::Done);
         }
-        let account = match self.accounts.get(&ObjectKey::new(&key.namespace, name)) {
+        let cached = self.accounts.get(&ObjectKey::new(&key.namespace, name));
+        let account = match cached.filter(|account| is_meant(&secret, account)) {
             Some(account) => Some(account),
             // The cache may be behind, and deleting cannot be taken back.
             None => {
@@ -135,6 +136,12 @@ impl Controller for ServiceAccountToken {
         }
         Ok(Action::Done)
     }
+}
+
+/// Whether the secret is for this very account, as far as it says.
+fn is_meant(secret: &Secret, account: &ServiceAccount) -> bool {
+    let wanted = annotation(&secret.metadata, UID).filter(|uid| !uid.is_empty());
+    wanted.is_none_or(|wanted| wanted == uid_of(&account.metadata))
 }
 
 fn account_of(secret: &Secret) -> Option<&str> {
@@ -170,6 +177,12 @@ mod tests {
     fn a_secret_of_an_account_that_is_gone_or_another_is_deleted() {
         assert_eq!(step(&secret("u1", json!({})), None), Step::Delete);
         assert_eq!(step(&secret("u0", json!({})), Some(&account())), Step::Delete);
+    }
+
+    #[test]
+    fn an_account_of_the_name_is_not_enough() {
+        let meant = |uid: &str| is_meant(&secret(uid, json!({})), &account());
+        assert!(meant("") && meant("u1") && !meant("u0"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::{Api, Client};
 
 use crate::controller::{Action, Controller, ReconcileError, Setup};
-use crate::finalizers::{drop_finalizer, waits_for};
+use crate::finalizers::{drop_finalizer, is_used_by, waits_for};
 use crate::informers::Informer;
 use crate::key::ObjectKey;
 
@@ -47,9 +47,14 @@ impl Controller for VolumeAttributesClassProtection {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, ReconcileError> {
         let waiting = self.classes.get(key).filter(|class| waits_for(&class.metadata, FINALIZER));
         let Some(class) = waiting else { return Ok(Action::Done) };
-        let claimed = self.claims.all().iter().any(|claim| of_claim(claim).any(|name| name == key.name));
-        let held = self.volumes.all().iter().any(|volume| of_volume(volume).any(|name| name == key.name));
-        if !claimed && !held {
+        let claims = |claim: &PersistentVolumeClaim| of_claim(claim).any(|name| name == key.name);
+        let holds = |volume: &PersistentVolume| of_volume(volume).any(|name| name == key.name);
+        let seen = self.claims.all().iter().any(|claim| claims(claim))
+            || self.volumes.all().iter().any(|volume| holds(volume));
+        let used = seen
+            || is_used_by(&Api::all(self.client.clone()), None, claims).await?
+            || is_used_by(&Api::all(self.client.clone()), None, holds).await?;
+        if !used {
             drop_finalizer(&Api::all(self.client.clone()), &*class, FINALIZER).await?;
         }
         Ok(Action::Done)

@@ -70,6 +70,25 @@ fn the_schedule_follows_the_time_zone() {
 }
 
 #[test]
+fn a_time_that_clocks_leap_over_is_not_missed_and_one_that_comes_twice_is_run_twice() {
+    let at_half_past_two = |last: &str| {
+        let mut cron = cron("30 2 * * *", json!({"timeZone": "Europe/Berlin"}), &[]);
+        let last = component_base::clock::time_of(at(last));
+        cron.status.get_or_insert_default().last_schedule_time = Some(last);
+        cron
+    };
+    // At two o'clock of the 31st of March it is three.
+    let spring = at_half_past_two("2024-03-30T01:30:00Z");
+    check(&spring, &[], "2024-03-31T12:00:00Z", &["requeue 45000s"]);
+    check(&spring, &[], "2024-04-01T00:30:00Z", &["start 01T00:30", "requeue 86400s"]);
+    // At three o'clock of the 27th of October it is two again.
+    let autumn = at_half_past_two("2024-10-26T00:30:00Z");
+    check(&autumn, &[], "2024-10-27T00:30:00Z", &["start 27T00:30", "requeue 3600s"]);
+    let again = at_half_past_two("2024-10-27T00:30:00Z");
+    check(&again, &[], "2024-10-27T01:30:00Z", &["start 27T01:30", "requeue 86400s"]);
+}
+
+#[test]
 fn a_missed_time_beyond_the_deadline_does_not_start() {
     let strict = cron("0 * * * *", json!({"startingDeadlineSeconds": 60}), &[]);
     check(&strict, &[], "2024-03-30T10:30:00Z", &["requeue 1800s"]);
