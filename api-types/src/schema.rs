@@ -20,7 +20,7 @@ pub mod values;
 use crate::kinds::Kind;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 
 pub use build::SchemaError;
 pub use check::{Findings, Strict, TypeError};
@@ -216,6 +216,17 @@ impl Schema {
 /// The schema of a built-in kind.
 pub fn builtin(kind: &Kind) -> Option<Schema> {
     builtin_definition(&kind.definition)
+}
+
+/// As `builtin`, the one that all have in common.
+pub fn shared(kind: &Kind) -> Option<Arc<Schema>> {
+    static MADE: LazyLock<RwLock<HashMap<String, Arc<Schema>>>> = LazyLock::new(RwLock::default);
+    if let Some(schema) = MADE.read().unwrap_or_else(PoisonError::into_inner).get(&kind.definition) {
+        return Some(schema.clone());
+    }
+    let schema = Arc::new(builtin(kind)?);
+    MADE.write().unwrap_or_else(PoisonError::into_inner).insert(kind.definition.clone(), schema.clone());
+    Some(schema)
 }
 
 /// The schema of a built-in definition by its name (`io.k8s.api.autoscaling.v1.Scale`).

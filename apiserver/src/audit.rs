@@ -92,7 +92,7 @@ impl Audit {
 
     /// Begins the trail of a request, and logs that it came; none if the policy keeps nothing of it.
     pub(crate) fn begin(self: &Arc<Self>, request: &Request, id: &str) -> Option<Trail> {
-        let info = request.extensions().get::<RequestInfo>()?;
+        let info = request.extensions().get::<Arc<RequestInfo>>()?;
         let user = request.extensions().get::<UserInfo>()?;
         let verdict = self.policy.judge(&Attributes::of(user, info));
         if verdict.level == Level::None {
@@ -106,7 +106,7 @@ impl Audit {
 
     /// Logs a request whose credentials were not accepted.
     pub(crate) fn refused(self: &Arc<Self>, request: &Request, id: &str, code: u16) {
-        let Some(info) = request.extensions().get::<RequestInfo>() else { return };
+        let Some(info) = request.extensions().get::<Arc<RequestInfo>>() else { return };
         let user = UserInfo::default();
         let verdict = self.policy.judge(&Attributes::of(&user, info));
         if verdict.level == Level::None {

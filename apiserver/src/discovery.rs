@@ -92,7 +92,9 @@ impl Registry {
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
         let key = (group.to_owned(), version.to_owned(), plural.to_owned());
-        self.table().resources.get(&key).cloned()
+        // What is built in is in every table.
+        let known = self.table.load().resources.get(&key).filter(|kind| kind.custom.is_none()).cloned();
+        known.or_else(|| self.table().resources.get(&key).cloned())
     }
 
     /// Whether any kind of this group version is served.
@@ -102,7 +104,8 @@ impl Registry {
 
     /// The row in whose form objects of `kind` are stored: `kind` itself unless rows share a prefix.
     pub(crate) fn storing(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        self.table().storing.get(&kind.storage).unwrap_or(kind).clone()
+        let table = if kind.custom.is_none() { self.table.load_full() } else { self.table() };
+        table.storing.get(&kind.storage).unwrap_or(kind).clone()
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -63,7 +64,28 @@ pub(crate) struct FlowControl {
 
 struct Compiled {
     versions: [Version; 2],
-    schemas: Vec<(Schema, Target)>,
+    schemas: Vec<Arc<Class>>,
+}
+
+/// A schema and where it leads.
+struct Class {
+    schema: Schema,
+    target: Target,
+    labels: ClassLabels,
+}
+
+/// What an answer says of how its request was classified.
+#[derive(Clone)]
+pub(crate) struct ClassLabels {
+    pub(crate) schema_uid: HeaderValue,
+    pub(crate) level_uid: HeaderValue,
+}
+
+impl ClassLabels {
+    fn new(schema: &Schema, target: &Target) -> Self {
+        let text = |uid: &str| HeaderValue::from_str(uid).unwrap_or(HeaderValue::from_static(""));
+        Self { schema_uid: text(&schema.uid), level_uid: text(&target.level_uid) }
+    }
 }
 
 /// Where a schema leads.
@@ -80,17 +102,15 @@ struct Target {
 /// A request that may run. Its seats are free again when this is dropped.
 pub(crate) struct Admitted {
     control: Arc<FlowControl>,
-    target: Target,
+    class: Arc<Class>,
     queue: Option<usize>,
     seats: u32,
     since: Instant,
-    pub(crate) schema_uid: String,
 }
 
 /// A request that may not run now, and as what it was classified.
 pub(crate) struct Refused {
-    pub(crate) schema_uid: String,
-    pub(crate) level_uid: String,
+    pub(crate) labels: ClassLabels,
 }
 
 impl FlowControl {
@@ -115,15 +135,16 @@ impl FlowControl {
         patience: Duration,
     ) -> Result<Admitted, Refused> {
         let compiled = self.compiled();
-        let found = compiled.schemas.iter().find(|(schema, _)| schema.fits(attributes));
+        let found = compiled.schemas.iter().find(|class| class.schema.fits(attributes));
         // The last one is catch-all, which takes whoever is left.
-        let Some((schema, target)) = found.or(compiled.schemas.last()) else {
+        let Some(class) = found.or(compiled.schemas.last()) else {
             unreachable!("the mandatory schemas are always there")
         };
+        let Class { schema, target, labels } = &**class;
         let seats = seats.min(target.seats_max);
         let refused = |reason: &'static str| {
             self.figures.refused(&target.level.name, &schema.name, reason);
-            Refused { schema_uid: schema.uid.clone(), level_uid: target.level_uid.clone() }
+            Refused { labels: labels.clone() }
         };
         let queue = match target.level.enter(hash(&schema.name, schema.flow(attributes)), seats) {
             Entry::Now => None,
@@ -141,8 +162,7 @@ impl FlowControl {
         };
         target.dispatched.inc();
         target.executing.inc();
-        let (control, target, since) = (self.clone(), target.clone(), Instant::now());
-        Ok(Admitted { control, target, queue, seats, since, schema_uid: schema.uid.clone() })
+        Ok(Admitted { control: self.clone(), class: class.clone(), queue, seats, since: Instant::now() })
     }
 
     fn compiled(&self) -> Arc<Compiled> {
@@ -168,9 +188,10 @@ impl FlowControl {
         // A schema that leads nowhere counts as if it were not there.
         let schemas = schemas.into_iter().filter_map(|schema| {
             let target = targets.get(&schema.level)?.clone();
-            Some((self.figures.count(&schema, target), schema))
+            let target = self.figures.count(&schema, target);
+            Some(Arc::new(Class { labels: ClassLabels::new(&schema, &target), schema, target }))
         });
-        Compiled { versions, schemas: schemas.map(|(target, schema)| (schema, target)).collect() }
+        Compiled { versions, schemas: schemas.collect() }
     }
 
     /// The live objects, and those that have to be there whatever anybody deletes.
@@ -255,15 +276,15 @@ impl Target {
 }
 
 impl Admitted {
-    pub(crate) fn level_uid(&self) -> &str {
-        &self.target.level_uid
+    pub(crate) fn labels(&self) -> ClassLabels {
+        self.class.labels.clone()
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.target.executing.dec();
-        self.target.level.leave(self.queue, self.seats, self.since.elapsed().as_secs_f64());
+        self.class.target.executing.dec();
+        self.class.target.level.leave(self.queue, self.seats, self.since.elapsed().as_secs_f64());
         self.control.let_in();
     }
 }
@@ -407,7 +428,11 @@ mod tests {
     async fn a_noisy_client_does_not_starve_a_quiet_one() {
         let control = FlowControl::new(Arc::new(world()), 1);
         let first = control.enter(&list_by("noisy"), 1, PATIENCE).await.ok().unwrap();
-        assert_eq!((first.schema_uid.as_str(), first.level_uid()), ("schema-all", "level-narrow"));
+        let ClassLabels { schema_uid, level_uid } = first.labels();
+        assert_eq!(
+            (schema_uid.to_str().unwrap(), level_uid.to_str().unwrap()),
+            ("schema-all", "level-narrow")
+        );
         let served = Arc::new(Mutex::new(Vec::new()));
         let one = |user: &'static str| {
             let (control, served) = (control.clone(), served.clone());

@@ -1,5 +1,7 @@
 //! Counts and latencies of requests, and the state of the process, under the names kube-apiserver gives them.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use axum::body::Body;
 use http::{HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -88,7 +90,9 @@ pub(crate) struct RequestMetrics {
     requests: Counts<Answered>,
     durations: Family<About, Histogram>,
     sizes: Family<About, Histogram>,
-    in_flight: Levels<Sort>,
+    in_flight: [Gauge<i64, AtomicI64>; 2],
+    series: RwLock<HashMap<u64, Vec<Series>>>,
+    hasher: RandomState,
     long_running: Levels<About>,
     watch_events: Counts<Watched>,
 }
@@ -113,13 +117,17 @@ impl RequestMetrics {
     pub(crate) fn new() -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 17));
         let bytes: fn() -> Histogram = || Histogram::new(exponential_buckets(1000.0, 10.0, 7));
+        let in_flight = Levels::<Sort>::default();
         let metrics = Self {
             registry: Mutex::new(Registry::default()),
             reloaded: watch::Sender::new(0),
             requests: Family::default(),
             durations: Family::new_with_constructor(seconds),
             sizes: Family::new_with_constructor(bytes),
-            in_flight: Family::default(),
+            in_flight: ["mutating", "readOnly"]
+                .map(|kind| in_flight.get_or_create(&Sort { request_kind: kind }).clone()),
+            series: RwLock::default(),
+            hasher: RandomState::new(),
             long_running: Family::default(),
             watch_events: Family::default(),
         };
@@ -131,15 +139,12 @@ impl RequestMetrics {
             let text = "Size of responses in bytes, where it is known before they are sent";
             registry.register("apiserver_response_sizes", text, metrics.sizes.clone());
             let text = "Requests that are being answered, without watches and streams";
-            registry.register("apiserver_current_inflight_requests", text, metrics.in_flight.clone());
+            registry.register("apiserver_current_inflight_requests", text, in_flight);
             let text = "Watches and streams that are open";
             registry.register("apiserver_longrunning_requests", text, metrics.long_running.clone());
             let text = "Events sent to watchers";
             registry.register("apiserver_watch_events", text, metrics.watch_events.clone());
         });
-        for request_kind in ["mutating", "readOnly"] {
-            metrics.in_flight.get_or_create(&Sort { request_kind }).set(0);
-        }
         metrics
     }
 
@@ -165,8 +170,7 @@ impl RequestMetrics {
     /// Counts a request as being answered until what is given is dropped.
     pub(crate) fn enter(&self, info: &RequestInfo) -> impl Drop + Send + use<> {
         let reads = matches!(info.verb.as_str(), "get" | "list" | "watch" | "head");
-        let request_kind = if reads { "readOnly" } else { "mutating" };
-        Level::raise(self.in_flight.get_or_create(&Sort { request_kind }).clone())
+        Level::raise(self.in_flight[usize::from(reads)].clone())
     }
 
     /// Counts a watch or stream as open until its answer has ended.
@@ -175,7 +179,9 @@ impl RequestMetrics {
         if !known {
             return response;
         }
-        let level = Level::raise(self.long_running.get_or_create(&About::of(info, known)).clone());
+        let level = Level::raise(
+            self.long_running.get_or_create(&Labels::of(info, response.status()).answered().about()).clone(),
+        );
         response.map(|body| {
             Body::new(body.map_frame(move |frame| {
                 // The level lives as long as the body.
@@ -193,15 +199,34 @@ impl RequestMetrics {
 
     /// Notes one answered request.
     pub(crate) fn observe(&self, info: &RequestInfo, response: &http::Response<Body>, took: Duration) {
-        let code = response.status();
-        let about = About::of(info, code != StatusCode::NOT_FOUND);
-        let dry_run = if info.query.get("dryRun") == Some("All") { "All" } else { "" };
-        self.requests.get_or_create(&about.clone().answered(dry_run, code.as_u16())).inc();
-        if let Some(size) = response.body().size_hint().exact() {
-            // Sizes beyond 2^53 bytes do not occur.
-            self.sizes.get_or_create(&about).observe(size as f64);
+        let labels = Labels::of(info, response.status());
+        let size = response.body().size_hint().exact();
+        let note = |series: &Series| {
+            series.requests.inc();
+            if let Some(size) = size {
+                // Sizes beyond 2^53 bytes do not occur.
+                series.sizes.observe(size as f64);
+            }
+            series.durations.observe(took.as_secs_f64());
+        };
+        let hash = self.hasher.hash_one(&labels);
+        let of = |all: &[Series]| all.iter().find(|one| one.about.labels() == labels).map(note);
+        if self.series.read().get(&hash).and_then(|all| of(all)).is_none() {
+            let series = self.series_of(&labels);
+            note(&series);
+            self.series.write().entry(hash).or_default().push(series);
         }
-        self.durations.get_or_create(&about).observe(took.as_secs_f64());
+    }
+
+    fn series_of(&self, labels: &Labels<'_>) -> Series {
+        let answered = labels.answered();
+        let about = answered.about();
+        Series {
+            requests: self.requests.get_or_create(&answered).clone(),
+            durations: self.durations.get_or_create(&about).clone(),
+            sizes: self.sizes.get_or_create(&about).clone(),
+            about: answered,
+        }
     }
 
     /// The answer at `/metrics`; `objects` are the numbers of stored objects by resource.
@@ -230,38 +255,95 @@ impl RequestMetrics {
     }
 }
 
-impl About {
-    fn of(info: &RequestInfo, known: bool) -> Self {
-        let known = known && info.is_resource;
-        let named = |text: &String| if known { text.clone() } else { String::new() };
+/// What is counted about requests with the same labels, found without making the labels anew.
+struct Series {
+    about: Answered,
+    requests: Counter<u64, AtomicU64>,
+    durations: Histogram,
+    sizes: Histogram,
+}
+
+/// The labels of one answered request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Labels<'a> {
+    verb: &'a str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    scope: &'a str,
+    dry_run: &'a str,
+    code: u16,
+}
+
+impl<'a> Labels<'a> {
+    fn of(info: &'a RequestInfo, code: StatusCode) -> Self {
+        let known = code != StatusCode::NOT_FOUND && info.is_resource;
+        let named = |text: &'a str| if known { text } else { "" };
         Self {
             verb: verb(info),
             group: named(&info.group),
             version: named(&info.version),
             resource: named(&info.resource),
             subresource: named(&info.subresource),
-            scope: if known { scope(info).into() } else { String::new() },
-            component: "apiserver".into(),
+            scope: named(scope(info)),
+            dry_run: if info.query.get("dryRun") == Some("All") { "All" } else { "" },
+            code: code.as_u16(),
         }
     }
 
-    fn answered(self, dry_run: &str, code: u16) -> Answered {
-        let Self { verb, group, version, resource, subresource, scope, component } = self;
-        let dry_run = dry_run.to_owned();
-        Answered { verb, group, version, resource, subresource, scope, component, dry_run, code }
+    fn answered(self) -> Answered {
+        let Self { verb, group, version, resource, subresource, scope, dry_run, code } = self;
+        Answered {
+            verb: verb.into(),
+            group: group.into(),
+            version: version.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            scope: scope.into(),
+            component: "apiserver".into(),
+            dry_run: dry_run.into(),
+            code,
+        }
+    }
+}
+
+impl Answered {
+    fn labels(&self) -> Labels<'_> {
+        Labels {
+            verb: &self.verb,
+            group: &self.group,
+            version: &self.version,
+            resource: &self.resource,
+            subresource: &self.subresource,
+            scope: &self.scope,
+            dry_run: &self.dry_run,
+            code: self.code,
+        }
+    }
+
+    fn about(&self) -> About {
+        let Self { verb, group, version, resource, subresource, scope, component, .. } = self.clone();
+        About { verb, group, version, resource, subresource, scope, component }
     }
 }
 
 /// The verb as Kubernetes' metrics call it; what is none is `other`, since clients make up methods.
-fn verb(info: &RequestInfo) -> String {
+fn verb(info: &RequestInfo) -> &'static str {
     let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy");
     match info.verb.as_str() {
-        _ if streams => "CONNECT".into(),
-        "create" => "POST".into(),
-        "update" => "PUT".into(),
-        known @ ("get" | "list" | "watch" | "patch" | "delete" | "deletecollection" | "post" | "put"
-        | "head" | "options") => known.to_uppercase(),
-        _ => "other".into(),
+        _ if streams => "CONNECT",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "head" => "HEAD",
+        "options" => "OPTIONS",
+        _ => "other",
     }
 }
 

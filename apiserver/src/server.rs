@@ -1,4 +1,4 @@
-//! The listener, and the ORDER of all layers in one function, [`layers`].
+//! The listener, and the ORDER of all layers in one table, [`LAYERS`].
 //!
 //! The layers are one tower service. Connections call it, and so do components in the same process through
 //! a [`Loopback`], which skips nothing but the socket and the proof of identity.
@@ -7,21 +7,24 @@ mod listener;
 mod loopback;
 mod start;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll};
 
 use api_types::kinds::Kind;
 use api_types::status::Status;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
+use axum::extract::Request;
 use axum::response::Response;
 use component_base::Shutdown;
 use component_base::clock::Clock;
 use component_base::random::Random;
 use component_base::zpages::Zpages;
 use futures::FutureExt as _;
-use http::{HeaderValue, StatusCode, header};
+use futures::future::BoxFuture;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tracing::{Instrument as _, error, info, info_span, warn};
@@ -104,35 +107,83 @@ impl Server {
 }
 
 /// All layers, outermost first. A request passes them from top to bottom, its answer from bottom to top.
-pub(crate) fn layers(server: Arc<Server>) -> axum::Router {
-    let layer = tower::ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(server.clone(), measure))
-        .layer(middleware::from_fn_with_state(server.clone(), catch_panic))
-        .layer(middleware::from_fn_with_state(server.clone(), read_info))
-        .layer(middleware::from_fn_with_state(server.clone(), bound))
-        .layer(middleware::from_fn_with_state(server.clone(), authenticate))
-        .layer(middleware::from_fn_with_state(server.clone(), record))
-        .layer(middleware::from_fn_with_state(server.clone(), impersonate))
-        .layer(middleware::from_fn_with_state(server.clone(), take_turn))
-        .layer(middleware::from_fn_with_state(server.clone(), authorize));
-    axum::Router::new().fallback(serve).with_state(server).layer(layer)
+static LAYERS: &[Layer] = &[
+    |server, request, next| Box::pin(measure(server, request, next)),
+    |server, request, next| Box::pin(catch_panic(server, request, next)),
+    |server, request, next| Box::pin(name_request(server, request, next)),
+    |server, request, next| Box::pin(bound(server, request, next)),
+    |server, request, next| Box::pin(authenticate(server, request, next)),
+    |server, request, next| record(server, request, next),
+    |server, request, next| impersonate(server, request, next),
+    |server, request, next| Box::pin(take_turn(server, request, next)),
+    |server, request, next| Box::pin(authorize(server, request, next)),
+];
+
+type Layer = for<'a> fn(&'a Arc<Server>, Request, Next) -> BoxFuture<'a, Response>;
+
+/// The layers that are still to come, and after them the service itself.
+#[derive(Clone, Copy)]
+struct Next(&'static [Layer]);
+
+impl Next {
+    fn run(self, server: &Arc<Server>, request: Request) -> BoxFuture<'_, Response> {
+        match self.0.split_first() {
+            Some((layer, rest)) => layer(server, request, Next(rest)),
+            None => Box::pin(serve(server, request)),
+        }
+    }
+}
+
+/// The layers as one service.
+#[derive(Clone)]
+pub(crate) struct Layers(Arc<Server>);
+
+impl tower::Service<Request> for Layers {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let server = self.0.clone();
+        Box::pin(async move {
+            let is_head = request.method() == http::Method::HEAD;
+            let response = Next(LAYERS).run(&server, request).await;
+            Ok(if is_head { without_body(response) } else { response })
+        })
+    }
+}
+
+/// An answer that only says how long its body would be.
+fn without_body(mut response: Response) -> Response {
+    if let Some(size) = response.body().size_hint().exact() {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(size.into());
+    }
+    response.map(|_| Body::empty())
 }
 
 /// The name under which a request stands in logs and beside what it wrote.
 #[derive(Clone, Debug)]
 struct AuditId(String);
 
-async fn measure(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+/// What a request asks for, once [`measure`] has read it.
+fn info_of(request: &Request) -> Arc<RequestInfo> {
+    request.extensions().get::<Arc<RequestInfo>>().cloned().unwrap_or_default()
+}
+
+async fn measure(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
     let begun = tokio::time::Instant::now();
-    let info = request_info::parse(
-        request.method(),
-        request.uri().path(),
-        request.uri().query().unwrap_or_default(),
-    );
+    let uri = request.uri();
+    let info = request_info::parse(request.method(), uri.path(), uri.query().unwrap_or_default());
+    let info = Arc::new(info);
     let long = lasts(&request, &info);
+    request.extensions_mut().insert(info.clone());
     let in_flight = (!long).then(|| server.metrics.enter(&info));
     let span = info_span!("request", verb = %info.verb, path = %info.path);
-    let response = next.run(request).instrument(span).await;
+    let response = next.run(server, request).instrument(span).await;
     drop(in_flight);
     let took = begun.elapsed();
     server.metrics.observe(&info, &response, took);
@@ -146,36 +197,33 @@ async fn measure(State(server): State<Arc<Server>>, request: Request, next: Next
     response
 }
 
-async fn catch_panic(State(_server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let caught = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await;
+async fn catch_panic(server: &Arc<Server>, request: Request, next: Next) -> Response {
+    let info = info_of(&request);
+    let caught = std::panic::AssertUnwindSafe(next.run(server, request)).catch_unwind().await;
     caught.unwrap_or_else(|_| {
-        error!(path, "a request panicked");
+        error!(path = %info.path, "a request panicked");
         negotiate::answer_status(&Status::internal("the request failed; the server's log has the place"))
     })
 }
 
-async fn read_info(State(_server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    let uri = request.uri();
-    let info = request_info::parse(request.method(), uri.path(), uri.query().unwrap_or_default());
+async fn name_request(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let id = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let id = given.unwrap_or_else(|| server.random.uuid().to_string());
     let header = HeaderValue::from_str(&id).ok();
-    request.extensions_mut().insert(info);
     request.extensions_mut().insert(AuditId(id));
-    let mut response = next.run(request).await;
+    let mut response = next.run(server, request).await;
     if let Some(header) = header {
-        response.headers_mut().insert("audit-id", header);
+        response.headers_mut().insert(HeaderName::from_static("audit-id"), header);
     }
     response
 }
 
 /// A bound on a request's time. Watches and streams have bounds of their own.
-async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+async fn bound(server: &Arc<Server>, request: Request, next: Next) -> Response {
     if is_long(&request) {
-        return next.run(request).await;
+        return next.run(server, request).await;
     }
-    match tokio::time::timeout(server.limits.request_timeout, next.run(request)).await {
+    match tokio::time::timeout(server.limits.request_timeout, next.run(server, request)).await {
         Ok(response) => response,
         Err(_) => {
             negotiate::answer_status(&Status::timeout("request did not complete within the allotted timeout"))
@@ -185,7 +233,7 @@ async fn bound(State(server): State<Arc<Server>>, request: Request, next: Next) 
 
 /// Watches and streams.
 fn is_long(request: &Request) -> bool {
-    request.extensions().get::<RequestInfo>().is_some_and(|info| lasts(request, info))
+    request.extensions().get::<Arc<RequestInfo>>().is_some_and(|info| lasts(request, info))
 }
 
 fn lasts(request: &Request, info: &RequestInfo) -> bool {
@@ -196,7 +244,7 @@ fn lasts(request: &Request, info: &RequestInfo) -> bool {
 }
 
 /// Finds out who asks, unless a loopback said so.
-async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+async fn authenticate(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
     if request.extensions().get::<UserInfo>().is_none() {
         let certificates = request.extensions().get::<PeerCertificates>().cloned();
         let presented =
@@ -216,24 +264,26 @@ async fn authenticate(State(server): State<Arc<Server>>, mut request: Request, n
             }
         }
     }
-    next.run(request).await
+    next.run(server, request).await
 }
 
 /// Keeps the audit trail of what the policy names.
-async fn record(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+fn record(server: &Arc<Server>, mut request: Request, next: Next) -> BoxFuture<'_, Response> {
     let Some(trail) = server.audit.as_ref().and_then(|audit| audit.begin(&request, audit_id(&request)))
     else {
-        return next.run(request).await;
+        return next.run(server, request);
     };
     let is_long = is_long(&request);
     request.extensions_mut().insert(trail.clone());
-    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => trail.answers(response, is_long).await,
-        Err(panic) => {
-            trail.panicked();
-            std::panic::resume_unwind(panic)
+    Box::pin(async move {
+        match std::panic::AssertUnwindSafe(next.run(server, request)).catch_unwind().await {
+            Ok(response) => trail.answers(response, is_long).await,
+            Err(panic) => {
+                trail.panicked();
+                std::panic::resume_unwind(panic)
+            }
         }
-    }
+    })
 }
 
 fn audit_id(request: &Request) -> &str {
@@ -241,55 +291,54 @@ fn audit_id(request: &Request) -> &str {
 }
 
 /// Lets the request run as somebody else, if it asks for it and may.
-async fn impersonate(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
-    if !impersonation::is_asked(request.headers()) {
-        return next.run(request).await;
+fn impersonate(server: &Arc<Server>, request: Request, next: Next) -> BoxFuture<'_, Response> {
+    match impersonation::is_asked(request.headers()) {
+        true => Box::pin(run_as_asked(server, request, next)),
+        false => next.run(server, request),
     }
+}
+
+async fn run_as_asked(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
     let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_default();
-    let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
-    match impersonation::apply(&Attributes::of(&user, &info), request.headers(), &server.authorizers).await {
+    let attributes = Attributes::of(&user, &info_of(&request));
+    match impersonation::apply(&attributes, request.headers(), &server.authorizers).await {
         Ok(impersonated) => {
             if let Some(trail) = request.extensions().get::<Trail>() {
                 trail.impersonates(&impersonated);
             }
             request.extensions_mut().insert(impersonated.user);
-            next.run(request).await
+            next.run(server, request).await
         }
         Err(status) => negotiate::answer_status(&status),
     }
 }
 
 /// Lets requests in by priority and fairness. They hold their seats until the answer begins.
-async fn take_turn(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let (Some(user), Some(info)) =
-        (request.extensions().get::<UserInfo>(), request.extensions().get::<RequestInfo>())
-    else {
-        return next.run(request).await;
+async fn take_turn(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
+    let Some(user) = request.extensions().get::<UserInfo>() else {
+        return next.run(server, request).await;
     };
-    if is_long(&request) && info.verb != "watch" {
-        return next.run(request).await;
+    let info = info_of(&request);
+    // Authorization judges by the same.
+    let attributes = Arc::new(Attributes::of(user, &info));
+    request.extensions_mut().insert(attributes.clone());
+    if lasts(&request, &info) && info.verb != "watch" {
+        return next.run(server, request).await;
     }
-    let attributes = Attributes::of(user, info);
-    let seats = seats(&server, info);
     let patience = server.limits.request_timeout / 4;
-    let (mut response, schema, level) = match server.flow.enter(&attributes, seats, patience).await {
+    let (mut response, labels) = match server.flow.enter(&attributes, seats(server, &info), patience).await {
         Ok(admitted) => {
-            let response = next.run(request).await;
-            (response, admitted.schema_uid.clone(), admitted.level_uid().to_owned())
+            let response = next.run(server, request).await;
+            (response, admitted.labels())
         }
         Err(refused) => {
             let status = Status::too_many_requests("too many requests, please try again later.", 1);
-            (negotiate::answer_status(&status), refused.schema_uid, refused.level_uid)
+            (negotiate::answer_status(&status), refused.labels)
         }
     };
     let headers = response.headers_mut();
-    for (name, uid) in
-        [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)]
-    {
-        if let Ok(value) = HeaderValue::from_str(&uid) {
-            headers.insert(name, value);
-        }
-    }
+    headers.insert(HeaderName::from_static("x-kubernetes-pf-flowschema-uid"), labels.schema_uid);
+    headers.insert(HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), labels.level_uid);
     response
 }
 
@@ -303,25 +352,22 @@ fn seats(server: &Server, info: &RequestInfo) -> u32 {
     flow_control::seats_of_list(page.unwrap_or(usize::MAX).min(objects))
 }
 
-async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let (Some(user), Some(info)) =
-        (request.extensions().get::<UserInfo>(), request.extensions().get::<RequestInfo>())
-    else {
+async fn authorize(server: &Arc<Server>, mut request: Request, next: Next) -> Response {
+    let Some(attributes) = request.extensions_mut().remove::<Arc<Attributes>>() else {
         return negotiate::answer_status(&Status::internal(
             "a request without identity reached authorization",
         ));
     };
     // Each operation of a transaction is authorized by itself.
-    if info.path == transaction::PATH && info.verb == "post" {
-        return next.run(request).await;
+    if attributes.path == transaction::PATH && attributes.verb == "post" {
+        return next.run(server, request).await;
     }
-    let attributes = Attributes::of(user, info);
     let decision = server.authorizers.ask(&attributes).await;
     if let Some(trail) = request.extensions().get::<Trail>() {
         trail.decided(matches!(decision, Decision::Allow(_)), decision.reason());
     }
     match decision {
-        Decision::Allow(_) => next.run(request).await,
+        Decision::Allow(_) => next.run(server, request).await,
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
             negotiate::answer_status(&authz::forbidden(&attributes, &reason))
         }
@@ -329,8 +375,8 @@ async fn authorize(State(server): State<Arc<Server>>, request: Request, next: Ne
 }
 
 /// The innermost service: a resource's verb, or one of the server's own documents.
-async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let answer = answer(server, request).await;
+async fn serve(server: &Arc<Server>, request: Request) -> Response {
+    let answer = answer(server.clone(), request).await;
     answer.unwrap_or_else(|status| {
         if status.code() >= 500 {
             warn!(code = status.code(), message = %status.message, "a request failed");
@@ -357,9 +403,9 @@ fn elsewhere(server: &Server, info: &RequestInfo) -> Option<aggregation::Remote>
 }
 
 async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, Status> {
-    let info = request.extensions_mut().remove::<RequestInfo>().unwrap_or_default();
+    let info = info_of(&request);
     if info.path == transaction::PATH && info.verb == "post" {
-        return answer_transaction(&server, info, request).await;
+        return answer_transaction(&server, &info, request).await;
     }
     let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
     if let Some(remote) = elsewhere(&server, &info) {
@@ -427,14 +473,14 @@ fn name_host(parts: &mut http::request::Parts) {
 
 async fn answer_transaction(
     server: &Arc<Server>,
-    info: RequestInfo,
+    info: &Arc<RequestInfo>,
     mut request: Request,
 ) -> Result<Response, Status> {
     let user = request.extensions_mut().remove::<UserInfo>().unwrap_or_default();
     let audit_id = request.extensions_mut().remove::<AuditId>().map(|a| a.0).unwrap_or_default();
     let (parts, body) = request.into_parts();
     let body = read_body(body, server.limits.body_bytes_max).await?;
-    let asked = transaction::Request { user, headers: parts.headers, info, audit_id, body };
+    let asked = transaction::Request { user, headers: parts.headers, info: info.clone(), audit_id, body };
     transaction::response(&transaction::answer(server, asked).await?)
 }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 mod body;
 mod codec;
 mod committer;
+mod company;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]

@@ -69,7 +69,7 @@ struct Condition {
 pub(crate) struct Request {
     pub(crate) user: UserInfo,
     pub(crate) headers: HeaderMap,
-    pub(crate) info: RequestInfo,
+    pub(crate) info: Arc<RequestInfo>,
     pub(crate) audit_id: String,
     pub(crate) body: bytes::Bytes,
 }
@@ -221,7 +221,7 @@ async fn call(
     };
     Ok(Call {
         server: server.clone(),
-        info,
+        info: Arc::new(info),
         kind,
         user: request.user.clone(),
         method,
@@ -320,7 +320,7 @@ fn difference(server: &Server, one: &Difference) -> Value {
     if let (Some(before), Some(after)) = (&one.before, &one.after) {
         let table = server.registry.table();
         let kind = table.rows().iter().find(|kind| *kind.storage == *one.key.resource);
-        let schema = kind.map_or_else(schema::Schema::open, |kind| rest::schema_of(kind));
+        let schema = kind.map_or_else(|| Arc::new(schema::Schema::open()), |kind| rest::schema_of(kind));
         let after: Value = serde_json::from_slice(&after.at(0)).unwrap_or_default();
         let fields = changes(&schema, &before.value(), &after);
         out["fields"] = fields.iter().map(|field| field.to_value()).collect();

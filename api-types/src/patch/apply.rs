@@ -19,7 +19,7 @@ pub(super) use compare::item_element;
 use compare::{Comparison, compare, fields_of, with_named_fields};
 pub use field_set::FieldSet;
 pub(super) use field_set::show as show_element;
-use managed::{Entry, Managed, Operation};
+use managed::{Entry, Fields, Managed, Operation};
 use serde_json::{Map, Value};
 
 /// The owner that gets the fields of an object which nobody tracked before it was first applied.
@@ -132,10 +132,15 @@ pub struct Applied {
 
 /// Notes in `new` who owns what after an ordinary create (`live` is none), update or patch.
 pub fn track(schema: &Schema, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
+    let is_kept = |live: &Value| {
+        let path = "/metadata/managedFields";
+        live.pointer(path) == new.pointer(path)
+    };
     let managed = match live {
-        Some(live) if !writer.subresource.is_empty() => Managed::of(live),
+        Some(live) if !writer.subresource.is_empty() && !is_kept(live) => Managed::of(live),
+        Some(_) if !writer.subresource.is_empty() => Managed::take(new),
         _ if Managed::is_reset(new) => Managed::default(),
-        live => match (Managed::of(new), live) {
+        live => match (Managed::take(new), live) {
             (ours, Some(live)) if ours.entries.is_empty() => Managed::of(live),
             (ours, _) => ours,
         },
@@ -217,12 +222,12 @@ fn reconcile(
     force: bool,
 ) -> Result<Applied, ApplyError> {
     let mut mine = entry(writer, Operation::Apply);
-    mine.fields = own(fields_of(schema, config), writer);
+    mine.fields = own(fields_of(schema, config), writer).into();
     let last = managed.position(&mine).map(|i| managed.entries.remove(i));
     managed.entries.push(mine.clone());
     let merged = merge::merge(schema, Some(old), config);
     let pruned = match &last {
-        Some(last) => prune(schema, merged, &managed, &last.fields),
+        Some(last) => prune(schema, merged, &managed, last.fields.get()),
         None => merged,
     };
     let difference = changes(schema, old, &pruned, writer);
@@ -253,10 +258,11 @@ fn prune(schema: &Schema, merged: Value, managed: &Managed, last: &FieldSet) -> 
     let remove = |value: &Value, set: &FieldSet| {
         merge::remove(schema, value.clone(), set).unwrap_or_else(|| Value::Object(Map::new()))
     };
-    let claimed = managed.entries.iter().fold(FieldSet::default(), |all, e| all.union(&e.fields));
+    let claimed =
+        managed.entries.iter().fold(FieldSet::default(), |all, e| all.union(e.fields.get().clone()));
     let whole = named(&fields_of(schema, &merged));
     let pruned = remove(&merged, &named(last));
-    let kept = named(&fields_of(schema, &pruned)).union(&named(&claimed));
+    let kept = named(&fields_of(schema, &pruned)).union(named(&claimed));
     let pruned = remove(&merged, &whole.difference(&kept));
     let gone = whole.difference(&named(&fields_of(schema, &pruned)));
     remove(&merged, &gone.intersection(&named(last)))
@@ -271,7 +277,7 @@ struct Differences<'a> {
 }
 
 impl Differences<'_> {
-    fn seen_by<T>(&self, owner: &Entry, look: impl Fn(&Comparison) -> T) -> T {
+    fn seen_by<T>(&self, owner: &Entry, look: impl FnOnce(&Comparison) -> T) -> T {
         match self.writer.changes_in(&owner.api_version, self.old, self.new) {
             Some(other) => look(&other),
             None => look(&self.own),
@@ -284,8 +290,8 @@ fn conflicts(managed: &Managed, mine: &Entry, differences: &Differences<'_>) -> 
     others
         .flat_map(|e| {
             let owner = e.describe();
-            let changed = differences.seen_by(e, |d| d.modified.union(&d.added));
-            let paths = e.fields.intersection(&changed).paths();
+            let changed = differences.seen_by(e, |d| d.modified.clone().union(d.added.clone()));
+            let paths = e.fields.get().intersection(&changed).paths();
             paths.into_iter().map(move |path| Conflict { owner: owner.clone(), path })
         })
         .collect()
@@ -295,8 +301,11 @@ fn conflicts(managed: &Managed, mine: &Entry, differences: &Differences<'_>) -> 
 fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differences<'_>) {
     for e in &mut managed.entries {
         if !mine.is_some_and(|mine| e.is_same_owner(mine)) {
-            let changed = differences.seen_by(e, |d| d.modified.union(&d.added).union(&d.removed));
-            e.fields = e.fields.difference(&changed);
+            let mut fields = std::mem::take(&mut e.fields);
+            differences.seen_by(e, |d| {
+                [&d.modified, &d.added, &d.removed].into_iter().for_each(|changed| fields.lose(changed));
+            });
+            e.fields = fields;
         }
     }
     managed.drop_empty();
@@ -304,20 +313,20 @@ fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differenc
 
 fn update(schema: &Schema, old: &Value, new: &Value, mut managed: Managed, writer: &Writer<'_>) -> Managed {
     let difference = changes(schema, old, new, writer);
-    let taken = difference.modified.union(&difference.added);
-    yield_to(&mut managed, None, &Differences { own: difference, old, new, writer });
+    let differences = Differences { own: difference, old, new, writer };
+    yield_to(&mut managed, None, &differences);
+    let taken = differences.own.modified.union(differences.own.added);
     if taken.is_empty() {
         return managed;
     }
-    let mut mine = entry(writer, Operation::Update);
-    mine.fields = taken;
+    let mine = entry(writer, Operation::Update);
     match managed.position(&mine) {
         Some(i) => {
             let ours = &mut managed.entries[i];
-            ours.fields = ours.fields.union(&mine.fields);
+            ours.fields.join(taken);
             ours.time = mine.time;
         }
-        None => managed.entries.push(mine),
+        None => managed.entries.push(Entry { fields: taken.into(), ..mine }),
     }
     managed
 }
@@ -329,7 +338,7 @@ fn entry(writer: &Writer<'_>, operation: Operation) -> Entry {
         api_version: writer.api_version.to_owned(),
         subresource: writer.subresource.to_owned(),
         time: Some(stamp(writer)),
-        fields: FieldSet::default(),
+        fields: Fields::default(),
     }
 }
 
@@ -348,6 +357,9 @@ fn changes(schema: &Schema, old: &Value, new: &Value, writer: &Writer<'_>) -> Co
 
 /// What a writer can own: nothing of the server's own, nothing that it cannot write.
 fn own(set: FieldSet, writer: &Writer<'_>) -> FieldSet {
+    if set.is_nothing() {
+        return set;
+    }
     let mut set = UNOWNED.iter().chain(writer.reset).fold(set, |set, path| set.without(path));
     set.member = false;
     if let Some(metadata) = set.below.get_mut("f:metadata") {

@@ -129,9 +129,13 @@ pub(crate) fn convert(from: &Kind, to: &Kind, mut object: Value) -> Value {
 
 /// Puts `kind`, `apiVersion` and `metadata` before the rest: lists rely on how stored objects begin.
 pub(super) fn ordered(object: Value) -> Value {
+    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
     let Value::Object(mut fields) = object else { return object };
+    if fields.keys().take(FIRST.len()).eq(FIRST) {
+        return Value::Object(fields);
+    }
     let mut out = Map::with_capacity(fields.len());
-    for name in ["kind", "apiVersion", "metadata"] {
+    for name in FIRST {
         if let Some(value) = fields.shift_remove(name) {
             out.insert(name.into(), value);
         }

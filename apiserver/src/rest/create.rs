@@ -14,18 +14,21 @@ impl Verb for Create {
 
     async fn answer(call: Call) -> Answer {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut decoded = body::decode(media_type(&call.headers), &call.body, &call.kind.kind)?;
-        decoded.value = call.renewed(decoded.value);
-        let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
-        metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;
+        let read = || {
+            let mut decoded = body::decode(media_type(&call.headers), &call.body, &call.kind.kind)?;
+            decoded.value = call.renewed(decoded.value);
+            let (mut object, warnings) = typed::read(&call.kind, decoded, options.field_validation)?;
+            metadata::check_identity(&call.kind, call.namespace(), "", &mut object)?;
+            Ok(Proposal { object, manage: Manage::Update, expected: None, warnings })
+        };
         if call.kind.storage.is_empty() {
+            let mut object = read()?.object;
             typed::track_body(&call, &call.kind, &mut object, &options.manager);
             admit_body(&call, Operation::Create, Options::Write(&options), &mut object).await?;
             let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object).await?;
             return call.plain(StatusCode::CREATED, &answer);
         }
-        let proposal = Proposal { object, manage: Manage::Update, expected: None, warnings };
-        let outcome = create_object(&call, &options, proposal).await?;
+        let outcome = create_object(&call, &options, read).await?;
         outcome.answer(&call, &Whole)
     }
 }

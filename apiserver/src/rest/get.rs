@@ -29,7 +29,7 @@ impl Verb for Get {
         if view.is_object() {
             return call.object(StatusCode::OK, &call.bytes_of(&stored).await?);
         }
-        let shown = view.read(&call.kind, &call.read(&stored).await?)?;
-        call.plain(StatusCode::OK, &shown)
+        let object = call.read(&stored).await?;
+        call.plain(StatusCode::OK, &*view.read(&call.kind, &object)?)
     }
 }

@@ -66,7 +66,7 @@ pub(crate) type Answer = Result<Response, Status>;
 /// An authorized request about a resource, with its body read.
 pub(crate) struct Call {
     pub(crate) server: Arc<Server>,
-    pub(crate) info: RequestInfo,
+    pub(crate) info: Arc<RequestInfo>,
     pub(crate) kind: Arc<Kind>,
     pub(crate) user: UserInfo,
     pub(crate) method: http::Method,
@@ -166,9 +166,10 @@ fn answer_through(mut call: Call, (plural, subresource): (String, String)) -> Bo
         let body = decode(media_type(&call.headers), &call.body, &call.kind.kind)?.value;
         let kind = call.server.registry.find(&call.kind.group, &call.kind.version, &plural);
         call.kind = kind.ok_or_else(Status::unknown_resource)?;
-        call.info.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        call.info.resource = plural;
-        call.info.subresource = subresource;
+        let info = Arc::make_mut(&mut call.info);
+        info.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        info.resource = plural;
+        info.subresource = subresource;
         answer(call).await
     })
 }

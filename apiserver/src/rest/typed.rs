@@ -1,5 +1,7 @@
 //! What a kind's schema says about bodies: checks, defaults, patches, ownership of fields.
 
+use std::sync::Arc;
+
 use api_types::kinds::{self, Kind};
 use api_types::patch::apply::{self, Writer};
 use api_types::patch::changes::changes;
@@ -101,10 +103,10 @@ fn say(
 }
 
 /// The schema of a kind; one without any knows only its metadata.
-pub(crate) fn of(kind: &Kind) -> Schema {
+pub(crate) fn of(kind: &Kind) -> Arc<Schema> {
     match &kind.custom {
-        Some(custom) => custom.version().schema.clone(),
-        None => schema::builtin(kind).unwrap_or_else(Schema::open),
+        Some(custom) => Arc::new(custom.version().schema.clone()),
+        None => schema::shared(kind).unwrap_or_else(|| Arc::new(Schema::open())),
     }
 }
 
@@ -197,7 +199,7 @@ fn translation(call: &Call) -> impl Fn(&str, &Value) -> Option<(Schema, Value)> 
             return None;
         }
         let translated = convert::translate(&call.server.registry, &call.kind, &other, object.clone())?;
-        Some((of(&other), translated))
+        Some((Schema::clone(&of(&other)), translated))
     }
 }
 

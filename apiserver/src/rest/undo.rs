@@ -88,8 +88,11 @@ async fn undo_delete(call: &Call, options: &WriteOptions, before: Value) -> Answ
     for field in ["resourceVersion", "uid", "managedFields", "ownerReferences", "finalizers"] {
         metadata.shift_remove(field);
     }
-    let proposal = Proposal { object, manage: Manage::Update, expected: None, warnings: Vec::new() };
-    create_object(call, options, proposal).await?.answer(call, &Whole)
+    let propose = || {
+        let object = object.clone();
+        Ok(Proposal { object, manage: Manage::Update, expected: None, warnings: Vec::new() })
+    };
+    create_object(call, options, propose).await?.answer(call, &Whole)
 }
 
 fn changed_since(call: &Call, conflicts: &[UndoConflict]) -> Status {

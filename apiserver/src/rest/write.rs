@@ -1,6 +1,7 @@
 //! The way of a write after authorization: strategy, admission, checks, commit. Create, update, patch and
 //! apply differ only in how they come to the object they propose.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api_types::kinds::Kind;
@@ -19,8 +20,8 @@ use crate::strategy::{self, Haste, Strategy};
 /// How a subresource shows an object, and what a write to it may change.
 pub(crate) trait Projection: Send + Sync {
     /// What a client reads.
-    fn read(&self, _kind: &Kind, object: &Value) -> Result<Value, Status> {
-        Ok(object.clone())
+    fn read<'o>(&self, _kind: &Kind, object: &'o Value) -> Result<Cow<'o, Value>, Status> {
+        Ok(Cow::Borrowed(object))
     }
 
     /// The object with what `body` may change taken from it.
@@ -107,7 +108,7 @@ impl Outcome {
             call.object(self.code, &self.bytes)?
         } else {
             let object = serde_json::from_slice(&self.bytes).map_err(Status::internal)?;
-            call.plain(self.code, &view.read(&call.kind, &object)?)?
+            call.plain(self.code, &*view.read(&call.kind, &object)?)?
         };
         negotiate::add_warnings(&mut response, &self.warnings);
         Ok(response)
@@ -129,33 +130,34 @@ impl From<Status> for Failed {
     }
 }
 
-/// Creates `object`. A generated name that is taken is drawn again.
+/// Creates what `propose` gives, which is asked again when a generated name was taken, or what admission went by
+/// has changed.
 pub(super) async fn create_object(
     call: &Call,
     options: &WriteOptions,
-    proposal: Proposal,
+    mut propose: impl FnMut() -> Result<Proposal, Status>,
 ) -> Result<Outcome, Status> {
     if let Some(why) = call.kind.custom.as_ref().and_then(|c| c.family.closed.as_ref()) {
         return Err(Status::new(api_types::status::Reason::MethodNotAllowed, why.as_str()));
     }
-    let generated = proposal.object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
     for _ in 0..call.server.limits.write_attempts_max {
-        let mut object = proposal.object.clone();
+        let Proposal { mut object, manage, warnings, .. } = propose()?;
+        let generated = object["metadata"]["name"].as_str().unwrap_or_default().is_empty();
         metadata::stamp(&call.kind, &mut object, call.server.clock.now(), &call.server.random)
-            .map_err(|status| refuse(call, &proposal.warnings, status))?;
+            .map_err(|status| refuse(call, &warnings, status))?;
         let attempt = Attempt {
             call,
             options,
             view: &Whole,
             old: None,
-            manage: proposal.manage,
+            manage,
             expected: None,
-            warnings: proposal.warnings.clone(),
+            warnings: warnings.clone(),
         };
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         match attempt.run(object).await {
             Ok(outcome) => return Ok(outcome),
-            Err(Failed::Refused(status)) => return Err(refuse(call, &proposal.warnings, status)),
+            Err(Failed::Refused(status)) => return Err(refuse(call, &warnings, status)),
             Err(Failed::Raced) if generated => {}
             Err(Failed::Outdated) => {}
             Err(Failed::Raced) => return Err(Status::already_exists(&call.kind, &name)),
@@ -183,8 +185,7 @@ where
 {
     for _ in 0..call.server.limits.write_attempts_max {
         let Some(stored) = call.current(&call.key()) else {
-            let proposal = propose(None)?;
-            return match create_object(call, options, proposal).await {
+            return match create_object(call, options, || propose(None)).await {
                 Err(status) if status.reason == api_types::status::Reason::AlreadyExists => continue,
                 other => other,
             };
@@ -322,8 +323,8 @@ impl Attempt<'_> {
             return Ok(object);
         }
         let shown_old = old.map(|old| self.view.read(kind, old)).transpose()?;
-        let mut shown = self.view.read(kind, &object)?;
-        let mut review = self.review(name, shown_old.as_ref());
+        let mut shown = self.view.read(kind, &object)?.into_owned();
+        let mut review = self.review(name, shown_old.as_deref());
         review.new = Some(&mut shown);
         admission::mutate(&mut review).await?;
         self.view.write(kind, &object, shown)
@@ -344,8 +345,8 @@ impl Attempt<'_> {
             return admission::validate(&review).await;
         }
         let shown_old = old.map(|old| self.view.read(kind, old)).transpose()?;
-        let mut shown = self.view.read(kind, object)?;
-        let mut review = self.review(name, shown_old.as_ref());
+        let mut shown = self.view.read(kind, object)?.into_owned();
+        let mut review = self.review(name, shown_old.as_deref());
         review.new = Some(&mut shown);
         admission::validate(&review).await
     }

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::Layers;
 use crate::authn::{PeerAddress, PeerCertificates};
 use crate::config::Limits;
 
@@ -31,7 +32,7 @@ const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) tls: Arc<rustls::ServerConfig>,
-    pub(super) layers: axum::Router,
+    pub(super) layers: Layers,
     pub(super) limits: Limits,
 }
 
@@ -81,7 +82,7 @@ async fn accept(
 
 struct Connection {
     acceptor: TlsAcceptor,
-    layers: axum::Router,
+    layers: Layers,
     limits: Limits,
     graceful: Arc<parking_lot::Mutex<Option<GracefulShutdown>>>,
 }

@@ -17,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tower::{Service, ServiceExt as _};
 use tracing::debug;
 
+use super::Layers;
 use crate::{UserInfo, negotiate};
 
 /// Bytes that wait in each direction of a stream before the faster side is held up.
@@ -25,13 +26,13 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// A tower service that acts as one user. `kube::Client::new(loopback, "default")` makes a client of it.
 #[derive(Clone)]
 pub struct Loopback {
-    layers: axum::Router,
+    layers: Layers,
     user: UserInfo,
     tasks: Tasks,
 }
 
 impl Loopback {
-    pub(super) fn new(layers: axum::Router, user: UserInfo, tasks: Tasks) -> Self {
+    pub(super) fn new(layers: Layers, user: UserInfo, tasks: Tasks) -> Self {
         Self { layers, user, tasks }
     }
 
@@ -84,6 +85,6 @@ where
             });
         }
         request.extensions_mut().insert(self.user.clone());
-        Box::pin(self.layers.clone().oneshot(request))
+        self.layers.call(request)
     }
 }

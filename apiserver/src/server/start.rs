@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use tracing::{info, warn};
 
 use super::listener::Listener;
-use super::{Loopback, Server, layers};
+use super::{Layers, Loopback, Server};
 use crate::audit::{Audit, AuditError};
 use crate::authn::anonymous::Allowed;
 use crate::authn::bootstrap_token::BootstrapToken;
@@ -82,7 +82,7 @@ pub enum StartError {
 /// A server that answers requests.
 pub struct Running {
     server: Arc<Server>,
-    layers: axum::Router,
+    layers: Layers,
     address: Option<SocketAddr>,
     tasks: Tasks,
     store_tasks: Tasks,
@@ -161,7 +161,7 @@ async fn start_with(config: Config, shutdown: Shutdown, store_tasks: Tasks) -> R
         flow,
     });
     server.metrics.extend(|registry| server.admission.webhook_metrics.register(registry));
-    let layers = layers(server.clone());
+    let layers = Layers(server.clone());
     let running = Running { server, layers: layers.clone(), address, tasks: tasks.clone(), store_tasks };
     let shared = matches!(config.backend, Backend::Etcd { .. });
     running.prepare(Advertised { service: cidr.first(), server: advertised, shared }).await?;

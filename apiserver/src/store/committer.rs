@@ -1,12 +1,17 @@
 //! The one place where revisions are made: takes all transactions that wait, checks and numbers them,
 //! writes them to the log once, syncs once, then publishes and answers in revision order.
+//!
+//! Those that come together wait in a [`Queue`], whose thread commits them as a group. One that comes alone may
+//! be committed by who brings it, under the same lock: handing it to a thread and back costs more than the rest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use component_base::clock::Clock;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::follower::Pending;
@@ -26,8 +31,54 @@ pub(super) struct Request {
 
 type Answer = Result<Revision, CommitError>;
 
+/// Transactions that wait for the thread that commits them.
+pub(super) struct Queue {
+    pub(super) requests: Receiver<Request>,
+    pub(super) committer: Arc<Mutex<Committer>>,
+    pub(super) limits: DiskLimits,
+}
+
+impl Queue {
+    /// Works until nobody can ask any more.
+    pub(super) fn run(self) {
+        while let Some(first) = self.next() {
+            let mut committer = self.committer.lock();
+            let Some(first) = first else {
+                committer.write_lazy();
+                continue;
+            };
+            // Who came while somebody else committed goes with the first.
+            let (mut transactions, mut replies) = (vec![first.transaction], vec![first.reply]);
+            while transactions.len() < self.limits.group_max {
+                let Ok(more) = self.requests.try_recv() else { break };
+                transactions.push(more.transaction);
+                replies.push(more.reply);
+            }
+            let answers = committer.commit(transactions);
+            drop(committer);
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                // A waiter that has gone away does not need its answer.
+                drop(reply.send(answer));
+            }
+        }
+        self.committer.lock().finish();
+    }
+
+    /// The next request; `Some(None)` when lazy writes have waited long enough; none at the end.
+    fn next(&self) -> Option<Option<Request>> {
+        let Some(waited) = self.committer.lock().lazy_for() else {
+            return self.requests.recv().ok().map(Some);
+        };
+        match self.requests.recv_timeout(self.limits.lazy_delay_max.saturating_sub(waited)) {
+            Ok(request) => Some(Some(request)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+/// What it takes to commit; whoever holds it is the only one that does.
 pub(super) struct Committer {
-    requests: Receiver<Request>,
     log: Log,
     index: Index,
     revision: Revision,
@@ -37,8 +88,17 @@ pub(super) struct Committer {
     feed: Arc<dyn Feed>,
     pending: Arc<Pending>,
     clock: Clock,
-    limits: DiskLimits,
+    stage: Stage,
     broken: Option<Arc<io::Error>>,
+}
+
+/// What a committer is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Ready,
+    /// Found by the next that wants to commit, it says that the one before panicked half-way.
+    Committing,
+    Ended,
 }
 
 /// Transactions that were published and are not written yet; of each key only the last.
@@ -79,62 +139,47 @@ impl Lazy {
 }
 
 impl Committer {
-    #[expect(clippy::too_many_arguments, reason = "the parts of the one thread that owns them")]
     pub(super) fn new(
-        requests: Receiver<Request>,
         log: Log,
         index: Index,
         revision: Revision,
         feed: Arc<dyn Feed>,
         pending: Arc<Pending>,
         clock: Clock,
-        limits: DiskLimits,
     ) -> Self {
-        let (reserved, lazy) = (0, Lazy::default());
-        Self { requests, log, index, revision, reserved, lazy, feed, pending, clock, limits, broken: None }
+        let (reserved, lazy, stage) = (0, Lazy::default(), Stage::Ready);
+        Self { log, index, revision, reserved, lazy, feed, pending, clock, stage, broken: None }
     }
 
-    /// Works until nobody can ask any more.
-    pub(super) fn run(mut self) {
-        while let Some(first) = self.next() {
-            let Some(first) = first else {
-                self.write_lazy();
-                continue;
-            };
-            let mut group = vec![first];
-            while group.len() < self.limits.group_max {
-                let Ok(more) = self.requests.try_recv() else { break };
-                group.push(more);
+    /// Commits one transaction that goes with no other.
+    pub(super) fn commit_one(&mut self, transaction: Transaction) -> Answer {
+        self.commit(vec![transaction]).pop().unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Commits all that may happen, together; the answers are in the order of the transactions.
+    fn commit(&mut self, group: Vec<Transaction>) -> Vec<Answer> {
+        let all = |error: CommitError| group.iter().map(|_| Err(error.clone())).collect();
+        match (self.stage, &self.broken) {
+            (Stage::Ended, _) => return all(CommitError::Closed),
+            (_, Some(error)) => return all(CommitError::Io(error.clone())),
+            (Stage::Committing, None) => {
+                let error = io::Error::other("a commit was left half-way; start the server again");
+                return all(self.note(AppendError::Broken(error)));
             }
-            self.commit(group);
+            (Stage::Ready, None) => self.stage = Stage::Committing,
         }
-        self.finish();
+        let answers = self.commit_group(group);
+        self.stage = Stage::Ready;
+        answers
     }
 
-    /// The next request; `Some(None)` when lazy writes have waited long enough; none at the end.
-    fn next(&self) -> Option<Option<Request>> {
-        if self.lazy.waiting.is_empty() {
-            return self.requests.recv().ok().map(Some);
-        }
-        let waited = std::time::Duration::from_millis(millis(&self.clock).saturating_sub(self.lazy.since_ms));
-        match self.requests.recv_timeout(self.limits.lazy_delay_max.saturating_sub(waited)) {
-            Ok(request) => Some(Some(request)),
-            Err(RecvTimeoutError::Timeout) => Some(None),
-            Err(RecvTimeoutError::Disconnected) => None,
-        }
-    }
-
-    fn commit(&mut self, group: Vec<Request>) {
-        if let Some(error) = &self.broken {
-            let error = CommitError::Io(error.clone());
-            return answer(group.into_iter().map(|request| (request.reply, Err(error.clone()))));
-        }
+    fn commit_group(&mut self, group: Vec<Transaction>) -> Vec<Answer> {
         let before = self.revision;
         let at_ms = millis(&self.clock);
         let mut durability = Durability::Lazy;
         let (mut answers, mut done) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-        for Request { transaction, reply } in group {
-            let result = self.index.check(&transaction).map(|()| {
+        for transaction in group {
+            answers.push(self.index.check(&transaction).map(|()| {
                 if !transaction.changes.is_empty() {
                     self.revision += 1;
                     if transaction.durability == Durability::Synced {
@@ -143,8 +188,7 @@ impl Committer {
                     done.push(committed(transaction, self.revision, at_ms, &mut self.index));
                 }
                 self.revision
-            });
-            answers.push((reply, result));
+            }));
         }
         let written = match (done.is_empty(), durability) {
             (true, _) => Ok(()),
@@ -155,15 +199,21 @@ impl Committer {
             Ok(()) => {
                 self.index.settle();
                 self.feed.publish(done);
-                answer(answers);
+                answers
             }
             Err(error) => {
                 self.index.discard();
                 self.revision = before;
                 let error = self.note(error);
-                answer(answers.into_iter().map(|(reply, _)| (reply, Err(error.clone()))));
+                answers.into_iter().map(|_| Err(error.clone())).collect()
             }
         }
+    }
+
+    /// How long the first lazy write has waited, if there is any.
+    fn lazy_for(&self) -> Option<Duration> {
+        let since_ms = (!self.lazy.waiting.is_empty()).then_some(self.lazy.since_ms)?;
+        Some(Duration::from_millis(millis(&self.clock).saturating_sub(since_ms)))
     }
 
     /// Writes what waits and `done`, and makes all of it durable.
@@ -247,7 +297,9 @@ impl Committer {
         }
     }
 
-    fn finish(mut self) {
+    /// Brings all to the disk; nothing is committed any more.
+    fn finish(&mut self) {
+        self.stage = Stage::Ended;
         self.write_lazy();
         if self.broken.is_none() && self.reserved > 0 {
             let mut frame = Vec::new();
@@ -257,12 +309,5 @@ impl Committer {
             }
         }
         self.pending.end();
-    }
-}
-
-/// A waiter that has gone away does not need its answer.
-fn answer(answers: impl IntoIterator<Item = (oneshot::Sender<Answer>, Answer)>) {
-    for (reply, result) in answers {
-        drop(reply.send(result));
     }
 }

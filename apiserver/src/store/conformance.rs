@@ -65,7 +65,7 @@ fn delete(key: &Key) -> Transaction {
     transaction(vec![], vec![Change::Delete { key: key.clone(), last: body(key, "last") }])
 }
 
-fn pod(name: &str) -> Key {
+pub(super) fn pod(name: &str) -> Key {
     Key::new("pods", "ns", name)
 }
 
@@ -343,6 +343,12 @@ async fn disk_conforms() {
 async fn disk_conforms_where_everything_is_encrypted() {
     let dir = tempfile::tempdir().unwrap();
     all(&Rig::new(Backend::disk(dir.path().join("store")), true).sealed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_conforms_where_who_comes_alone_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    all(&Rig::new(Backend::Disk { dir: dir.path().join("store"), limits: small_limits() }, true)).await;
 }
 
 /// Limits so small that every mechanism runs.

@@ -1,8 +1,8 @@
 //! The store in a directory: the log is the truth, sled is its state.
 //!
 //! `log/` segments, `state/N/` sled at the revision that `checkpoint` notes, `snapshot/` the copy from which
-//! a damaged state is made again. Two threads: the [`committer`](super::committer) owns the log, the
-//! [`follower`](super::follower) owns sled and never makes a write wait.
+//! a damaged state is made again. Two threads: that of the [`committer`](super::committer) writes what comes
+//! together, that of the [`follower`](super::follower) owns sled and never makes a write wait.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::codec::Entry;
-use super::committer::{Committer, Request};
+use super::committer::{Committer, Queue, Request};
+use super::company::Company;
 use super::directory::{self, Claim};
 use super::files::{Files, Machine};
 use super::follower::{Follower, Pending};
@@ -27,8 +28,8 @@ use super::memory::touches;
 use super::past::{Past, last_before};
 use super::sled::{self as state, Changes, Checkpoint, State, StateError};
 use super::{
-    CommitError, Committed, Did, DiskLimits, Feed, HistoryError, Key, Loaded, OpenError, Record, Revision,
-    Storage, Transaction, snapshot,
+    CommitError, Committed, Did, DiskLimits, Durability, Feed, HistoryError, Key, Loaded, OpenError, Record,
+    Revision, Storage, Transaction, snapshot,
 };
 
 /// The revision of an empty store; 0 means "any" in the API.
@@ -38,6 +39,8 @@ const RECENT_MAX: usize = 65_536;
 
 pub(crate) struct DiskStorage {
     requests: Mutex<Option<SyncSender<Request>>>,
+    committer: Arc<Mutex<Committer>>,
+    company: Company,
     archive: log::Archive,
     files: Arc<dyn Files>,
     snapshots: PathBuf,
@@ -88,13 +91,16 @@ impl DiskStorage {
             clock,
         };
         let (sender, requests) = sync_channel(limits.waiting_max);
-        let committer = Committer::new(requests, log, index, revision, feed, pending, clock, limits);
+        let committer = Arc::new(Mutex::new(Committer::new(log, index, revision, feed, pending, clock)));
+        let queue = Queue { requests, committer: committer.clone(), limits };
         let threads = vec![
-            spawn("store-commit", claim.clone(), move || committer.run())?,
+            spawn("store-commit", claim.clone(), move || queue.run())?,
             spawn("store-state", claim, move || follower.run())?,
         ];
         Ok(Self {
             requests: Mutex::new(Some(sender)),
+            committer,
+            company: Company::default(),
             archive,
             files: shared_files,
             snapshots,
@@ -102,11 +108,21 @@ impl DiskStorage {
         })
     }
 
+    /// Commits in the caller, unless somebody else does.
+    fn commit_here(&self, transaction: Transaction) -> Result<Answer, Transaction> {
+        match self.committer.try_lock() {
+            Some(mut committer) => Ok(committer.commit_one(transaction)),
+            None => Err(transaction),
+        }
+    }
+
     fn reader(&self) -> Reader {
         let (archive, files) = (self.archive.clone(), self.files.clone());
         Reader { archive, files, snapshots: self.snapshots.clone() }
     }
 }
+
+type Answer = Result<Revision, CommitError>;
 
 /// Runs something that reads files where it makes nobody wait.
 async fn off_thread<T: Send + 'static>(
@@ -130,7 +146,14 @@ fn spawn(
 
 #[async_trait]
 impl Storage for DiskStorage {
-    async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+    async fn commit(&self, mut transaction: Transaction) -> Result<Revision, CommitError> {
+        let member = self.company.join();
+        if transaction.durability == Durability::Synced && member.is_alone().await {
+            transaction = match self.commit_here(transaction) {
+                Ok(answer) => return answer,
+                Err(transaction) => transaction,
+            };
+        }
         let (reply, answer) = oneshot::channel();
         {
             let requests = self.requests.lock();
@@ -169,7 +192,7 @@ impl Storage for DiskStorage {
     }
 
     async fn close(&self) {
-        // Without a sender the committer ends after what is waiting, and the follower after it.
+        // Without a sender the queue ends after what is waiting, and the follower after it.
         drop(self.requests.lock().take());
         let threads = std::mem::take(&mut *self.threads.lock());
         let join = move || {

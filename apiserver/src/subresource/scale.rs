@@ -1,5 +1,7 @@
 //! `scale`: how many replicas a workload wants and has, in the one shape that autoscalers know.
 
+use std::borrow::Cow;
+
 use api_types::kinds::{Kind, ScalePaths};
 use api_types::selectors::LabelSelector;
 use api_types::status::{FieldError, Status};
@@ -16,7 +18,7 @@ impl Subresource for Scale {
 }
 
 impl Projection for Scale {
-    fn read(&self, kind: &Kind, object: &Value) -> Result<Value, Status> {
+    fn read<'o>(&self, kind: &Kind, object: &'o Value) -> Result<Cow<'o, Value>, Status> {
         let mut metadata = Map::new();
         for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if let Some(value) = object["metadata"].get(field) {
@@ -32,9 +34,10 @@ impl Projection for Scale {
         if let Some(selector) = numbers.selector {
             status["selector"] = json!(selector);
         }
-        Ok(json!({
+        let scale = json!({
             "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status,
-        }))
+        });
+        Ok(Cow::Owned(scale))
     }
 
     fn write(&self, kind: &Kind, object: &Value, body: Value) -> Result<Value, Status> {

@@ -38,7 +38,7 @@ fn unchanged_since(schema: &Schema, live: &Value, writer: &Writer<'_>) -> Option
         return None;
     }
     let since = compare(schema, &last, live);
-    let changed = since.modified.union(&since.added).union(&since.removed);
+    let changed = since.modified.union(since.added).union(since.removed);
     Some(fields_of(schema, &last).difference(&changed))
 }
 

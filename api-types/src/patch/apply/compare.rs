@@ -3,7 +3,8 @@
 use super::field_set::FieldSet;
 use crate::schema::{ListType, Schema, Type};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// The element of a path that leads to a list's item. Says what is wrong if the item has no identity.
 pub(in crate::patch) fn item_element(list: &Schema, item: &Value, index: usize) -> Result<String, String> {
@@ -52,9 +53,8 @@ pub(super) fn fields_of(schema: &Schema, value: &Value) -> FieldSet {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                let open = Schema::default();
                 let declared = schema.properties.get(key);
-                let below = schema.child(key).unwrap_or(&open);
+                let below = schema.child(key).unwrap_or(&OPEN);
                 let mut child = fields_of(below, value);
                 child.member |= is_nothing(value) || declared.is_none();
                 set.below.insert(format!("f:{key}"), child);
@@ -93,70 +93,90 @@ pub(super) struct Comparison {
     pub(super) removed: FieldSet,
 }
 
-pub(super) fn compare(schema: &Schema, old: &Value, new: &Value) -> Comparison {
-    let mut walk = Walk { path: Vec::new(), found: Comparison::default() };
-    walk.both(schema, Some(old), Some(new));
-    walk.found
-}
+impl Comparison {
+    fn is_nothing(&self) -> bool {
+        self.added.is_nothing() && self.modified.is_nothing() && self.removed.is_nothing()
+    }
 
-struct Walk {
-    path: Vec<String>,
-    found: Comparison,
-}
-
-impl Walk {
-    fn both(&mut self, schema: &Schema, old: Option<&Value>, new: Option<&Value>) {
-        // Most of an object is not what a write changes.
-        if old.is_some() && old == new {
-            return;
-        }
-        let nothing = |v: Option<&Value>| v.is_none_or(is_nothing);
-        let same_shape = |v: Option<&Value>| match schema.ty {
-            Type::List => v.is_none_or(|v| v.is_array() || v.is_null()),
-            _ => v.is_none_or(|v| v.is_object() || v.is_null()),
-        };
-        let whole = |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && schema.is_leaf_as(v));
-        let leaf = whole(old)
-            || whole(new)
-            || (nothing(old) && nothing(new))
-            || !same_shape(old)
-            || !same_shape(new);
-        if !leaf {
-            match schema.ty {
-                Type::List => self.items(schema, old, new),
-                _ => self.fields(schema, old, new),
+    /// Adds what was found below `element`.
+    fn put(&mut self, element: &str, below: Comparison) {
+        let Comparison { added, modified, removed } = below;
+        for (into, found) in
+            [(&mut self.added, added), (&mut self.modified, modified), (&mut self.removed, removed)]
+        {
+            if !found.is_nothing() {
+                into.below.insert(element.to_owned(), found);
             }
         }
-        match (old, new) {
-            (None, Some(_)) => self.found.added.insert(&self.path),
-            (Some(_), None) => self.found.removed.insert(&self.path),
-            (Some(old), Some(new)) if leaf && old != new => self.found.modified.insert(&self.path),
-            _ => {}
-        }
     }
+}
 
-    fn fields(&mut self, schema: &Schema, old: Option<&Value>, new: Option<&Value>) {
-        let open = Schema::default();
-        let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-        let names: BTreeSet<_> = old.into_iter().chain(new).flat_map(|fields| fields.keys()).collect();
-        for name in names {
-            let (was, is) = (old.and_then(|o| o.get(name)), new.and_then(|n| n.get(name)));
-            self.path.push(format!("f:{name}"));
-            self.both(schema.child(name).unwrap_or(&open), was, is);
-            self.path.pop();
-        }
-    }
+pub(super) fn compare(schema: &Schema, old: &Value, new: &Value) -> Comparison {
+    both(schema, Some(old), Some(new))
+}
 
-    fn items(&mut self, schema: &Schema, old: Option<&Value>, new: Option<&Value>) {
-        let open = Schema::default();
-        let (old, new) = (index(schema, old), index(schema, new));
-        let all: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        for element in all {
-            self.path.push(element.clone());
-            self.both(schema.item().unwrap_or(&open), old.get(element).copied(), new.get(element).copied());
-            self.path.pop();
+/// Of what no schema says anything.
+static OPEN: LazyLock<Schema> = LazyLock::new(Schema::default);
+
+fn both(schema: &Schema, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    // Most of an object is not what a write changes.
+    if old.is_some() && old == new {
+        return Comparison::default();
+    }
+    let nothing = |v: Option<&Value>| v.is_none_or(is_nothing);
+    let same_shape = |v: Option<&Value>| match schema.ty {
+        Type::List => v.is_none_or(|v| v.is_array() || v.is_null()),
+        _ => v.is_none_or(|v| v.is_object() || v.is_null()),
+    };
+    let whole = |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && schema.is_leaf_as(v));
+    let leaf =
+        whole(old) || whole(new) || (nothing(old) && nothing(new)) || !same_shape(old) || !same_shape(new);
+    let mut found = match schema.ty {
+        _ if leaf => Comparison::default(),
+        Type::List => items(schema, old, new),
+        _ => fields(schema, old, new),
+    };
+    match (old, new) {
+        (None, Some(_)) => found.added.member = true,
+        (Some(_), None) => found.removed.member = true,
+        (Some(old), Some(new)) if leaf && old != new => found.modified.member = true,
+        _ => {}
+    }
+    found
+}
+
+fn fields(schema: &Schema, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+    let mut found = Comparison::default();
+    let mut look = |name: &str, was: Option<&Value>, is: Option<&Value>| {
+        let below = both(schema.child(name).unwrap_or(&OPEN), was, is);
+        if !below.is_nothing() {
+            found.put(&format!("f:{name}"), below);
+        }
+    };
+    for (name, was) in old.into_iter().flatten() {
+        look(name, Some(was), new.and_then(|new| new.get(name)));
+    }
+    for (name, is) in new.into_iter().flatten() {
+        if old.is_none_or(|old| !old.contains_key(name)) {
+            look(name, None, Some(is));
         }
     }
+    found
+}
+
+fn items(schema: &Schema, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    let item = schema.item().unwrap_or(&OPEN);
+    let (old, mut new) = (index(schema, old), index(schema, new));
+    let mut found = Comparison::default();
+    for (element, was) in old {
+        let is = new.remove(&element);
+        found.put(&element, both(item, Some(was), is));
+    }
+    for (element, is) in new {
+        found.put(&element, both(item, None, Some(is)));
+    }
+    found
 }
 
 fn index<'a>(schema: &Schema, list: Option<&'a Value>) -> BTreeMap<String, &'a Value> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
 /// A set of paths. Path elements are kept as FieldsV1 writes them: `f:NAME`, `k:{KEYS}`, `v:VALUE`, `i:INDEX`.
@@ -44,18 +45,56 @@ impl FieldSet {
         !self.member && self.below.values().all(FieldSet::is_empty)
     }
 
-    pub(super) fn insert(&mut self, path: &[String]) {
-        let place = path.iter().fold(self, |set, e| set.below.entry(e.clone()).or_default());
-        place.member = true;
+    /// As `is_empty`, of a set that has no empty ones below it.
+    pub(super) fn is_nothing(&self) -> bool {
+        !self.member && self.below.is_empty()
     }
 
-    pub(super) fn union(&self, other: &FieldSet) -> FieldSet {
-        let mut below = self.below.clone();
-        for (element, theirs) in &other.below {
-            let ours = below.entry(element.clone()).or_default();
-            *ours = ours.union(theirs);
+    pub(super) fn union(mut self, other: FieldSet) -> FieldSet {
+        self.join(other);
+        self
+    }
+
+    /// Takes all of `other` in.
+    pub(super) fn join(&mut self, other: FieldSet) {
+        self.member |= other.member;
+        if self.below.is_empty() {
+            self.below = other.below;
+            return;
         }
-        FieldSet { member: self.member || other.member, below }
+        for (element, theirs) in other.below {
+            match self.below.entry(element) {
+                Entry::Vacant(place) => {
+                    place.insert(theirs);
+                }
+                Entry::Occupied(mut ours) => ours.get_mut().join(theirs),
+            }
+        }
+    }
+
+    /// Whether any of its paths is among `fieldsV1` as they are written.
+    pub(super) fn is_any_in(&self, fields: &Value) -> bool {
+        let below = |fields: &Map<String, Value>| {
+            self.below.iter().any(|(element, set)| fields.get(element).is_some_and(|f| set.is_in(f)))
+        };
+        fields.as_object().is_some_and(|fields| self.member && fields.contains_key(".") || below(fields))
+    }
+
+    fn is_in(&self, fields: &Value) -> bool {
+        let is_leaf = fields.as_object().is_none_or(Map::is_empty);
+        self.member && is_leaf || self.is_any_in(fields)
+    }
+
+    /// Loses what `other` has.
+    pub(super) fn lose(&mut self, other: &FieldSet) {
+        self.member &= !other.member;
+        for (element, theirs) in &other.below {
+            let Some(ours) = self.below.get_mut(element) else { continue };
+            ours.lose(theirs);
+            if ours.is_empty() {
+                self.below.remove(element);
+            }
+        }
     }
 
     pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
