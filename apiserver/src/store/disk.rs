@@ -5,7 +5,6 @@
 //! together, that of the [`follower`](super::follower) owns sled and never makes a write wait.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -381,14 +380,7 @@ impl Start {
     ) -> Result<(Base, Vec<Entry>), StateError> {
         let entries = self.entries(archive, checkpoint.revision);
         let entries = entries.map_err(|_| StateError::Wrong("the log after it is damaged"))?;
-        // sled answers some damage with a panic.
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let state = State::open(&self.dir, checkpoint)?;
-            let objects = state.objects().map(|record| record.map(|r| (r.key, (r.revision, r.bytes))));
-            let objects = objects.collect::<Result<BTreeMap<_, _>, _>>()?;
-            Ok::<_, StateError>((state, objects))
-        }));
-        let (mut state, objects) = opened.map_err(|_| StateError::Wrong("sled panicked"))??;
+        let (mut state, objects) = State::read(&self.dir, checkpoint)?;
         let mut later = BTreeMap::new();
         for event in commits_after(&entries, checkpoint.revision).flat_map(|committed| &committed.events) {
             later.entry(event.key.clone()).or_insert(event.previous);

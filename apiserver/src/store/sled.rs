@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 
@@ -19,8 +20,13 @@ use super::{Key, Record, Revision};
 const ROW_BYTES_MAX: usize = 8 << 10;
 /// Revision, length, checksum.
 const HEAD: usize = 16;
-/// Rows written at once.
+/// Rows written, or read, at once.
 const BATCH_MAX: usize = 512;
+/// Batches that are read before somebody takes them.
+const BATCHES_MAX: usize = 4;
+
+/// What sled says of a row.
+type Row = sled::Result<(sled::IVec, sled::IVec)>;
 
 /// What is to be written: the last state of each key that changed.
 pub(super) type Changes = std::collections::HashMap<Key, Option<(Revision, Bytes)>>;
@@ -110,23 +116,35 @@ impl State {
 
     /// All objects, in the keys' order. One that is not whole is given without bytes.
     pub(super) fn objects(&self) -> impl Iterator<Item = Result<Record, StateError>> {
-        let mut rows = self.db.iter().peekable();
-        std::iter::from_fn(move || {
-            loop {
-                let (row, head) = match rows.next()? {
-                    Ok(first) => first,
-                    Err(error) => return Some(Err(error.into())),
-                };
-                let Some((key, 0)) = parse_row(&row) else { continue };
-                let mut value = head.get(HEAD..).unwrap_or_default().to_vec();
-                let prefix = &row[..row.len() - 2];
-                while let Some(Ok((_, more))) = rows
-                    .next_if(|next| matches!(next, Ok((row, _)) if row[..row.len().max(2) - 2] == *prefix))
-                {
-                    value.extend_from_slice(&more);
+        records(self.db.iter())
+    }
+
+    /// Opens the state of `checkpoint` below `dir` and reads all of it.
+    ///
+    /// sled reads on a thread of its own. What it allocates is gone with the thread; between the objects, of which
+    /// the most are of the same size, it would leave holes that nobody fills.
+    pub(super) fn read(
+        dir: &Path,
+        checkpoint: Checkpoint,
+    ) -> Result<(Self, BTreeMap<Key, (Revision, Bytes)>), StateError> {
+        let (sender, batches) = sync_channel::<Vec<Row>>(BATCHES_MAX);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(move || {
+                let state = Self::open(dir, checkpoint)?;
+                let mut rows = state.db.iter();
+                loop {
+                    let batch: Vec<_> = rows.by_ref().take(BATCH_MAX).collect();
+                    if batch.is_empty() || sender.send(batch).is_err() {
+                        return Ok(state);
+                    }
                 }
-                return Some(whole(key, &head, value));
-            }
+            });
+            let objects = records(batches.into_iter().flatten())
+                .map(|record| record.map(|r| (r.key, (r.revision, r.bytes))))
+                .collect::<Result<_, StateError>>();
+            // sled answers some damage with a panic.
+            let state = reading.join().unwrap_or(Err(StateError::Wrong("sled panicked")))?;
+            Ok((state, objects?))
         })
     }
 
@@ -205,6 +223,28 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The objects whose rows these are.
+fn records(rows: impl Iterator<Item = Row>) -> impl Iterator<Item = Result<Record, StateError>> {
+    let mut rows = rows.peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let (row, head) = match rows.next()? {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let Some((key, 0)) = parse_row(&row) else { continue };
+            let mut value = head.get(HEAD..).unwrap_or_default().to_vec();
+            let prefix = &row[..row.len() - 2];
+            while let Some(Ok((_, more))) =
+                rows.next_if(|next| matches!(next, Ok((row, _)) if row[..row.len().max(2) - 2] == *prefix))
+            {
+                value.extend_from_slice(&more);
+            }
+            return Some(whole(key, &head, value));
+        }
+    })
 }
 
 /// sled does not open when a snapshot of its own was left half written.
