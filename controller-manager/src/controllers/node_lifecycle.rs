@@ -19,7 +19,7 @@
 //! # Differs from Kubernetes
 //! Nothing known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,8 +67,6 @@ pub(crate) struct NodeLifecycle {
     pods: Arc<Informer<Pod>>,
     heard: Arc<Mutex<HashMap<String, Instant>>>,
     zones: Mutex<Zones>,
-    /// Nodes that fell silent and whose pods are yet to be marked.
-    unmarked: Mutex<HashSet<String>>,
     /// The nodes that were told of, by uid.
     registered: Mutex<HashMap<String, Option<String>>>,
 }
@@ -156,7 +154,6 @@ impl Controller for NodeLifecycle {
             pods: setup.read::<Pod>(),
             heard,
             zones: Mutex::new(Zones::new(setup.config.eviction_rates)),
-            unmarked: Mutex::default(),
             registered: Mutex::default(),
         }
     }
@@ -165,7 +162,6 @@ impl Controller for NodeLifecycle {
         let node = self.nodes.get(key);
         self.tell_of(&key.name, node.as_deref());
         let Some(node) = node else {
-            self.unmarked.lock().remove(&key.name);
             self.look_at_zones();
             return Ok(Action::Done);
         };
@@ -175,7 +171,9 @@ impl Controller for NodeLifecycle {
         for step in plan(&node, silent, eviction, self.clock.now()) {
             self.apply(&node, step).await?;
         }
-        self.mark_pods(&node).await?;
+        if silent {
+            self.mark_pods(&node).await?;
+        }
         let left = if silent { self.grace } else { self.grace.saturating_sub(silence) };
         let left = wait.map_or(left, |wait| wait.min(left));
         Ok(Action::RequeueAfter(left.max(Duration::from_millis(100))))
@@ -253,7 +251,6 @@ impl NodeLifecycle {
                 let patch = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": all}});
                 api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
                 if is_ready(node) {
-                    self.unmarked.lock().insert(name.to_owned());
                     let message = format!("Node {name} status is now: NodeNotReady");
                     self.events.normal(node, "NodeNotReady", &message);
                 }
@@ -271,16 +268,12 @@ impl NodeLifecycle {
         Ok(())
     }
 
-    /// The pods of a node that fell silent do not serve any more.
+    /// The pods of a silent node do not serve any more, whichever process saw it fall silent.
     async fn mark_pods(&self, node: &Node) -> Result<(), kube::Error> {
-        let name = name_of(&node.metadata);
-        if !self.unmarked.lock().contains(name) {
-            return Ok(());
-        }
-        for pod in self.pods.on_node(name).iter().filter(|pod| pods::is_ready(pod)) {
+        let pods = self.pods.on_node(name_of(&node.metadata));
+        for pod in pods.iter().filter(|pod| pods::is_ready(pod)) {
             self.mark_not_ready(pod).await?;
         }
-        self.unmarked.lock().remove(name);
         Ok(())
     }
 

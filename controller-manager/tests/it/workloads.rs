@@ -221,6 +221,32 @@ async fn nothing_is_evicted_while_no_node_is_heard_of() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn pods_of_a_node_that_fell_silent_under_an_earlier_manager_do_not_serve() {
+    let mut cluster = Cluster::without_manager().await;
+    add_node(&cluster, "n1").await;
+    let silent = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    nodes.patch_status("n1", &PatchParams::default(), &Patch::Strategic(silent)).await.unwrap();
+    let mut pod = template("web", "v1");
+    pod["metadata"]["name"] = json!("a");
+    pod["spec"]["nodeName"] = json!("n1");
+    pod["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    cluster.create::<Pod>(pod).await;
+    cluster.run_pods().await;
+    let grace = Duration::from_secs(2);
+    let manager = cluster.run_manager(Config { node_monitor_grace_period: grace, ..cluster.config() });
+    cluster.keep(manager);
+    cluster
+        .until_idle("the pod marked as not ready", || async {
+            let pod = cluster.api::<Pod>("default").get("a").await.unwrap();
+            (!api_types::pods::is_ready(&pod)).then_some(())
+        })
+        .await;
+    cluster.until_events("Pod/a", &["NodeNotReady"]).await;
+    cluster.stop().await;
+}
+
 /// Waits until the pod is going, and says whether it is said to be disrupted.
 async fn is_evicted(cluster: &Cluster, name: &str) -> bool {
     cluster

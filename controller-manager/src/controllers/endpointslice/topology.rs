@@ -74,18 +74,16 @@ fn allocations(shares: Option<&Shares>, endpoints: usize) -> Result<BTreeMap<&st
     if shares.len() > endpoints {
         return Err(refusal(TOO_FEW));
     }
-    let allocation = |(zone, share): (&'_ String, &f64)| {
+    let needed = shares.iter().map(|(zone, share)| {
         let part = share * endpoints as f64;
         let min = (part * (1.0 / (1.0 + OVERLOAD_MAX))).ceil();
-        (zone.clone(), min as usize, part.max(min))
-    };
-    let needed: Vec<(String, usize, f64)> = shares.iter().map(allocation).collect();
+        (zone.as_str(), min as usize, part.max(min))
+    });
+    let needed: Vec<(&str, usize, f64)> = needed.collect();
     let spare = endpoints.checked_sub(needed.iter().map(|(_, min, _)| min).sum());
     let spare = spare.ok_or_else(|| refusal(OVERLOAD))?;
-    let zones = shares.keys().zip(needed);
-    Ok(zones
-        .map(|(zone, (_, min, desired))| (zone.as_str(), Allocation { min, max: min + spare, desired }))
-        .collect())
+    let allocation = |(zone, min, desired)| (zone, Allocation { min, max: min + spare, desired });
+    Ok(needed.into_iter().map(allocation).collect())
 }
 
 /// A ready endpoint: the zone that it is in, and the one that it is meant for so far.
