@@ -209,7 +209,7 @@ impl RequestMetrics {
             }
             series.durations.observe(took.as_secs_f64());
         };
-        let hash = self.hasher.hash_one(&labels);
+        let hash = self.hasher.hash_one(labels);
         let of = |all: &[Series]| all.iter().find(|one| one.about.labels() == labels).map(note);
         if self.series.read().get(&hash).and_then(|all| of(all)).is_none() {
             let series = self.series_of(&labels);

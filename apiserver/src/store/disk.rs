@@ -108,6 +108,7 @@ impl DiskStorage {
     }
 
     /// Commits in the caller, unless somebody else does.
+    #[expect(clippy::result_large_err, reason = "what was not committed goes on to the queue")]
     fn commit_here(&self, transaction: Transaction) -> Result<Answer, Transaction> {
         match self.committer.try_lock() {
             Some(mut committer) => Ok(committer.commit_one(transaction)),
