@@ -56,6 +56,14 @@ impl ClientSource {
     }
 }
 
+/// Makes of an object from a watch one to keep: without `metadata.managedFields`, which no component reads, and no
+/// larger than what is in it. What was just parsed has room for more in each of its lists, which for a pod is half
+/// of it.
+pub fn trim<K: kube::Resource + Clone>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    *object = object.clone();
+}
+
 /// Chooses the TLS implementation of this process, once; later calls change nothing.
 pub fn install_crypto_provider() {
     // An error only says that a provider is already there.

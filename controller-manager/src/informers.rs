@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use component_base::acted_on::{self, Seen};
-use component_base::client::told;
+use component_base::client::{told, trim};
 use component_base::supervise::Tasks;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -354,9 +354,7 @@ impl<K: Cached> Informer<K> {
             Some(fields) => watcher::Config::default().fields(fields),
             None => watcher::Config::default(),
         };
-        let trimmed = watcher(Api::<K>::all(client), config)
-            .modify(|object| object.meta_mut().managed_fields = None)
-            .default_backoff();
+        let trimmed = watcher(Api::<K>::all(client), config).modify(trim).default_backoff();
         let mut events = std::pin::pin!(trimmed);
         while let Some(event) = events.next().await {
             match event {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use component_base::Shutdown;
 use component_base::acted_on::{self, Seen};
 use component_base::caller::Caller;
-use component_base::client::told;
+use component_base::client::{told, trim};
 use component_base::clock::Clock;
 use component_base::events::{EventType, Recorder};
 use component_base::metrics::{Counter, Metrics};
@@ -258,10 +258,8 @@ impl Agent {
 
     async fn follow_pods(self: Arc<Self>, seen: Seen) {
         let wanted = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
-        let mut stream = watcher(Api::<Pod>::all(self.client.clone()), wanted)
-            .modify(|pod| pod.metadata.managed_fields = None)
-            .default_backoff()
-            .boxed();
+        let mut stream =
+            watcher(Api::<Pod>::all(self.client.clone()), wanted).modify(trim).default_backoff().boxed();
         let mut listed: BTreeSet<String> = BTreeSet::new();
         let mut first = true;
         let shutdown = self.tasks.shutdown().clone();

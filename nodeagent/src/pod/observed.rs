@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{
-    Container as ContainerSpec, ContainerState as ApiState, ContainerStatus, Pod, PodStatus,
+    Container as ContainerSpec, ContainerState as ApiState, ContainerStatus, Pod, PodCondition, PodStatus,
 };
 
 use super::admit::Refusal;
@@ -87,6 +87,30 @@ pub(crate) struct Memory {
     pub(crate) torn_down: bool,
     /// The last reported status of each container that has run, for what the runtime has forgotten.
     pub(crate) reported: BTreeMap<String, ContainerStatus>,
+    pub(crate) told: Told,
+}
+
+/// The conditions that were reported last, and the revision that this made: an object of an earlier one does not
+/// show them yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) conditions: Vec<PodCondition>,
+    pub(crate) revision: u64,
+}
+
+impl Told {
+    /// The conditions as they are, as far as `pod` and this tell.
+    pub(crate) fn conditions<'a>(&'a self, pod: &'a Pod) -> &'a [PodCondition] {
+        if revision(pod) < self.revision {
+            return &self.conditions;
+        }
+        pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default()
+    }
+}
+
+/// Revisions of one resource are in order: `metadata.resourceVersion` is compared as a number.
+pub(crate) fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -197,6 +221,7 @@ impl Memory {
             refused: None,
             torn_down: false,
             reported: BTreeMap::new(),
+            told: Told::default(),
         }
     }
 

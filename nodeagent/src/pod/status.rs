@@ -21,7 +21,7 @@ pub(crate) struct Host {
     pub(crate) runtime_name: String,
 }
 
-/// The status of `pod` at `now`.
+/// The status of `pod` at `now`; of the conditions those that a node agent keeps.
 pub(crate) fn status(
     pod: &Pod,
     observed: &Observed,
@@ -296,10 +296,10 @@ impl Report<'_> {
         inits: &[ContainerStatus],
         mains: &[ContainerStatus],
     ) -> Vec<PodCondition> {
-        let before = self.pod.status.as_ref().and_then(|it| it.conditions.clone()).unwrap_or_default();
+        let before = self.memory.told.conditions(self.pod);
         let containers_ready = self.containers_ready(phase, mains);
         let initialized = self.initialized(phase, inits, mains);
-        let ready = self.ready(&containers_ready, &before);
+        let ready = self.ready(&containers_ready);
         let sandbox =
             plain(self.observed.ready_sandbox().is_some() && self.memory.volumes == Volumes::Mounted);
         let ours = [
@@ -309,14 +309,10 @@ impl Report<'_> {
             ("ContainersReady", containers_ready),
             ("PodScheduled", plain(true)),
         ];
-        let mut conditions: Vec<PodCondition> = Vec::new();
-        for (type_, verdict) in &ours {
-            let old = before.iter().find(|it| it.type_ == *type_);
-            conditions.push(self.condition(type_, verdict, old));
-        }
-        let others = before.into_iter().filter(|it| ours.iter().all(|(type_, _)| it.type_ != *type_));
-        conditions.extend(others);
-        conditions
+        let condition = |(type_, verdict): &(&str, Verdict)| {
+            self.condition(type_, verdict, before.iter().find(|it| it.type_ == *type_))
+        };
+        ours.iter().map(condition).collect()
     }
 
     fn condition(&self, type_: &str, verdict: &Verdict, old: Option<&PodCondition>) -> PodCondition {
@@ -369,11 +365,13 @@ impl Report<'_> {
         }
     }
 
-    fn ready(&self, containers: &Verdict, conditions: &[PodCondition]) -> Verdict {
+    fn ready(&self, containers: &Verdict) -> Verdict {
         if !containers.holds {
             return containers.clone();
         }
-        let holds = |type_: &str| conditions.iter().any(|it| it.type_ == type_ && it.status == "True");
+        let shown = self.pod.status.as_ref().and_then(|it| it.conditions.as_ref());
+        let holds =
+            |type_: &str| shown.into_iter().flatten().any(|it| it.type_ == type_ && it.status == "True");
         let gates = self.spec.readiness_gates.iter().flatten();
         let missing: Vec<&str> =
             gates.map(|it| it.condition_type.as_str()).filter(|type_| !holds(type_)).collect();

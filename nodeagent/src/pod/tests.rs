@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
 use super::admit::Refusal;
-use super::observed::{Failure, ImageState, Memory, Observed, Probed, Volumes, Work, backoff};
+use super::observed::{Failure, ImageState, Memory, Observed, Probed, Told, Volumes, Work, backoff};
 use super::plan::{Plan, Step, Why, plan};
 use super::status::{Host, status};
 use crate::runtime::{Container, ContainerState, Sandbox, SandboxState};
@@ -465,6 +465,29 @@ fn transition_time_stays_while_the_condition_stays() {
     world.pod.status = Some(world.status());
     let before = world.pod.status.clone();
     assert_eq!(Some(world.after(60).status()), before);
+}
+
+#[test]
+fn a_condition_keeps_its_time_while_the_object_does_not_show_what_was_told() {
+    let mut world = World::simple("Always").running("app");
+    world.pod.metadata.resource_version = Some("9".into());
+    let told = world.status().conditions.unwrap();
+    world.memory.told = Told { conditions: told.clone(), revision: 10 };
+    let world = world.after(60);
+    assert_eq!(world.status().conditions.unwrap(), told);
+}
+
+#[test]
+fn a_condition_that_somebody_else_changed_since_has_a_new_time() {
+    let mut world = World::simple("Always").running("app");
+    let told = world.status().conditions.unwrap();
+    let mut changed = told.clone();
+    changed.iter_mut().for_each(|it| it.status = "Unknown".into());
+    world.memory.told = Told { conditions: told.clone(), revision: 10 };
+    world.pod.metadata.resource_version = Some("11".into());
+    world.pod.status.get_or_insert_default().conditions = Some(changed);
+    let now = world.after(60).status().conditions.unwrap();
+    assert!(now.iter().zip(&told).all(|(now, told)| now.last_transition_time > told.last_transition_time));
 }
 
 #[test]

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::admit::Refusal;
 use super::message;
-use super::observed::{Failure, ImageState, Memory, Observed, Volumes, Work};
+use super::observed::{Failure, ImageState, Memory, Observed, Told, Volumes, Work, revision};
 use super::plan::{self, Plan, Step};
 use super::status;
 use crate::agent::{Agent, PodView, Wake};
@@ -110,10 +110,11 @@ enum Round {
 }
 
 impl Worker {
-    pub(crate) fn new(agent: Arc<Agent>, view: PodView, wake: Wake, refused: Option<Refusal>) -> Self {
+    /// In a box, since the task that runs it would have two places for it.
+    pub(crate) fn new(agent: Arc<Agent>, view: PodView, wake: Wake, refused: Option<Refusal>) -> Box<Self> {
         let pod = view.borrow().pod.clone();
         let memory = Memory { refused, ..Memory::of(&pod, agent.clock.now()) };
-        Self {
+        Box::new(Self {
             reported: pod.status.clone(),
             reported_at: None,
             pulls: agent.tasks.shutdown().child_token(),
@@ -126,11 +127,11 @@ impl Worker {
             volumes: BTreeMap::new(),
             volumes_again: Instant::now(),
             under_way: FuturesUnordered::new(),
-        }
+        })
     }
 
     /// Works until nothing of the pod is left on this node.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         loop {
             // In a box, so that a pod at which nothing happens holds no place for what a round needs.
             let until = match Box::pin(self.round()).await {
@@ -240,13 +241,16 @@ impl Worker {
             }
         }
         replace_addresses(&mut status);
+        clear_reasons(&mut status);
         let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
         let api: Api<Pod> =
             Api::namespaced(self.agent.client.clone(), meta.namespace.as_deref().unwrap_or_default());
         match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => {
+            Ok(written) => {
                 self.tell_of_back_offs(pod, &wanted);
                 self.memory.remember(&wanted);
+                let conditions = wanted.conditions.clone().unwrap_or_default();
+                self.memory.told = Told { conditions, revision: revision(&written) };
                 self.reported = Some(wanted);
                 self.reported_at = Some(Instant::now());
             }
@@ -495,6 +499,16 @@ fn replace_addresses(status: &mut serde_json::Value) {
     }
 }
 
+/// A strategic merge would keep the reason of a condition that has none any more.
+fn clear_reasons(status: &mut serde_json::Value) {
+    let conditions = status.get_mut("conditions").and_then(serde_json::Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(serde_json::Value::as_object_mut) {
+        for field in ["reason", "message"] {
+            condition.entry(field).or_insert(serde_json::Value::Null);
+        }
+    }
+}
+
 /// How long a status need not be told yet, `since` the one before was: between its first status and the one with
 /// which it runs, a pod that is making progress has others that nobody waits for.
 fn told_later(
@@ -525,6 +539,18 @@ mod tests {
         assert_eq!(later(Some(&pending), &pending, soon, false), None, "nothing else will come of it");
         assert_eq!(later(Some(&pending), &pending, Some(TOGETHER), true), None);
         assert_eq!(later(Some(&pending), &pending, None, true), None, "the first is told at once");
+    }
+
+    #[test]
+    fn a_condition_that_holds_again_loses_its_reason() {
+        let mut status =
+            json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "X", "reason": "Y"}]});
+        clear_reasons(&mut status);
+        let wanted = json!({"conditions": [
+            {"type": "Ready", "status": "True", "reason": null, "message": null},
+            {"type": "X", "reason": "Y", "message": null},
+        ]});
+        assert_eq!(status, wanted);
     }
 
     #[test]
