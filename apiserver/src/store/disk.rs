@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use component_base::clock::Clock;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -312,7 +311,7 @@ fn segments_after(firsts: &[Revision], revision: Revision) -> Vec<Revision> {
 /// What a directory holds.
 struct Recovered {
     loaded: Loaded,
-    objects: BTreeMap<Key, (Revision, Bytes)>,
+    objects: state::Objects,
     revision: Revision,
     /// The highest revision in the log or the state.
     written: Revision,
@@ -328,7 +327,7 @@ struct Recovered {
 /// A state to start from: objects at a revision.
 struct Base {
     revision: Revision,
-    objects: BTreeMap<Key, (Revision, Bytes)>,
+    objects: state::Objects,
     /// That of the state which has them.
     checkpoint: Option<Checkpoint>,
 }

@@ -94,6 +94,9 @@ pub(super) fn generations(dir: &Path) -> Vec<u64> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// All that a state holds.
+pub(super) type Objects = BTreeMap<Key, (Revision, Bytes)>;
+
 impl State {
     /// Opens the state of `checkpoint` below `dir`, or a new one.
     pub(super) fn open(dir: &Path, checkpoint: Checkpoint) -> Result<Self, StateError> {
@@ -123,10 +126,7 @@ impl State {
     ///
     /// sled reads on a thread of its own. What it allocates is gone with the thread; between the objects, of which
     /// the most are of the same size, it would leave holes that nobody fills.
-    pub(super) fn read(
-        dir: &Path,
-        checkpoint: Checkpoint,
-    ) -> Result<(Self, BTreeMap<Key, (Revision, Bytes)>), StateError> {
+    pub(super) fn read(dir: &Path, checkpoint: Checkpoint) -> Result<(Self, Objects), StateError> {
         let (sender, batches) = sync_channel::<Vec<Row>>(BATCHES_MAX);
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || {
@@ -152,7 +152,7 @@ impl State {
     /// there, and may have changed since.
     pub(super) fn verify(
         &mut self,
-        objects: &BTreeMap<Key, (Revision, Bytes)>,
+        objects: &Objects,
         later: &BTreeMap<Key, Option<Revision>>,
     ) -> Result<(), StateError> {
         let (mut actual, mut then) = (0, 0);
