@@ -94,6 +94,33 @@ async fn a_claim_and_a_volume_find_each_other_and_part_when_the_claim_goes() {
 }
 
 #[tokio::test]
+async fn a_bound_volume_that_is_deleted_stays_until_its_claim_goes() {
+    let cluster = Cluster::start().await;
+    volume(&cluster, "v", json!({})).await;
+    claim(&cluster, "c", json!({"storageClassName": ""})).await;
+    until_volume(&cluster, "v", "Bound").await;
+    volumes(&cluster).delete("v", &DeleteParams::default()).await.unwrap();
+    // One that nobody uses is deleted after it, and when that is gone, the first was looked at.
+    volume(&cluster, "free", json!({})).await;
+    volumes(&cluster).delete("free", &DeleteParams::default()).await.unwrap();
+    let gone = |name: &'static str| {
+        let volumes = volumes(&cluster);
+        move || {
+            let volumes = volumes.clone();
+            async move { volumes.get_opt(name).await.unwrap().is_none().then_some(()) }
+        }
+    };
+    cluster.until_idle("the free volume gone", gone("free")).await;
+    let kept = volumes(&cluster).get("v").await.unwrap();
+    assert!(kept.metadata.deletion_timestamp.is_some());
+    assert_eq!(kept.metadata.finalizers.unwrap(), ["kubernetes.io/pv-protection"]);
+    let claims = cluster.api::<PersistentVolumeClaim>("default");
+    claims.delete("c", &DeleteParams::default()).await.unwrap();
+    cluster.until_idle("the volume gone", gone("v")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn of_two_claims_one_gets_the_volume() {
     let cluster = Cluster::start().await;
     claim(&cluster, "a", json!({"storageClassName": ""})).await;
