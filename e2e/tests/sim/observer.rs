@@ -2,12 +2,15 @@
 //! invariants against each.
 
 use std::collections::BTreeMap;
+use std::future::Future as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use component_base::Shutdown;
+use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use futures::{FutureExt, StreamExt};
 use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::ApiResource;
 use kube::discovery::{Discovery, verbs};
@@ -137,11 +140,19 @@ impl Observer {
         self.follow();
     }
 
-    /// What is there to be read. That a stream says "not now" once tells nothing: streams make way for others now
-    /// and then while they have more.
+    /// What is there to be read. That a stream says "not now" while it wakes who asks tells nothing: streams make way
+    /// for others now and then while they have more.
     fn next(&mut self) -> Option<Seen> {
-        let mut ask = || tokio::task::unconstrained(self.watches.next()).now_or_never().flatten();
-        ask().or_else(&mut ask).or_else(&mut ask)
+        loop {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            let next = std::pin::pin!(tokio::task::unconstrained(self.watches.next()));
+            match next.poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(seen) => return seen,
+                Poll::Pending if woken.0.load(Ordering::Relaxed) => {}
+                Poll::Pending => return None,
+            }
+        }
     }
 
     fn take(&mut self, index: usize, object: DynamicObject, is_there: bool) {
@@ -207,6 +218,16 @@ impl Observer {
                 self.trace.problem(format!("revision {revision}: {}: {problem}", invariant.name()));
             }
         }
+    }
+}
+
+/// Whether somebody was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
