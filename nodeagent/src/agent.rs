@@ -65,7 +65,9 @@ pub(crate) struct Agent {
 }
 
 /// Runs a node agent until `shutdown`.
-pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    // What is mounted into containers is named where another folder may be the current one.
+    config.root_dir = std::path::absolute(&config.root_dir).context("cannot find the node's folder")?;
     let tasks = Tasks::new(shutdown.child_token());
     // Containers of the simulated runtime end after the workers, not with them.
     let late = Tasks::new(Shutdown::new());

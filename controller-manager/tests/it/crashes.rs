@@ -29,8 +29,9 @@ const COMPLETIONS: i32 = 1_000;
 /// A manager that lives for so long has nothing left to write, and the job should have ended.
 const LIFE_MAX: Duration = Duration::from_secs(120);
 /// What a manager writes for each pod: it creates it, takes its finalizer away, tells of it and writes the
-/// status now and then.
-const WRITES_PER_POD_MAX: usize = 3;
+/// status now and then, and as much again for what was lost with a manager and on a slow machine, where fewer pods
+/// end between two statuses.
+const WRITES_PER_POD_MAX: usize = 6;
 /// Pods that end in one moment at most.
 const ENDS_MAX: u32 = 40;
 
