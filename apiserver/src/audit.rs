@@ -57,7 +57,7 @@ pub enum AuditError {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Log(#[from] OpenLogError),
-    #[error("--audit-webhook-config-file: {0}")]
+    #[error("--audit-webhook-config-file")]
     Webhook(#[from] RemoteConfigError),
 }
 

@@ -44,10 +44,10 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
     /// Read the EncryptionConfiguration again when it changes.
-    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set, requires = "encryption_provider_config")]
+    #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, value_name = "BOOL", action = clap::ArgAction::Set, requires = "encryption_provider_config")]
     encryption_provider_config_automatic_reload: bool,
     /// Accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system.
-    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, value_name = "BOOL", action = clap::ArgAction::Set)]
     enable_bootstrap_token_auth: bool,
     /// An AuthenticationConfiguration file: outside issuers of tokens, and where anonymous requests are served.
     #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
@@ -71,7 +71,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value = "200")]
     max_mutating_requests_inflight: u32,
     /// Serve requests without credentials as system:anonymous; RBAC lets them see health and version.
-    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, action = clap::ArgAction::Set)]
+    #[arg(long, default_value = "true", default_missing_value = "true", num_args = 0..=1, value_name = "BOOL", action = clap::ArgAction::Set)]
     anonymous_auth: bool,
     /// Serve metrics.k8s.io: what nodes and pods use, asked of the node agents.
     #[arg(long)]

@@ -20,7 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// to nothing else. Certificates, and a kubeconfig for the administrator, are made in the data directory at
 /// the first start. Without a data directory everything is lost at the end.
 #[derive(Parser)]
-#[command(name = "apiserver", version, after_help = EXAMPLES)]
+#[command(name = "apiserver", version, after_help = EXAMPLES, next_line_help = true)]
 #[group(skip)]
 struct Flags {
     #[command(flatten)]

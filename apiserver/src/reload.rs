@@ -29,7 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<String, ReadConfigError> {
 
 /// Takes what `parse` makes of the file whenever its text is another than `text`, until it is dropped. A file that
 /// cannot be used is told of and changes nothing.
-pub(crate) async fn keep<T, E: std::fmt::Display>(
+pub(crate) async fn keep<T, E: std::error::Error + Send + Sync + 'static>(
     what: &'static str,
     (path, text): (PathBuf, String),
     reloads: Reloads,
@@ -44,7 +44,10 @@ pub(crate) async fn keep<T, E: std::fmt::Display>(
                 info!("the changed {what} configuration is in force");
                 take(made);
             }
-            Err(problem) => warn!(%problem, "the changed {what} configuration cannot be used"),
+            Err(problem) => {
+                let problem = anyhow::Error::new(problem);
+                warn!("the changed {what} configuration cannot be used: {problem:#}");
+            }
         }
         reloads.note(succeeded);
     };

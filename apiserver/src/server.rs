@@ -46,7 +46,7 @@ use crate::flow_control::{self, FlowControl};
 use crate::metrics::RequestMetrics;
 use crate::negotiate::{self, Accept};
 use crate::request_info::{self, RequestInfo};
-use crate::rest::{self, Call, Connection};
+use crate::rest::{self, Call, Connection, Translations};
 use crate::service_ip::ServiceAddresses;
 use crate::view::View;
 use crate::{
@@ -459,6 +459,7 @@ async fn answer(server: Arc<Server>, mut request: Request) -> Result<Response, S
             stream: parking_lot::Mutex::new(stream),
             upgrade,
         },
+        translations: Translations::default(),
     })
     .await
 }

@@ -17,7 +17,7 @@ use crate::UserInfo;
 use crate::authz::Attributes;
 use crate::negotiate::{self, Accept};
 use crate::request_info::{self, RequestInfo};
-use crate::rest::{self, Call, Connection, Difference, Staging};
+use crate::rest::{self, Call, Connection, Difference, Staging, Translations};
 use crate::server::Server;
 use crate::store::{Cause, CommitError, Key, Precondition, Revision};
 
@@ -232,6 +232,7 @@ async fn call(
         notes: Arc::default(),
         staging: Some(staging.clone()),
         connection: Connection::default(),
+        translations: Translations::default(),
     })
 }
 

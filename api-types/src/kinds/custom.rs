@@ -40,7 +40,7 @@ pub struct Family {
 pub struct CustomVersion {
     pub name: String,
     pub api_version: String,
-    pub schema: Schema,
+    pub schema: Arc<Schema>,
     pub rules: Rules,
     pub validations: Validations,
     /// The schema as its author wrote it.

@@ -10,17 +10,20 @@ mod compare;
 mod field_set;
 mod managed;
 mod merge;
+mod versions;
 
 use super::same_but;
 use crate::schema::Schema;
 use crate::status::{Cause, Details, Reason, Status};
 use chrono::{DateTime, SecondsFormat, Utc};
 pub(super) use compare::item_element;
-use compare::{Comparison, compare, fields_of, with_named_fields};
+use compare::{Comparison, compare, fields_of};
 pub use field_set::FieldSet;
 pub(super) use field_set::show as show_element;
 use managed::{Entry, Fields, Managed, Operation};
 use serde_json::{Map, Value};
+use std::sync::Arc;
+use versions::{Differences, Versions, prune};
 
 /// The owner that gets the fields of an object which nobody tracked before it was first applied.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -40,8 +43,18 @@ const UNOWNED: [&[&str]; 11] = [
     &["metadata", "resourceVersion"],
 ];
 
-/// An object in another version of its kind (an `apiVersion`) with that version's schema.
-pub type Translate<'a> = &'a dyn Fn(&str, &Value) -> Option<(Schema, Value)>;
+/// What an object is in another version of its kind.
+pub enum Translation {
+    /// This, and the schema of that version.
+    To(Arc<Schema>, Value),
+    /// The kind has no such version: who wrote through it owns nothing any more.
+    NoVersion,
+    /// Nobody can tell yet. What is computed then is provisional; whoever translates computes it again.
+    Pending,
+}
+
+/// Gives an object (which says what version it is of) in the version of an `apiVersion`.
+pub type Translate<'a> = &'a dyn Fn(&str, &Value) -> Translation;
 
 /// Who writes, and through what.
 #[derive(Clone)]
@@ -57,15 +70,6 @@ pub struct Writer<'a> {
     pub reset: &'a [&'a [&'a str]],
     /// Owners through another version lose what changed in that version. None where a kind has only one.
     pub translate: Option<Translate<'a>>,
-}
-
-impl Writer<'_> {
-    /// What a change is to an owner through `api_version`.
-    fn changes_in(&self, api_version: &str, old: &Value, new: &Value) -> Option<Comparison> {
-        let translate = self.translate.filter(|_| api_version != self.api_version)?;
-        let ((schema, old), (_, new)) = (translate(api_version, old)?, translate(api_version, new)?);
-        Some(changes(&schema, &old, &new, self))
-    }
 }
 
 /// A configuration that cannot be applied.
@@ -227,11 +231,10 @@ fn reconcile(
     managed.entries.push(mine.clone());
     let merged = merge::merge(schema, Some(old), config);
     let pruned = match &last {
-        Some(last) => prune(schema, merged, &managed, last.fields.get()),
+        Some(last) => prune(&Versions { schema, writer }, merged, &managed, last),
         None => merged,
     };
-    let difference = changes(schema, old, &pruned, writer);
-    let differences = Differences { own: difference, old, new: &pruned, writer };
+    let differences = Differences::between(&Versions { schema, writer }, old, &pruned, &managed);
     let conflicts = conflicts(&managed, &mine, &differences);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
@@ -252,68 +255,33 @@ fn reconcile(
     Ok(Applied { object })
 }
 
-/// Takes out what the owner applied last time and not now, unless somebody else has it.
-fn prune(schema: &Schema, merged: Value, managed: &Managed, last: &FieldSet) -> Value {
-    let named = |set: &FieldSet| with_named_fields(schema, set);
-    let remove = |value: &Value, set: &FieldSet| {
-        merge::remove(schema, value.clone(), set).unwrap_or_else(|| Value::Object(Map::new()))
-    };
-    let claimed =
-        managed.entries.iter().fold(FieldSet::default(), |all, e| all.union(e.fields.get().clone()));
-    let whole = named(&fields_of(schema, &merged));
-    let pruned = remove(&merged, &named(last));
-    let kept = named(&fields_of(schema, &pruned)).union(named(&claimed));
-    let pruned = remove(&merged, &whole.difference(&kept));
-    let gone = whole.difference(&named(&fields_of(schema, &pruned)));
-    remove(&merged, &gone.intersection(&named(last)))
-}
-
-/// One change as the owners through each version see it.
-struct Differences<'a> {
-    own: Comparison,
-    old: &'a Value,
-    new: &'a Value,
-    writer: &'a Writer<'a>,
-}
-
-impl Differences<'_> {
-    fn seen_by<T>(&self, owner: &Entry, look: impl FnOnce(&Comparison) -> T) -> T {
-        match self.writer.changes_in(&owner.api_version, self.old, self.new) {
-            Some(other) => look(&other),
-            None => look(&self.own),
-        }
-    }
-}
-
-fn conflicts(managed: &Managed, mine: &Entry, differences: &Differences<'_>) -> Vec<Conflict> {
+fn conflicts(managed: &Managed, mine: &Entry, differences: &Differences) -> Vec<Conflict> {
     let others = managed.entries.iter().filter(|e| !e.is_same_owner(mine));
     others
         .flat_map(|e| {
             let owner = e.describe();
-            let changed = differences.seen_by(e, |d| d.modified.clone().union(d.added.clone()));
-            let paths = e.fields.get().intersection(&changed).paths();
+            let changed = differences.seen_by(e).map(|d| d.modified.clone().union(d.added.clone()));
+            let paths = e.fields.get().intersection(&changed.unwrap_or_default()).paths();
             paths.into_iter().map(move |path| Conflict { owner: owner.clone(), path })
         })
         .collect()
 }
 
 /// All but `mine` lose what changed, and everybody else what is gone.
-fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differences<'_>) {
+fn yield_to(managed: &mut Managed, mine: Option<&Entry>, differences: &Differences) {
+    managed.entries.retain(|e| differences.seen_by(e).is_some());
     for e in &mut managed.entries {
-        if !mine.is_some_and(|mine| e.is_same_owner(mine)) {
-            let mut fields = std::mem::take(&mut e.fields);
-            differences.seen_by(e, |d| {
-                [&d.modified, &d.added, &d.removed].into_iter().for_each(|changed| fields.lose(changed));
-            });
-            e.fields = fields;
+        if !mine.is_some_and(|mine| e.is_same_owner(mine))
+            && let Some(d) = differences.seen_by(e)
+        {
+            [&d.modified, &d.added, &d.removed].into_iter().for_each(|changed| e.fields.lose(changed));
         }
     }
     managed.drop_empty();
 }
 
 fn update(schema: &Schema, old: &Value, new: &Value, mut managed: Managed, writer: &Writer<'_>) -> Managed {
-    let difference = changes(schema, old, new, writer);
-    let differences = Differences { own: difference, old, new, writer };
+    let differences = Differences::between(&Versions { schema, writer }, old, new, &managed);
     yield_to(&mut managed, None, &differences);
     let taken = differences.own.modified.union(differences.own.added);
     if taken.is_empty() {

@@ -33,7 +33,7 @@ pub(crate) struct Settings {
 pub enum AuthenticationConfigError {
     #[error(transparent)]
     Read(#[from] ReadConfigError),
-    #[error("it is no AuthenticationConfiguration: {0}")]
+    #[error("it is no AuthenticationConfiguration")]
     Parse(#[from] serde_yaml::Error),
     #[error("{0}")]
     Invalid(String),
@@ -472,7 +472,10 @@ mod tests {
     fn problem(jwt: &str) -> String {
         let text =
             format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n{jwt}");
-        parse(&text, Clock::system()).err().map(|why| why.to_string()).unwrap_or_default()
+        parse(&text, Clock::system())
+            .err()
+            .map(|why| format!("{:#}", anyhow::Error::new(why)))
+            .unwrap_or_default()
     }
 
     fn issuer(rest: &str) -> String {

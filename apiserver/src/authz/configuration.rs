@@ -19,11 +19,11 @@ use crate::remote::{Remote, RemoteConfigError};
 pub enum AuthorizationConfigError {
     #[error(transparent)]
     Read(#[from] ReadConfigError),
-    #[error("it is no AuthorizationConfiguration: {0}")]
+    #[error("it is no AuthorizationConfiguration")]
     Parse(#[from] serde_yaml::Error),
     #[error("{0}")]
     Invalid(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Remote(#[from] RemoteConfigError),
 }
 

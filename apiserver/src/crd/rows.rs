@@ -94,7 +94,7 @@ fn version(definition: &Value, version: &Value) -> Option<CustomVersion> {
         validations,
         name: name.to_owned(),
         api_version: format!("{group}/{name}"),
-        schema,
+        schema: Arc::new(schema),
         rules,
         openapi,
         scale: scale(&version["subresources"]["scale"]),

@@ -49,7 +49,8 @@ fn version_of<'a>(family: &'a Family, object: &Value) -> &'a CustomVersion {
     family.find(object["apiVersion"].as_str().unwrap_or_default()).unwrap_or(family.stored())
 }
 
-async fn turn(
+/// Objects of any of the family's versions in one of them.
+pub(crate) async fn turn(
     server: &Server,
     family: &Family,
     to: &CustomVersion,
@@ -72,7 +73,8 @@ async fn turn(
     Ok(objects)
 }
 
-fn rename(mut object: Value, to: &CustomVersion) -> Value {
+/// An object in another version, where versions differ in nothing but the name.
+pub(crate) fn rename(mut object: Value, to: &CustomVersion) -> Value {
     object["apiVersion"] = json!(to.api_version);
     object
 }

@@ -79,20 +79,6 @@ pub(super) async fn store(server: &Server, kind: &Arc<Kind>, object: Value) -> R
     Ok(ordered(object))
 }
 
-/// An object of `from` as `to` shows it, where the server itself can tell.
-pub(super) fn translate(
-    registry: &Registry,
-    from: &Arc<Kind>,
-    to: &Arc<Kind>,
-    object: Value,
-) -> Option<Value> {
-    match &from.custom {
-        Some(custom) if custom.family.webhook.is_some() => None,
-        Some(_) => Some(convert(from, to, object)),
-        None => Some(convert(&registry.storing(from), to, convert(from, &registry.storing(from), object))),
-    }
-}
-
 /// Whether an object is stored in a form in which it would not be stored today.
 pub(super) fn is_outdated(kind: &Kind, stored: &Stored) -> bool {
     let Some(custom) = kind.custom.as_ref().filter(|_| !is_written_today(kind, stored)) else { return false };

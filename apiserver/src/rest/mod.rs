@@ -20,6 +20,7 @@ mod past;
 mod patch;
 mod selection;
 mod staging;
+mod translation;
 pub(crate) mod typed;
 mod undo;
 mod update;
@@ -45,6 +46,7 @@ pub(crate) use list::number;
 pub(crate) use metadata::timestamp;
 pub(crate) use options::{FieldValidation, WriteOptions};
 pub(crate) use staging::{Difference, Staging};
+pub(crate) use translation::Translations;
 pub(crate) use typed::{default as set_defaults, of as schema_of};
 pub(crate) use write::{Projection, Whole, acted_on, commit_put, commit_status, write_object};
 
@@ -79,6 +81,8 @@ pub(crate) struct Call {
     /// The transaction that the request is a part of; its writes go there.
     pub(crate) staging: Option<Arc<Staging>>,
     pub(crate) connection: Connection,
+    /// What owners of the object's fields see of it in other versions.
+    pub(crate) translations: Translations,
 }
 
 /// What a request is besides its meaning, for those who pass it on.

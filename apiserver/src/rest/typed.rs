@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::kinds::{self, Kind};
+use api_types::kinds::Kind;
 use api_types::patch::apply::{self, Writer};
 use api_types::patch::changes::changes;
 use api_types::patch::{self, strategic};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::body::{Decoded, Duplicates};
 use super::options::FieldValidation;
-use super::{Call, WriteOptions, convert};
+use super::{Call, WriteOptions, translation};
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
@@ -105,7 +105,7 @@ fn say(
 /// The schema of a kind; one without any knows only its metadata.
 pub(crate) fn of(kind: &Kind) -> Arc<Schema> {
     match &kind.custom {
-        Some(custom) => Arc::new(custom.version().schema.clone()),
+        Some(custom) => custom.version().schema.clone(),
         None => schema::shared(kind).unwrap_or_else(|| Arc::new(Schema::open())),
     }
 }
@@ -157,9 +157,28 @@ pub(super) fn complete(kind: &Kind, object: &mut Value) {
 }
 
 /// Notes which fields the manager of an ordinary write owns now.
-pub(super) fn track(call: &Call, old: Option<&Value>, object: &mut Value, manager: &str) {
+pub(super) async fn track(
+    call: &Call,
+    old: Option<&Value>,
+    object: &mut Value,
+    manager: &str,
+) -> Result<(), Status> {
+    if !translation::may_wait(&call.kind) {
+        track_known(call, old, object, manager);
+        return Ok(());
+    }
+    let tracked = || {
+        let mut object = object.clone();
+        track_known(call, old, &mut object, manager);
+        object
+    };
+    *object = translation::settled(call, tracked).await?;
+    Ok(())
+}
+
+fn track_known(call: &Call, old: Option<&Value>, object: &mut Value, manager: &str) {
     let version = call.kind.api_version();
-    let translate = translation(call);
+    let translate = |version: &str, object: &Value| translation::translate(call, version, object);
     let writer = Writer { translate: Some(&translate), ..writer(call, manager, &version) };
     apply::track(&of(&call.kind), old, object, &writer);
 }
@@ -190,19 +209,6 @@ fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<
     }
 }
 
-/// An object of the request's kind in the form of another row that shows the same objects, with its schema.
-fn translation(call: &Call) -> impl Fn(&str, &Value) -> Option<(Schema, Value)> {
-    |api_version, object| {
-        let (group, version) = kinds::split_api_version(api_version);
-        let other = call.server.registry.find(group, version, &call.kind.plural)?;
-        if other.storage != call.kind.storage {
-            return None;
-        }
-        let translated = convert::translate(&call.server.registry, &call.kind, &other, object.clone())?;
-        Some((Schema::clone(&of(&other)), translated))
-    }
-}
-
 /// RFC 6902.
 pub(super) fn patch_json(current: &Value, change: &Value) -> Result<Value, Status> {
     patch::json(current, change).map_err(|e| e.to_status())
@@ -218,7 +224,7 @@ pub(super) fn patch_strategic(kind: &Kind, current: &Value, change: &Value) -> R
     strategic::apply(&of(kind), current, change).map_err(|e| e.to_status())
 }
 
-/// Server-side apply.
+/// Server-side apply; computed inside [`translation::settled`].
 pub(super) fn apply(
     call: &Call,
     current: Option<&Value>,
@@ -226,7 +232,7 @@ pub(super) fn apply(
     options: &WriteOptions,
 ) -> Result<Value, Status> {
     let version = call.kind.api_version();
-    let translate = translation(call);
+    let translate = |version: &str, object: &Value| translation::translate(call, version, object);
     let writer = Writer { translate: Some(&translate), ..writer(call, &options.manager, &version) };
     let applied = apply::apply(&of(&call.kind), current, config, &writer, options.force);
     applied.map(|a| a.object).map_err(|e| e.to_status())

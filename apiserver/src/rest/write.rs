@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Answer, Call, Reviewed, WriteOptions, companions, convert, metadata, options, typed};
+use super::{
+    Answer, Call, Reviewed, WriteOptions, companions, convert, metadata, options, translation, typed,
+};
 use crate::admission::{self, Alongside, Operation, Options, Review};
 use crate::cache::Stored;
 use crate::negotiate;
@@ -192,14 +194,14 @@ where
         };
         let old = call.read(&stored).await?;
         let shown = view.read(&call.kind, &old)?;
-        let proposal = propose(Some(&shown))?;
+        let proposal = translation::settled(call, || propose(Some(&shown))).await??;
         if proposal.expected.is_some_and(|r| r != stored.revision) {
             return Err(Status::modified(&call.kind, &call.info.name));
         }
         let mut proposal = proposal;
         if view.owns_whole_body() && proposal.manage == Manage::Update {
             typed::default(&call.kind, &mut proposal.object);
-            typed::track(call, Some(&old), &mut proposal.object, &options.manager);
+            typed::track(call, Some(&old), &mut proposal.object, &options.manager).await?;
             proposal.manage = Manage::Done;
         }
         let mut object = view.write(&call.kind, &old, proposal.object)?;
@@ -272,7 +274,7 @@ impl Attempt<'_> {
         typed::default(&call.kind, &mut object);
         // What the client means is its manager's; what the server sets from here on is nobody's.
         if self.manage == Manage::Update {
-            typed::track(call, old, &mut object, &self.options.manager);
+            typed::track(call, old, &mut object, &self.options.manager).await?;
         }
         let prepare = |object: &mut Value| match old {
             None => strategy.prepare_for_create(&context, object),

@@ -51,15 +51,15 @@ use crate::{UserInfo, admission, aggregation, bootstrap, negotiate, reload, rest
 pub enum StartError {
     #[error("cannot open the store")]
     OpenStore(#[from] OpenError),
-    #[error("--encryption-provider-config: {0}")]
+    #[error("--encryption-provider-config")]
     Encryption(#[from] EncryptionConfigError),
     #[error("cannot keep the audit log")]
     Audit(#[from] AuditError),
     #[error(transparent)]
     Oidc(#[from] OidcError),
-    #[error("--authorization-config: {0}")]
+    #[error("--authorization-config")]
     Authorization(#[source] AuthorizationConfigError),
-    #[error("--authentication-config: {0}")]
+    #[error("--authentication-config")]
     Authentication(#[source] AuthenticationConfigError),
     #[error("--service-cidr: {0}")]
     ServiceCidr(String),

@@ -119,9 +119,8 @@ async fn a_deleted_definition_takes_its_objects_along() {
     client.stop().await;
 }
 
-#[tokio::test]
-async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
-    let (client, served) = (Client::start().await, Served::start().await);
+/// Lamps in two versions, between which a webhook converts: `watts` in the one are `power` in the other.
+async fn define_converted(client: &Client, served: &Served) {
     let (one, two) = (json!({ "watts": { "type": "integer" } }), json!({ "power": { "type": "integer" } }));
     let mut body = definition(json!([version("v1", one), version("v2", two)]));
     body["spec"]["conversion"] = json!({ "strategy": "Webhook", "webhook": {
@@ -130,6 +129,68 @@ async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
     } });
     let (code, answer) = client.post(DEFINITIONS, &body).await;
     assert_eq!(code, 201, "{answer}");
+}
+
+async fn apply(client: &Client, query: &str, version: &str, spec: Value) -> (u16, Value) {
+    let mut config = lamp("a", spec);
+    config["apiVersion"] = json!(format!("example.com/{version}"));
+    let path = format!("{}/a?{query}", LAMPS.replace("/v1/", &format!("/{version}/")));
+    client.call("PATCH", &path, "application/apply-patch+yaml", &config).await
+}
+
+fn owners(object: &Value) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().unwrap();
+    let owner = |e: &Value| format!("{} {} {}", e["manager"], e["apiVersion"], e["fieldsV1"]["f:spec"]);
+    let mut owners: Vec<_> = entries.iter().map(owner).collect();
+    owners.sort();
+    owners
+}
+
+#[tokio::test]
+async fn owners_in_different_versions_conflict_and_yield_as_the_webhook_converts() {
+    let (client, served) = (Client::start().await, Served::start().await);
+    define_converted(&client, &served).await;
+    let (code, made) = apply(&client, "fieldManager=x", "v2", json!({ "power": 6 })).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, shared) = apply(&client, "fieldManager=y", "v1", json!({ "watts": 6 })).await;
+    let both = [r#""x" "example.com/v2" {"f:power":{}}"#, r#""y" "example.com/v1" {"f:watts":{}}"#]
+        .map(str::to_owned);
+    assert_eq!((code, owners(&shared)), (200, both.to_vec()), "the same value is no conflict");
+    let (code, refused) = apply(&client, "fieldManager=y", "v1", json!({ "watts": 7 })).await;
+    assert_eq!(code, 409, "{refused}");
+    assert_eq!(refused["message"], r#"Apply failed with 1 conflict: conflict with "x": .spec.power"#);
+    let (code, taken) = apply(&client, "fieldManager=y&force=true", "v1", json!({ "watts": 7 })).await;
+    assert_eq!((code, owners(&taken)), (200, both[1..].to_vec()), "{taken}");
+    let (code, moved) = apply(&client, "fieldManager=y", "v2", json!({ "power": 8 })).await;
+    let moved_to = vec![r#""y" "example.com/v2" {"f:power":{}}"#.to_owned()];
+    assert_eq!((code, owners(&moved)), (200, moved_to), "who applies may change the version: {moved}");
+    let (code, emptied) = apply(&client, "fieldManager=y", "v1", json!({})).await;
+    assert_eq!((code, &emptied["spec"]), (200, &Value::Null), "what was applied in the other version goes");
+    served.stop().await;
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn an_update_takes_fields_from_an_owner_in_another_version() {
+    let (client, served) = (Client::start().await, Served::start().await);
+    define_converted(&client, &served).await;
+    assert_eq!(apply(&client, "fieldManager=x", "v2", json!({ "power": 6 })).await.0, 201);
+    let (code, changed) = client.merge(&format!("{LAMPS}/a"), &json!({ "spec": { "watts": 7 } })).await;
+    assert_eq!(code, 200, "{changed}");
+    assert!(!owners(&changed).iter().any(|owner| owner.contains("power")), "{changed}");
+    served.stop().await;
+    let path = format!("{LAMPS}/a?fieldManager=z&force=true");
+    let mut config = lamp("a", json!({ "watts": 8 }));
+    config["metadata"]["managedFields"] = Value::Null;
+    let (code, alone) = client.call("PATCH", &path, "application/apply-patch+yaml", &config).await;
+    assert_eq!(code, 200, "nobody is left in the other version, so nobody has to be asked: {alone}");
+    client.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_converts_what_is_read_listed_watched_and_written() {
+    let (client, served) = (Client::start().await, Served::start().await);
+    define_converted(&client, &served).await;
     let second = LAMPS.replace("/v1/", "/v2/");
     for name in ["a", "b"] {
         assert_eq!(client.post(LAMPS, &lamp(name, json!({ "watts": 6 }))).await.0, 201);

@@ -112,8 +112,12 @@ fn convert(request: &Value) -> Value {
     let mut objects = request["objects"].clone();
     for object in objects.as_array_mut().unwrap() {
         object["apiVersion"] = json!(wanted);
-        let value = object["spec"].as_object_mut().unwrap().shift_remove(from).unwrap();
-        object["spec"][to] = value;
+        let fields = object.get_mut("spec").and_then(Value::as_object_mut);
+        if let Some(fields) = fields
+            && let Some(value) = fields.shift_remove(from)
+        {
+            fields.insert(to.to_owned(), value);
+        }
     }
     json!({
         "kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1",

@@ -24,7 +24,8 @@ use chrono::{DateTime, Utc};
 use component_base::clock::{Clock, moment_of};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
-    Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
+    Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
+    ResourceClaimConsumerReference, ResourceSlice,
 };
 
 use crate::controller::{Action, Controller, ReconcileError, Setup};
@@ -120,13 +121,13 @@ fn claims_of(pod: &Pod, claim: impl Fn(&str) -> Option<Arc<ResourceClaim>>) -> V
             claim(name).filter(|claim| controller_of(&claim.metadata).is_some_and(|owner| owner.uid == uid))
         }
     });
-    found.filter(|claim| consumers(claim).any(|consumer| consumer == uid)).collect()
+    found.filter(|claim| consumers(claim).any(|consumer| consumer.uid == uid)).collect()
 }
 
-/// The uids of the pods that a claim is reserved for.
-fn consumers(claim: &ResourceClaim) -> impl Iterator<Item = &str> {
+/// The pods that a claim is reserved for.
+fn consumers(claim: &ResourceClaim) -> impl Iterator<Item = &ResourceClaimConsumerReference> {
     let all = claim.status.iter().flat_map(|status| status.reserved_for.iter().flatten());
-    all.filter(|one| one.resource == "pods").map(|one| one.uid.as_str())
+    all.filter(|one| one.resource == "pods")
 }
 
 fn devices_of(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
@@ -156,11 +157,9 @@ fn plan(
     Verdict::until(ends.min(), now)
 }
 
-/// The pods that a claim is reserved for.
 fn keys_of(claim: &ResourceClaim) -> Vec<ObjectKey> {
     let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-    let all = claim.status.iter().flat_map(|status| status.reserved_for.iter().flatten());
-    all.filter(|one| one.resource == "pods").map(|one| ObjectKey::new(namespace, &*one.name)).collect()
+    consumers(claim).map(|one| ObjectKey::new(namespace, &*one.name)).collect()
 }
 
 #[async_trait]

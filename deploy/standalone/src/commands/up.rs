@@ -28,8 +28,7 @@ impl Subcommand for Up {
             Arg::new(name).long(name).value_name(placeholder).help(help)
         };
         let command = base
-            .about("Bring up a cluster on this machine")
-            .after_help("The API server's flags are those of the program apiserver.")
+            .next_line_help(true)
             .arg(
                 value("nodes", "N", "How many nodes")
                     .default_value("1")
@@ -47,7 +46,9 @@ impl Subcommand for Up {
             )
             .arg(value("log-level", "LEVEL", "error, warn, info, debug or trace").default_value("error"))
             .arg(value("config", "FILE", "Read further flags from this file, one `flag: value` a line"));
-        <apiserver::Flags as clap::Args>::augment_args(command)
+        // The flags of the API server bring their own description along.
+        <apiserver::Flags as clap::Args>::augment_args(command.next_help_heading("API server"))
+            .about("Bring up a cluster on this machine")
     }
 
     async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
