@@ -122,5 +122,9 @@ pub(super) fn selector(selector: &Value, path: &str, errors: &mut Errors) {
         }
         let key = term["key"].as_str().unwrap_or_default();
         invalid_all(names::check_label_key(key), &format!("{path}.key"), key, errors);
+        for (path, value) in indexed(term, &path, "values") {
+            let value = value.as_str().unwrap_or_default();
+            invalid_all(names::check_label_value(value), &path, value, errors);
+        }
     }
 }

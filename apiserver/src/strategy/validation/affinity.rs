@@ -26,7 +26,8 @@ fn validate_node_affinity(affinity: &Value, path: &str, errors: &mut Errors) {
     }
     for (path, term) in indexed(affinity, path, PREFERRED) {
         check_weight(term, &path, errors);
-        validate_node_term(&term["preference"], &format!("{path}.preference"), errors);
+        // What is only preferred may ask for values that no label has.
+        validate_node_term(&term["preference"], &format!("{path}.preference"), false, errors);
     }
 }
 
@@ -43,13 +44,18 @@ pub(super) fn validate_node_selector(wanted: &Value, path: &str, errors: &mut Er
         errors.push(FieldError::required(format!("{path}.nodeSelectorTerms"), why));
     }
     for (path, term) in indexed(wanted, path, "nodeSelectorTerms") {
-        validate_node_term(term, &path, errors);
+        validate_node_term(term, &path, true, errors);
     }
 }
 
-fn validate_node_term(term: &Value, path: &str, errors: &mut Errors) {
+fn validate_node_term(term: &Value, path: &str, is_required: bool, errors: &mut Errors) {
     for (path, requirement) in indexed(term, path, "matchExpressions") {
         validate_expression(requirement, &path, errors);
+        let values = indexed(requirement, &path, "values").filter(|_| is_required);
+        for (path, value) in values {
+            let value = value.as_str().unwrap_or_default();
+            invalid_all(names::check_label_value(value), &path, value, errors);
+        }
     }
     for (path, requirement) in indexed(term, path, "matchFields") {
         validate_field_requirement(requirement, &path, errors);
@@ -79,10 +85,6 @@ fn validate_expression(requirement: &Value, path: &str, errors: &mut Errors) {
     }
     let key = requirement["key"].as_str().unwrap_or_default();
     invalid_all(names::check_label_key(key), &format!("{path}.key"), key, errors);
-    for (path, value) in indexed(requirement, path, "values") {
-        let value = value.as_str().unwrap_or_default();
-        invalid_all(names::check_label_value(value), &path, value, errors);
-    }
 }
 
 fn validate_field_requirement(requirement: &Value, path: &str, errors: &mut Errors) {
@@ -124,56 +126,60 @@ fn validate_pod_term(term: &Value, path: &str, errors: &mut Errors) {
         invalid_all(names::check_dns_label(name), &format!("{path}.namespace"), name, errors);
     }
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
-        validate_label_keys(term, field, path, errors);
+        validate_term_keys(term, field, path, errors);
     }
-    for (path, key) in indexed(term, path, "mismatchLabelKeys") {
-        if items(&term["matchLabelKeys"]).contains(key) {
-            errors.push(FieldError::invalid(
-                path,
-                key.clone(),
-                "exists in both matchLabelKeys and mismatchLabelKeys",
-            ));
+    check_selected_twice(term, path, errors);
+    for (path, key) in indexed(term, path, "matchLabelKeys") {
+        if items(&term["mismatchLabelKeys"]).contains(key) {
+            let why = "exists in both matchLabelKeys and mismatchLabelKeys";
+            errors.push(FieldError::invalid(path, key.clone(), why));
         }
     }
-    check_topology_key(term, path, errors);
+    let (key, path) = (term["topologyKey"].as_str().unwrap_or_default(), format!("{path}.topologyKey"));
+    if key.is_empty() {
+        errors.push(FieldError::required(&path, "can not be empty"));
+    }
+    invalid_all(names::check_label_key(key), &path, key, errors);
 }
 
-fn check_topology_key(term: &Value, path: &str, errors: &mut Errors) {
-    let path = format!("{path}.topologyKey");
-    match text(term, "topologyKey") {
-        None => errors.push(FieldError::required(path, "can not be empty")),
-        Some(key) => invalid_all(names::check_label_key(key), &path, key, errors),
-    }
-}
+const NOTHING_SELECTED: &str = "must not be specified when labelSelector is not set";
 
 /// Keys of labels whose values of the pod itself are added to the selector.
-fn validate_label_keys(term: &Value, field: &str, path: &str, errors: &mut Errors) {
-    let wanted = &term["labelSelector"];
+fn validate_term_keys(term: &Value, field: &str, path: &str, errors: &mut Errors) {
     if items(&term[field]).is_empty() {
         return;
     }
-    if !wanted.is_object() {
-        let why = "must not be specified when labelSelector is not set";
-        errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
-        return;
+    if !term["labelSelector"].is_object() {
+        return errors.push(FieldError::forbidden(format!("{path}.{field}"), NOTHING_SELECTED));
     }
     for (path, key) in indexed(term, path, field) {
         let key = key.as_str().unwrap_or_default();
         invalid_all(names::check_label_key(key), &path, key, errors);
-        let is_selected = wanted["matchLabels"].get(key).is_some()
-            || items(&wanted["matchExpressions"]).iter().any(|term| term["key"] == key);
-        if field == "matchLabelKeys" && is_selected && !path.contains("ffinity") {
-            errors.push(FieldError::invalid(path, key, "exists in both matchLabelKeys and labelSelector"));
+    }
+}
+
+/// A key whose value was added to the selector must not have been there. Kubernetes names the term by the index of
+/// the key.
+fn check_selected_twice(term: &Value, path: &str, errors: &mut Errors) {
+    let wanted = &term["labelSelector"];
+    let labels = wanted["matchLabels"].as_object().into_iter().flat_map(|labels| labels.keys());
+    let mut seen: BTreeSet<&str> = labels.map(String::as_str).collect();
+    for key in items(&wanted["matchExpressions"]).iter().filter_map(|term| term["key"].as_str()) {
+        let index = items(&term["matchLabelKeys"]).iter().rposition(|other| other == key);
+        if let (false, Some(index)) = (seen.insert(key), index) {
+            let why = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(format!("{path}[{index}]"), key, why));
         }
     }
 }
 
 fn validate_spread(spec: &Value, path: &str, errors: &mut Errors) {
-    let mut seen = BTreeSet::new();
-    for (path, constraint) in indexed(spec, path, "topologySpreadConstraints") {
+    let all = items(&spec["topologySpreadConstraints"]);
+    for (index, (path, constraint)) in indexed(spec, path, "topologySpreadConstraints").enumerate() {
         let text_of = |field: &str| constraint[field].as_str().unwrap_or_default();
-        for field in ["maxSkew", "minDomains"] {
-            if let Some(number) = constraint[field].as_i64().filter(|number| *number <= 0) {
+        let skew = constraint["maxSkew"].as_i64().unwrap_or_default();
+        for (field, number) in [("maxSkew", Some(skew)), ("minDomains", constraint["minDomains"].as_i64())] {
+            if let Some(number) = number.filter(|number| *number <= 0) {
                 errors.push(FieldError::invalid(
                     format!("{path}.{field}"),
                     number,
@@ -181,25 +187,53 @@ fn validate_spread(spec: &Value, path: &str, errors: &mut Errors) {
                 ));
             }
         }
-        check_topology_key(constraint, &path, errors);
+        if text(constraint, "topologyKey").is_none() {
+            errors.push(FieldError::required(format!("{path}.topologyKey"), "can not be empty"));
+        }
         let action = text_of("whenUnsatisfiable");
         let known = ["DoNotSchedule", "ScheduleAnyway"];
         if !known.contains(&action) {
             errors.push(FieldError::not_supported(format!("{path}.whenUnsatisfiable"), action, &known));
         }
-        if let Some(domains) = constraint["minDomains"].as_i64().filter(|_| action == "ScheduleAnyway") {
+        if let Some(domains) = constraint["minDomains"].as_i64().filter(|_| action != "DoNotSchedule") {
             let why = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
             errors.push(FieldError::invalid(format!("{path}.minDomains"), domains, why));
         }
-        if !seen.insert((text_of("topologyKey"), action)) {
+        let is_same = |other: &Value| {
+            other["topologyKey"] == text_of("topologyKey") && other["whenUnsatisfiable"] == action
+        };
+        if all[index + 1..].iter().any(is_same) {
             let shown = format!("{{{}, {action}}}", text_of("topologyKey"));
             errors.push(FieldError::duplicate(format!("{path}.{{topologyKey, whenUnsatisfiable}}"), shown));
         }
         for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             one_of(constraint, &path, field, &["Honor", "Ignore"], errors);
         }
-        validate_label_keys(constraint, "matchLabelKeys", &path, errors);
+        validate_spread_keys(constraint, &path, errors);
         selector(&constraint["labelSelector"], &format!("{path}.labelSelector"), errors);
+    }
+}
+
+/// As `validate_term_keys`. In a pod itself the values were added to the selector before, once each; there and in
+/// templates the labels that the selector names by itself are others.
+fn validate_spread_keys(constraint: &Value, path: &str, errors: &mut Errors) {
+    let wanted = &constraint["labelSelector"];
+    let keys = items(&constraint["matchLabelKeys"]);
+    if keys.is_empty() {
+        return;
+    }
+    if !wanted.is_object() {
+        errors.push(FieldError::forbidden(format!("{path}.matchLabelKeys"), NOTHING_SELECTED));
+    }
+    for (path, key) in indexed(constraint, path, "matchLabelKeys") {
+        let key = key.as_str().unwrap_or_default();
+        invalid_all(names::check_label_key(key), &path, key, errors);
+        let expressions = items(&wanted["matchExpressions"]).iter().filter(|term| term["key"] == key);
+        let added = |term: &Value| term["operator"] == "In" && items(&term["values"]).len() == 1;
+        let foreign = expressions.clone().filter(|term| !added(term)).count();
+        if wanted["matchLabels"].get(key).is_some() || foreign > 0 || expressions.count() > 1 {
+            errors.push(FieldError::invalid(path, key, "exists in both matchLabelKeys and labelSelector"));
+        }
     }
 }
 
@@ -252,7 +286,10 @@ pub(super) fn validate_tolerations(spec: &Value, path: &str, errors: &mut Errors
         }
         match text("operator") {
             "" | "Equal" => {
-                invalid_all(names::check_label_value(text("value")), &at("operator"), text("value"), errors);
+                let wrong = names::check_label_value(text("value"));
+                if !wrong.is_empty() {
+                    errors.push(FieldError::invalid(at("operator"), text("value"), wrong.join(";")));
+                }
             }
             "Exists" if text("value").is_empty() => {}
             "Exists" => {
@@ -299,7 +336,8 @@ mod tests {
         let spec =
             json!({"affinity": {"podAntiAffinity": {PREFERRED: [{"weight": 0, "podAffinityTerm": {}}]}}});
         let at = format!("spec.affinity.podAntiAffinity.{PREFERRED}[0]");
-        assert_eq!(paths(spec), [format!("{at}.weight"), format!("{at}.podAffinityTerm.topologyKey")]);
+        let topology = format!("{at}.podAffinityTerm.topologyKey");
+        assert_eq!(paths(spec), [format!("{at}.weight"), topology.clone(), topology.clone(), topology]);
     }
 
     #[test]
@@ -309,7 +347,7 @@ mod tests {
         let at = "spec.topologySpreadConstraints";
         assert_eq!(
             paths(json!({"topologySpreadConstraints": [good, good]})),
-            [format!("{at}[1].{{topologyKey, whenUnsatisfiable}}")]
+            [format!("{at}[0].{{topologyKey, whenUnsatisfiable}}")]
         );
         let bad = json!({"maxSkew": 0, "topologyKey": "", "whenUnsatisfiable": "Odd"});
         let fields = ["maxSkew", "topologyKey", "whenUnsatisfiable"];

@@ -10,7 +10,8 @@ use super::fields::check_below;
 use super::handlers::{validate_lifecycle, validate_probe};
 use super::mounts;
 use super::quantities::{
-    amounts, check_amount, check_container_name, is_huge_page, is_overcommittable, quantity, shown,
+    amounts, check_amount, check_container_name, check_pages, is_huge_page, is_overcommittable, quantity,
+    shown,
 };
 use super::volumes::Volumes;
 use super::{environment, security_contexts};
@@ -29,19 +30,32 @@ const LISTS: &[(&str, Sort)] =
 
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
-/// All containers of a pod's spec.
-pub(super) fn validate(spec: &Value, path: &str, volumes: &Volumes<'_>, errors: &mut Errors) {
+/// All containers of a pod's spec. `is_pod`: of a pod itself and not of a template.
+pub(super) fn validate(spec: &Value, path: &str, volumes: &Volumes<'_>, is_pod: bool, errors: &mut Errors) {
     if items(&spec["containers"]).is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
     }
     let mut names = BTreeSet::new();
-    let mut host_ports = BTreeSet::new();
+    let mut host_ports = HostPorts::new();
     for (list, sort) in LISTS {
-        for (path, container) in indexed(spec, path, list) {
-            validate_name(container, &path, &mut names, errors);
-            validate_one(container, *sort, spec, &path, volumes, errors);
-            if *sort != Sort::Ephemeral {
-                validate_ports(container, &path, spec["hostNetwork"] == true, &mut host_ports, errors);
+        for (at, container) in indexed(spec, path, list) {
+            validate_name(container, *sort, &at, &mut names, errors);
+            validate_one(container, *sort, spec, &at, volumes, errors);
+            if is_pod {
+                validate_image_space(container, &at, errors);
+            }
+            validate_ports(container, &at, errors);
+            match sort {
+                Sort::Main => {
+                    check_host_ports(container, &at, &mut host_ports, errors);
+                    check_host_network(container, spec, &at, is_pod, errors);
+                }
+                // They run one by one. Kubernetes looks at each as if it were the first.
+                Sort::Init => {
+                    let at = format!("{path}.{list}[0]");
+                    check_host_ports(container, &at, &mut HostPorts::new(), errors);
+                }
+                Sort::Ephemeral => {}
             }
         }
     }
@@ -58,13 +72,13 @@ fn validate_one(
     let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
     validate_image(container, path, errors);
     check_below("container", container, path, errors);
-    environment::validate(container, path, errors);
+    environment::validate(container, spec, path, errors);
     validate_resources(&container["resources"], &format!("{path}.resources"), errors);
     validate_claims(container, spec, path, errors);
     validate_resize_policy(container, spec, path, errors);
     validate_restart_policy(container, sort, path, errors);
     mounts::validate(container, path, volumes, errors);
-    security_contexts::validate_container(container, path, errors);
+    security_contexts::validate_container(container, spec, path, errors);
     match sort {
         Sort::Ephemeral => validate_ephemeral(container, spec, path, errors),
         Sort::Init if container["restartPolicy"] != "Always" => {
@@ -83,71 +97,105 @@ fn validate_one(
     }
 }
 
-fn validate_name<'a>(container: &'a Value, path: &str, seen: &mut BTreeSet<&'a str>, errors: &mut Errors) {
-    let path = format!("{path}.name");
-    match text(container, "name") {
-        None => errors.push(FieldError::required(path, "")),
-        Some(name) => {
-            invalid_all(names::check_dns_label(name), &path, name, errors);
-            if !seen.insert(name) {
-                errors.push(FieldError::duplicate(path, name));
-            }
-        }
+fn validate_name<'a>(
+    container: &'a Value,
+    sort: Sort,
+    path: &str,
+    seen: &mut BTreeSet<&'a str>,
+    errors: &mut Errors,
+) {
+    let (name, path) = (container["name"].as_str().unwrap_or_default(), format!("{path}.name"));
+    match name {
+        "" => errors.push(FieldError::required(&path, "")),
+        name => invalid_all(names::check_dns_label(name), &path, name, errors),
+    }
+    if seen.contains(name) {
+        errors.push(FieldError::duplicate(path, name));
+    } else if !name.is_empty() || sort != Sort::Init {
+        seen.insert(name);
     }
 }
 
 fn validate_image(container: &Value, path: &str, errors: &mut Errors) {
-    let image = container["image"].as_str().unwrap_or_default();
-    let path = format!("{path}.image");
-    if image.is_empty() {
-        errors.push(FieldError::required(path, ""));
-    } else if image.trim() != image {
-        errors.push(FieldError::invalid(path, image, "must not have leading or trailing whitespace"));
+    if text(container, "image").is_none() {
+        errors.push(FieldError::required(format!("{path}.image"), ""));
     }
 }
 
-type HostPorts = BTreeSet<(String, i64, String)>;
+/// In templates an image may be a mark that something else replaces.
+fn validate_image_space(container: &Value, path: &str, errors: &mut Errors) {
+    if let Some(image) = text(container, "image").filter(|image| image.trim() != *image) {
+        let why = "must not have leading or trailing whitespace";
+        errors.push(FieldError::invalid(format!("{path}.image"), image, why));
+    }
+}
 
-fn validate_ports(
-    container: &Value,
-    path: &str,
-    host_network: bool,
-    host_ports: &mut HostPorts,
-    errors: &mut Errors,
-) {
+type HostPorts = BTreeSet<String>;
+
+fn validate_ports(container: &Value, path: &str, errors: &mut Errors) {
     let mut names_seen = BTreeSet::new();
     for (path, port) in indexed(container, path, "ports") {
         if let Some(name) = text(port, "name") {
-            invalid_all(names::check_port_name(name), &format!("{path}.name"), name, errors);
-            if !names_seen.insert(name) {
+            let wrong = names::check_port_name(name);
+            if wrong.is_empty() && !names_seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
+            invalid_all(wrong, &format!("{path}.name"), name, errors);
         }
         match port["containerPort"].as_i64() {
             None | Some(0) => errors.push(FieldError::required(format!("{path}.containerPort"), "")),
             Some(_) => port_number(&port["containerPort"], &format!("{path}.containerPort"), errors),
         }
         one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"], errors);
-        let Some(host_port) = port["hostPort"].as_i64().filter(|p| *p != 0) else { continue };
-        port_number(&port["hostPort"], &format!("{path}.hostPort"), errors);
-        if host_network && port["hostPort"] != port["containerPort"] {
-            let why = "must match `containerPort` when `hostNetwork` is true";
-            errors.push(FieldError::invalid(format!("{path}.hostPort"), host_port, why));
+        if port["hostPort"] != 0 {
+            port_number(&port["hostPort"], &format!("{path}.hostPort"), errors);
         }
-        let part = |field: &str| port[field].as_str().unwrap_or_default().to_owned();
-        if !host_ports.insert((part("protocol"), host_port, part("hostIP"))) {
-            let shown = format!("{}/{}/{host_port}", part("protocol"), part("hostIP"));
+    }
+}
+
+fn check_host_ports(container: &Value, path: &str, taken: &mut HostPorts, errors: &mut Errors) {
+    for (path, port) in indexed(container, path, "ports") {
+        let Some(host_port) = port["hostPort"].as_i64().filter(|p| *p != 0) else { continue };
+        let part = |field: &str| port[field].as_str().unwrap_or_default();
+        let shown = format!("{}/{}/{host_port}", part("protocol"), part("hostIP"));
+        if !taken.insert(shown.clone()) {
             errors.push(FieldError::duplicate(format!("{path}.hostPort"), shown));
+        }
+    }
+}
+
+/// Who shares the network of the node listens there on the port that it says.
+fn check_host_network(container: &Value, spec: &Value, path: &str, is_pod: bool, errors: &mut Errors) {
+    if spec["hostNetwork"] != true {
+        return;
+    }
+    for (path, port) in indexed(container, path, "ports") {
+        let number = |field: &str| port[field].as_i64().unwrap_or_default();
+        let (outside, inside) = (number("hostPort"), number("containerPort"));
+        if (is_pod || outside != 0) && outside != inside {
+            let why = "must match `containerPort` when `hostNetwork` is true";
+            errors.push(FieldError::invalid(format!("{path}.hostPort"), outside, why));
         }
     }
 }
 
 /// Limits and requests, of a container or of anything that is promised resources.
 pub(super) fn validate_resources(resources: &Value, path: &str, errors: &mut Errors) {
+    validate_promise(resources, check_container_name, path, errors);
+}
+
+/// As `validate_resources`, where `check_resource` says which resources may be promised.
+pub(super) fn validate_promise(
+    resources: &Value,
+    check_resource: fn(&str, &str, &mut Errors),
+    path: &str,
+    errors: &mut Errors,
+) {
     for part in ["limits", "requests"] {
         for (path, name, value) in amounts(&resources[part], &format!("{path}.{part}")) {
-            check_container_name(name, &path, errors);
+            check_resource(name, &path, errors);
             check_amount(name, value, &path, errors);
+            check_pages(name, value, &path, errors);
         }
     }
     let all = || ["limits", "requests"].into_iter().flat_map(|part| amounts(&resources[part], ""));
@@ -175,45 +223,51 @@ pub(super) fn validate_resources(resources: &Value, path: &str, errors: &mut Err
     }
 }
 
+/// Each claim of the pod, or request of one, is used once.
 fn validate_claims(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
-    let mut seen = BTreeSet::new();
+    let mut seen: Vec<(&str, &str)> = Vec::new();
     for (path, claim) in indexed(&container["resources"], &format!("{path}.resources"), "claims") {
         let name = claim["name"].as_str().unwrap_or_default();
         let request = claim["request"].as_str().unwrap_or_default();
         if name.is_empty() {
-            errors.push(FieldError::required(format!("{path}.name"), ""));
+            errors.push(FieldError::required(path, ""));
             continue;
         }
-        if !seen.insert((name, request)) {
+        let is_whole = seen.contains(&(name, ""));
+        if !is_whole && !request.is_empty() {
+            invalid_all(names::check_dns_label(request), &format!("{path}.request"), request, errors);
+        }
+        let is_used = |(used, part): &(&str, &str)| *used == name && (request.is_empty() || *part == request);
+        if is_whole || seen.iter().any(is_used) {
             errors.push(FieldError::duplicate(&path, name));
         }
+        seen.push((name, request));
         if !items(&spec["resourceClaims"]).iter().any(|known| known["name"] == name) {
             errors.push(FieldError::not_found(path, name));
         }
     }
 }
 
+/// Kubernetes names the list, not the policy, where one is wrong.
 fn validate_resize_policy(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
+    let list = format!("{path}.resizePolicy");
     for (path, policy) in indexed(container, path, "resizePolicy") {
         let text = |field: &str| policy[field].as_str().unwrap_or_default();
         let (resource, action) = (text("resourceName"), text("restartPolicy"));
-        if !matches!(resource, "cpu" | "memory") {
-            errors.push(FieldError::not_supported(
-                format!("{path}.resourceName"),
-                resource,
-                &["cpu", "memory"],
-            ));
-        }
         if !seen.insert(resource) {
             errors.push(FieldError::duplicate(&path, resource));
         }
-        let known = ["NotRequired", "RestartContainer"];
-        if !known.contains(&action) {
-            errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), action, &known));
-        } else if action == "RestartContainer" && spec["restartPolicy"] == "Never" {
+        for (given, known) in [(resource, ["cpu", "memory"]), (action, ["NotRequired", "RestartContainer"])] {
+            if given.is_empty() {
+                errors.push(FieldError::required(&list, ""));
+            } else if !known.contains(&given) {
+                errors.push(FieldError::not_supported(&list, given, &known));
+            }
+        }
+        if spec["restartPolicy"] == "Never" && action != "NotRequired" {
             let why = "must be 'NotRequired' when `restartPolicy` is 'Never'";
-            errors.push(FieldError::invalid(format!("{path}.restartPolicy"), action, why));
+            errors.push(FieldError::invalid(&list, action, why));
         }
     }
 }
@@ -249,7 +303,10 @@ fn validate_restart_policy(container: &Value, sort: Sort, path: &str, errors: &m
             continue;
         }
         let path = format!("{path}.exitCodes");
-        one_of(codes, &path, "operator", &["In", "NotIn"], errors);
+        let operator = codes["operator"].as_str().unwrap_or_default();
+        if !matches!(operator, "In" | "NotIn") {
+            errors.push(FieldError::not_supported(format!("{path}.operator"), operator, &["In", "NotIn"]));
+        }
         match items(&codes["values"]).len() {
             0 => errors
                 .push(FieldError::required(format!("{path}.values"), "must have at least one exit code")),
@@ -270,6 +327,7 @@ const NOT_IN_EPHEMERAL: &[&str] = &[
     "resources",
     "resizePolicy",
     "restartPolicy",
+    "restartPolicyRules",
 ];
 
 fn validate_ephemeral(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {

@@ -5,7 +5,7 @@ use api_types::status::FieldError;
 use serde_json::Value;
 
 use super::quantities::{is_huge_page, shown};
-use crate::strategy::rules::{Errors, indexed, invalid_all, text};
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
 /// Fields of a pod that variables may show.
 const FIELDS: &[&str] = &[
@@ -38,24 +38,26 @@ const KNOWN_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 
-pub(super) fn validate(container: &Value, path: &str, errors: &mut Errors) {
+/// `spec` is that of the pod that the container is of.
+pub(super) fn validate(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
     for (path, variable) in indexed(container, path, "env") {
         match text(variable, "name") {
             None => errors.push(FieldError::required(format!("{path}.name"), "")),
             Some(name) => invalid_all(names::check_env_name(name), &format!("{path}.name"), name, errors),
         }
         if variable["valueFrom"].is_object() {
-            validate_value_from(variable, &format!("{path}.valueFrom"), errors);
+            validate_value_from(variable, spec, &format!("{path}.valueFrom"), errors);
         }
     }
+    let list = format!("{path}.envFrom");
     for (path, source) in indexed(container, path, "envFrom") {
-        validate_env_from(source, &path, errors);
+        validate_env_from(source, &path, &list, errors);
     }
 }
 
 const TOO_MANY: &str = "may not have more than one field specified at a time";
 
-fn validate_value_from(variable: &Value, path: &str, errors: &mut Errors) {
+fn validate_value_from(variable: &Value, spec: &Value, path: &str, errors: &mut Errors) {
     let from = &variable["valueFrom"];
     let sources = from.as_object().map_or(0, serde_json::Map::len);
     if sources == 0 {
@@ -75,32 +77,55 @@ fn validate_value_from(variable: &Value, path: &str, errors: &mut Errors) {
     for key_ref in ["secretKeyRef", "configMapKeyRef"].into_iter().filter(|field| from[*field].is_object()) {
         validate_key_ref(&from[key_ref], &format!("{path}.{key_ref}"), errors);
     }
-    let file = &from["fileKeyRef"];
-    if file.is_object() {
-        let path = format!("{path}.fileKeyRef");
-        for field in ["volumeName", "path", "key"].into_iter().filter(|field| text(file, field).is_none()) {
-            errors.push(FieldError::required(format!("{path}.{field}"), ""));
-        }
-        text(file, "path").into_iter().for_each(|place| {
-            super::volumes::check_descending(place, &format!("{path}.path"), errors);
-        });
+    if from["fileKeyRef"].is_object() {
+        validate_file_ref(&from["fileKeyRef"], spec, &format!("{path}.fileKeyRef"), errors);
+    }
+}
+
+/// A key of a file that a container wrote into a directory of the pod.
+fn validate_file_ref(file: &Value, spec: &Value, path: &str, errors: &mut Errors) {
+    for field in ["volumeName", "path", "key"].into_iter().filter(|field| text(file, field).is_none()) {
+        errors.push(FieldError::required(format!("{path}.{field}"), ""));
+    }
+    if let Some(place) = text(file, "path") {
+        super::volumes::check_local_path(place, &format!("{path}.path"), errors);
+    }
+    if let Some(key) = text(file, "key") {
+        invalid_all(names::check_env_name(key), &format!("{path}.key"), key, errors);
+    }
+    let Some(name) = text(file, "volumeName") else { return };
+    let at = format!("{path}.volumeName");
+    invalid_all(names::check_dns_label(name), &at, name, errors);
+    match items(&spec["volumes"]).iter().find(|volume| volume["name"] == name) {
+        None => errors.push(FieldError::not_found(at, name)),
+        Some(volume) if volume["emptyDir"].is_object() => {}
+        Some(_) => errors.push(FieldError::invalid(at, name, "referenced volume must be of type emptyDir")),
     }
 }
 
 /// A reference to a field of the pod, which must be one of `supported`.
-pub(super) fn validate_field_ref(reference: &Value, supported: &[&str], path: &str, errors: &mut Errors) {
-    let path = format!("{path}.fieldPath");
+pub(super) fn validate_field_ref(reference: &Value, supported: &[&str], at: &str, errors: &mut Errors) {
+    let path = format!("{at}.fieldPath");
     let Some(field) = text(reference, "fieldPath") else {
         errors.push(FieldError::required(path, ""));
         return;
     };
-    if let Some((map, key)) = field.strip_suffix("']").and_then(|field| field.split_once("['")) {
+    let version = reference["apiVersion"].as_str().unwrap_or("v1");
+    if version != "v1" {
+        let why = format!("error converting fieldPath: unsupported pod version: {version}");
+        errors.push(FieldError::invalid(path, field, why));
+    } else if let Some((map, key)) = field.strip_suffix("']").and_then(|field| field.split_once("['")) {
+        // Kubernetes names the reference, not its field, where a key is wrong.
         match map {
             "metadata.annotations" => {
-                invalid_all(names::check_label_key(&key.to_lowercase()), &path, field, errors)
+                invalid_all(names::check_label_key(&key.to_lowercase()), at, field, errors)
             }
-            "metadata.labels" => invalid_all(names::check_label_key(key), &path, field, errors),
-            _ => errors.push(FieldError::invalid(path, field, "does not support subscript")),
+            "metadata.labels" => invalid_all(names::check_label_key(key), at, field, errors),
+            _ => {
+                let why =
+                    format!("error converting fieldPath: field label does not support subscript: {field}");
+                errors.push(FieldError::invalid(path, field, why));
+            }
         }
     } else if !KNOWN_FIELDS.contains(&field) {
         let why = format!("error converting fieldPath: field label not supported: {field}");
@@ -121,16 +146,17 @@ const RESOURCES: &[&str] = &[
 
 /// A reference to an amount of a container; in a volume it must say of which.
 pub(super) fn validate_resource_ref(reference: &Value, is_volume: bool, path: &str, errors: &mut Errors) {
+    let resource = reference["resource"].as_str().unwrap_or_default();
+    let base = resource.strip_prefix("limits.").or(resource.strip_prefix("requests.")).unwrap_or_default();
     if is_volume && text(reference, "containerName").is_none() {
         errors.push(FieldError::required(format!("{path}.containerName"), ""));
-    }
-    let Some(resource) = text(reference, "resource") else {
+    } else if resource.is_empty() {
         errors.push(FieldError::required(format!("{path}.resource"), ""));
-        return;
-    };
-    let base = resource.strip_prefix("limits.").or(resource.strip_prefix("requests.")).unwrap_or_default();
-    if !RESOURCES.contains(&resource) && !is_huge_page(base) {
+    } else if !RESOURCES.contains(&resource) && !is_huge_page(base) {
         errors.push(FieldError::not_supported(format!("{path}.resource"), resource, RESOURCES));
+    }
+    if !RESOURCES.contains(&resource) && !is_huge_page(base) {
+        return;
     }
     let known: &[&str] = match base {
         "cpu" => &["1m", "1"],
@@ -153,23 +179,34 @@ fn validate_key_ref(reference: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn validate_env_from(source: &Value, path: &str, errors: &mut Errors) {
+fn validate_env_from(source: &Value, path: &str, list: &str, errors: &mut Errors) {
     if let Some(prefix) = text(source, "prefix") {
         invalid_all(names::check_env_name(prefix), &format!("{path}.prefix"), prefix, errors);
     }
-    let given: Vec<&str> =
-        ["configMapRef", "secretRef"].into_iter().filter(|field| source[*field].is_object()).collect();
-    for field in &given {
-        let name = source[*field]["name"].as_str().unwrap_or_default();
-        invalid_all(names::check_dns_subdomain(name), &format!("{path}.{field}.name"), name, errors);
-    }
-    match given.len() {
-        0 => {
-            let why = "must specify one of: `configMapRef` or `secretRef`";
-            errors.push(FieldError::invalid(path, "", why));
+    let mut given = 0;
+    for field in ["configMapRef", "secretRef"].into_iter().filter(|field| source[*field].is_object()) {
+        given += 1;
+        let at = format!("{path}.{field}.name");
+        match text(&source[field], "name") {
+            None => errors.push(FieldError::required(at, "")),
+            // As in Kubernetes, a name may end as the beginning of one does.
+            Some(name) => invalid_all(check_prefix(name), &at, name, errors),
         }
-        1 => {}
-        _ => errors.push(FieldError::invalid(path, "", TOO_MANY)),
+    }
+    // Kubernetes names the list, not the source, where it is not one.
+    let why = match given {
+        0 => "must specify one of: `configMapRef` or `secretRef`",
+        1 => return,
+        _ => TOO_MANY,
+    };
+    errors.push(FieldError::invalid(list, "", why));
+}
+
+fn check_prefix(name: &str) -> Vec<String> {
+    let kept = name.len().checked_sub(2).filter(|_| name.ends_with('-')).and_then(|end| name.get(..end));
+    match kept {
+        Some(kept) => names::check_dns_subdomain(&format!("{kept}a")),
+        None => names::check_dns_subdomain(name),
     }
 }
 
@@ -181,7 +218,7 @@ mod tests {
 
     fn paths(container: Value) -> Vec<String> {
         let mut errors = Errors::new();
-        validate(&container, "c", &mut errors);
+        validate(&container, &Value::Null, "c", &mut errors);
         errors.into_iter().map(|e| e.path).collect()
     }
 
@@ -194,9 +231,8 @@ mod tests {
         assert_eq!(env(json!({"name": "A", "valueFrom": {}})), ["c.env[0].valueFrom"]);
         let field = |path: &str| json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": path}}});
         assert!(env(field("metadata.labels['a']")).is_empty());
-        for wrong in
-            ["spec.odd", "metadata.labels", "status.phase", "spec.nodeName['a']", "metadata.labels['a b']"]
-        {
+        assert_eq!(env(field("metadata.labels['a b']")), ["c.env[0].valueFrom.fieldRef"]);
+        for wrong in ["spec.odd", "metadata.labels", "status.phase", "spec.nodeName['a']"] {
             assert_eq!(env(field(wrong)), ["c.env[0].valueFrom.fieldRef.fieldPath"], "{wrong}");
         }
         let resource = json!({"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "7"}}});
@@ -205,7 +241,7 @@ mod tests {
 
     #[test]
     fn sources_of_many_variables_are_config_maps_or_secrets() {
-        assert_eq!(paths(json!({"envFrom": [{}]})), ["c.envFrom[0]"]);
+        assert_eq!(paths(json!({"envFrom": [{}]})), ["c.envFrom"]);
         assert_eq!(
             paths(json!({"envFrom": [{"prefix": "a=", "secretRef": {"name": "s"}}]})),
             ["c.envFrom[0].prefix"]
@@ -214,5 +250,6 @@ mod tests {
             paths(json!({"envFrom": [{"configMapRef": {"name": "B"}}]})),
             ["c.envFrom[0].configMapRef.name"]
         );
+        assert!(paths(json!({"envFrom": [{"secretRef": {"name": "s-"}}]})).is_empty());
     }
 }

@@ -39,14 +39,14 @@ pub(super) fn validate_probe(probe: &Value, path: &str, name: &str, errors: &mut
     }
     let (grace, at) =
         (&probe["terminationGracePeriodSeconds"], format!("{path}.terminationGracePeriodSeconds"));
+    if let Some(seconds) = grace.as_i64().filter(|seconds| *seconds <= 0) {
+        errors.push(FieldError::invalid(&at, seconds, "must be greater than 0"));
+    }
     if name == "readinessProbe" {
         if !grace.is_null() {
             errors.push(FieldError::invalid(at, grace.clone(), "must not be set for readinessProbes"));
         }
         return;
-    }
-    if let Some(seconds) = grace.as_i64().filter(|seconds| *seconds <= 0) {
-        errors.push(FieldError::invalid(at, seconds, "must be greater than 0"));
     }
     if let Some(threshold) = probe["successThreshold"].as_i64().filter(|t| *t != 1) {
         errors.push(FieldError::invalid(format!("{path}.successThreshold"), threshold, "must be 1"));

@@ -2,14 +2,13 @@
 
 use api_types::names;
 use api_types::status::FieldError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Check;
 use super::affinity::validate_node_selector;
-use super::fields::{check_below, is_same};
+use super::fields::is_same;
 use super::pod_change::keep;
 use super::quantities::{amounts, quantity, shown};
-use super::storage::check_driver_name;
 use super::volumes::{SOURCES, check_no_backsteps, sole_source, validate_kind};
 use crate::strategy::rules::{Errors, invalid_all, items, text};
 
@@ -122,22 +121,16 @@ fn validate_affinity(spec: &Value, path: &str, errors: &mut Errors) {
 }
 
 fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Errors) {
-    let only = json!({ kind: source });
-    if kind != "csi" {
-        check_below("volume", &only, path, errors);
-    }
+    validate_kind(kind, source, path, errors);
     let path = format!("{path}.{kind}");
-    validate_kind(kind, source, &path, errors);
     match kind {
         "local" => match text(source, "path") {
             None => errors.push(FieldError::required(format!("{path}.path"), "")),
             Some(place) => check_no_backsteps(place, &format!("{path}.path"), errors),
         },
         "csi" => {
-            for field in ["driver", "volumeHandle"] {
-                if text(source, field).is_none() {
-                    errors.push(FieldError::required(format!("{path}.{field}"), ""));
-                }
+            if text(source, "volumeHandle").is_none() {
+                errors.push(FieldError::required(format!("{path}.volumeHandle"), ""));
             }
             for secret in CSI_SECRETS.iter().filter(|secret| source[**secret].is_object()) {
                 for field in ["name", "namespace"] {
@@ -147,10 +140,8 @@ fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Errors) 
                 }
             }
         }
-        "flexVolume" => {
-            text(source, "driver")
-                .into_iter()
-                .for_each(|name| check_driver_name(name, &format!("{path}.driver"), errors));
+        "iscsi" if source["secretRef"].is_object() && text(&source["secretRef"], "name").is_none() => {
+            errors.push(FieldError::required(format!("{path}.secretRef.name"), ""));
         }
         _ => {}
     }
@@ -330,6 +321,8 @@ fn check_resource(name: &str, path: &str, errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn claim_of(storage: &str) -> Value {

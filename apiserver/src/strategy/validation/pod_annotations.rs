@@ -4,7 +4,7 @@
 use api_types::status::FieldError;
 use serde_json::{Map, Value};
 
-use crate::strategy::rules::{Errors, items};
+use crate::strategy::rules::{Errors, indexed, items};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -82,6 +82,47 @@ fn check_app_armor(container: &str, profile: &str, spec: &Value, path: &str, err
         let why = format!("invalid AppArmor profile name: {profile:?}");
         errors.push(FieldError::invalid(path, profile, why));
     }
+}
+
+/// Where an annotation and the field that has replaced it both say something, they say the same.
+pub(super) fn validate_agreement(metadata: &Value, spec: &Value, path: &str, errors: &mut Errors) {
+    let said = |key: &str| metadata["annotations"][key].as_str();
+    let whole = &spec["securityContext"];
+    if let Some(said) = said(SECCOMP_POD) {
+        check_same(said, &whole["seccompProfile"], &format!("{path}.securityContext.seccompProfile"), errors);
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (path, container) in indexed(spec, path, list) {
+            let name = container["name"].as_str().unwrap_or_default();
+            let (own, at) = (&container["securityContext"], format!("{path}.securityContext"));
+            if let Some(said) = said(&format!("{SECCOMP_CONTAINER}{name}")) {
+                check_same(said, &own["seccompProfile"], &format!("{at}.seccompProfile"), errors);
+            }
+            let is_own = own["appArmorProfile"].is_object();
+            let profile = if is_own { &own["appArmorProfile"] } else { &whole["appArmorProfile"] };
+            let said = said(&format!("{APP_ARMOR}{name}")).filter(|_| spec["os"]["name"] != "windows");
+            if let Some(said) = said {
+                check_same(said, profile, &format!("{at}.appArmorProfile"), errors);
+            }
+        }
+    }
+}
+
+fn check_same(said: &str, profile: &Value, path: &str, errors: &mut Errors) {
+    let field = match (profile["type"].as_str(), said) {
+        (Some("Unconfined"), "unconfined") => return,
+        (Some("RuntimeDefault"), "runtime/default") => return,
+        (Some("RuntimeDefault"), "docker/default") if path.ends_with("seccompProfile") => return,
+        (Some("Localhost"), said) => match said.strip_prefix("localhost/") {
+            Some(place) if profile["localhostProfile"] == place => return,
+            Some(_) => "localhostProfile",
+            None => "type",
+        },
+        (Some("Unconfined" | "RuntimeDefault"), _) => "type",
+        _ => return,
+    };
+    let why = "what the annotation and the field say must match";
+    errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
 }
 
 /// What of the annotations stays as it was when the pod was made.

@@ -10,8 +10,9 @@ use crate::strategy::rules::{Errors, indexed, items};
 pub(super) fn pod(check: &Check<'_>, errors: &mut Errors) {
     let pod = check.new;
     pod_annotations::validate(&pod["metadata"], &pod["spec"], "metadata", errors);
-    pod_spec::validate(&pod["spec"], "spec", errors);
-    let Some(old) = check.old else { return pod_spec::validate_new(&pod["spec"], errors) };
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    pod_spec::validate(&pod["spec"], "spec", Some(name), errors);
+    let Some(old) = check.old else { return pod_spec::validate_new(pod, errors) };
     if check.subresource != "resize" {
         pod_annotations::validate_change(pod, old, errors);
     }

@@ -7,14 +7,20 @@ use api_types::status::FieldError;
 use serde_json::{Value, json};
 
 use super::addresses::NOT_AN_IP;
-use super::{Check, affinity, containers, pod_annotations, security_contexts, volumes};
+use super::{Check, affinity, containers, pod_annotations, pod_resources, security_contexts, volumes};
 use crate::strategy::metadata::check_labels;
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, join, one_of, text};
 
 /// A template's labels, annotations and spec.
 pub(super) fn validate_template(template: &Value, path: &str, errors: &mut Errors) {
     validate_description(template, path, errors);
-    validate(&template["spec"], &format!("{path}.spec"), errors);
+    validate(&template["spec"], &format!("{path}.spec"), None, errors);
+    pod_annotations::validate_agreement(
+        &template["metadata"],
+        &template["spec"],
+        &format!("{path}.spec"),
+        errors,
+    );
     if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(format!("{path}.spec.ephemeralContainers"), why));
@@ -34,16 +40,14 @@ pub(super) fn pod_template(check: &Check<'_>, errors: &mut Errors) {
     validate_template(&check.new["template"], "template", errors);
 }
 
-/// The rules that hold wherever a pod's spec stands.
-pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
-    let mounted = volumes::validate(spec, path, errors);
-    containers::validate(spec, path, &mounted, errors);
+/// The rules that hold wherever a pod's spec stands. `pod` is the name of the pod itself, where the spec is not part
+/// of a template.
+pub(super) fn validate(spec: &Value, path: &str, pod: Option<&str>, errors: &mut Errors) {
+    let mounted = volumes::validate(spec, path, pod, errors);
+    containers::validate(spec, path, &mounted, pod.is_some(), errors);
     one_of(spec, path, "restartPolicy", &["Always", "Never", "OnFailure"], errors);
     one_of(spec, path, "preemptionPolicy", &["Never", "PreemptLowerPriority"], errors);
     validate_deadline(spec, path, errors);
-    if let Some(os) = spec["os"]["name"].as_str().filter(|os| !matches!(*os, "linux" | "windows")) {
-        errors.push(FieldError::not_supported(format!("{path}.os"), os, &["linux", "windows"]));
-    }
     validate_references(spec, path, errors);
     validate_dns(spec, path, errors);
     validate_host_aliases(spec, path, errors);
@@ -56,7 +60,7 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     let overhead = json!({ "limits": spec["overhead"] });
     containers::validate_resources(&overhead, &format!("{path}.overhead"), errors);
     if spec["resources"].is_object() {
-        containers::validate_resources(&spec["resources"], &format!("{path}.resources"), errors);
+        pod_resources::validate(spec, &format!("{path}.resources"), errors);
     }
 }
 
@@ -102,7 +106,7 @@ fn validate_dns(spec: &Value, path: &str, errors: &mut Errors) {
             errors.push(FieldError::required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"));
         } else if servers.is_empty() {
             let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-            errors.push(FieldError::required(format!("{path}.nameservers"), why));
+            return errors.push(FieldError::required(format!("{path}.nameservers"), why));
         }
     }
     if servers.len() > NAMESERVERS_MAX {
@@ -154,8 +158,9 @@ fn validate_searches(config: &Value, path: &str, errors: &mut Errors) {
 fn validate_host_aliases(spec: &Value, path: &str, errors: &mut Errors) {
     for (path, alias) in indexed(spec, path, "hostAliases") {
         check_ip(&alias["ip"], &format!("{path}.ip"), errors);
-        for name in items(&alias["hostnames"]).iter().filter_map(Value::as_str) {
-            invalid_all(names::check_dns_subdomain(name), &format!("{path}.hostnames"), name, errors);
+        for (path, name) in indexed(alias, &path, "hostnames") {
+            let name = name.as_str().unwrap_or_default();
+            invalid_all(names::check_dns_subdomain(name), &path, name, errors);
         }
     }
 }
@@ -180,12 +185,10 @@ fn validate_claims(spec: &Value, path: &str, errors: &mut Errors) {
     for (path, claim) in indexed(spec, path, "resourceClaims") {
         match text(claim, "name") {
             None => errors.push(FieldError::required(format!("{path}.name"), "")),
-            Some(name) => {
-                invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors);
-                if !seen.insert(name) {
-                    errors.push(FieldError::duplicate(format!("{path}.name"), name));
-                }
-            }
+            Some(name) => match seen.insert(name) {
+                true => invalid_all(names::check_dns_label(name), &format!("{path}.name"), name, errors),
+                false => errors.push(FieldError::duplicate(format!("{path}.name"), name)),
+            },
         }
         let sources = ["resourceClaimName", "resourceClaimTemplateName"];
         let given: Vec<&str> = sources.into_iter().filter(|field| !claim[*field].is_null()).collect();
@@ -195,7 +198,7 @@ fn validate_claims(spec: &Value, path: &str, errors: &mut Errors) {
         }
         let known = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
         match given.len() {
-            0 => errors.push(FieldError::required(path, known)),
+            0 => errors.push(FieldError::invalid(path, claim.clone(), known)),
             1 => {}
             _ => errors.push(FieldError::invalid(
                 path,
@@ -207,7 +210,9 @@ fn validate_claims(spec: &Value, path: &str, errors: &mut Errors) {
 }
 
 /// Rules for pods that are created by themselves.
-pub(super) fn validate_new(spec: &Value, errors: &mut Errors) {
+pub(super) fn validate_new(pod: &Value, errors: &mut Errors) {
+    let spec = &pod["spec"];
+    pod_annotations::validate_agreement(&pod["metadata"], spec, "spec", errors);
     if !items(&spec["ephemeralContainers"]).is_empty() {
         errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
     }
@@ -223,7 +228,7 @@ mod tests {
 
     fn paths(spec: Value) -> Vec<String> {
         let mut errors = Errors::new();
-        validate(&spec, "spec", &mut errors);
+        validate(&spec, "spec", Some("p"), &mut errors);
         errors.into_iter().map(|e| e.path.trim_start_matches("spec.").to_owned()).collect()
     }
 
@@ -250,11 +255,11 @@ mod tests {
             (json!({"volumeMounts": [{"name": "v", "mountPath": ""}]}), vec!["volumeMounts[0].mountPath"]),
             (
                 json!({"volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "/a"}]}),
-                vec!["volumeMounts[0].subPath"],
+                vec!["volumeMounts.subPath"],
             ),
             (
                 json!({"volumeMounts": [{"name": "v", "mountPath": "/x", "mountPropagation": "Bidirectional"}]}),
-                vec!["volumeMounts[0].mountPropagation"],
+                vec!["volumeMounts.mountPropagation"],
             ),
             (json!({"volumeDevices": [{"name": "v", "devicePath": "/x"}]}), vec!["volumeDevices[0].name"]),
             (json!({"ports": [{"containerPort": 70000}]}), vec!["ports[0].containerPort"]),
@@ -279,10 +284,10 @@ mod tests {
             (json!({"lifecycle": {"preStop": {"sleep": {"seconds": 99}}}}), vec!["lifecycle.preStop.sleep"]),
             (
                 json!({"resizePolicy": [{"resourceName": "disk", "restartPolicy": "NotRequired"}]}),
-                vec!["resizePolicy[0].resourceName"],
+                vec!["resizePolicy"],
             ),
             (json!({"restartPolicy": "Odd"}), vec!["restartPolicy"]),
-            (json!({"envFrom": [{}]}), vec!["envFrom[0]"]),
+            (json!({"envFrom": [{}]}), vec!["envFrom"]),
         ];
         for (extra, expected) in cases {
             let spec = json!({"containers": [merged(plain(), extra.clone())], "volumes": [{"name": "v", "emptyDir": {}}]});
@@ -306,7 +311,7 @@ mod tests {
             ),
             (
                 json!({"hostAliases": [{"ip": "x", "hostnames": ["A b"]}]}),
-                vec!["hostAliases[0].ip", "hostAliases[0].hostnames"],
+                vec!["hostAliases[0].ip", "hostAliases[0].hostnames[0]"],
             ),
             (json!({"hostname": "a.b"}), vec!["hostname"]),
             (json!({"runtimeClassName": "A"}), vec!["runtimeClassName"]),

@@ -108,6 +108,26 @@ pub(super) fn check_amount(name: &str, value: &Value, path: &str, errors: &mut E
     }
 }
 
+/// Whole pages, where a resource is pages of a size.
+pub(super) fn check_pages(name: &str, value: &Value, path: &str, errors: &mut Errors) {
+    let Some(size) = name.strip_prefix("hugepages-") else { return };
+    let Some(amount) = quantity(value) else { return };
+    let page = Quantity::parse(size).map_or(0, |page| page.milli());
+    if page <= 0 || page % 1000 != 0 || amount.milli() % page != 0 {
+        let why = format!("{} is not positive integer multiple of {name}", shown(value));
+        errors.push(FieldError::invalid(path, shown(value), why));
+    }
+}
+
+/// A resource's name for a pod as a whole.
+pub(super) fn check_pod_name(name: &str, path: &str, errors: &mut Errors) {
+    let before = errors.len();
+    check_name(name, path, errors);
+    if errors.len() == before && !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
+        errors.push(FieldError::not_supported(path, name, &["cpu", "hugepages-", "memory"]));
+    }
+}
+
 /// Each entry of a map of amounts with its path.
 pub(super) fn amounts<'a>(list: &'a Value, path: &str) -> impl Iterator<Item = (String, &'a str, &'a Value)> {
     let path = path.to_owned();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use api_types::status::FieldError;
 use serde_json::Value;
 
+use super::pod_systems;
 use super::volumes::check_descending;
 use crate::strategy::rules::{Errors, indexed, items, one_of, text};
 
@@ -27,8 +28,9 @@ pub(super) fn validate_pod(spec: &Value, path: &str, errors: &mut Errors) {
     }
     validate_sysctls(context, spec, &at, errors);
     validate_profiles(context, &at, errors);
+    pod_systems::validate_windows_options(context, &at, errors);
     validate_host_users(spec, path, errors);
-    validate_os(spec, path, errors);
+    pod_systems::validate(spec, path, errors);
 }
 
 fn check_ids(context: &Value, path: &str, fields: &[&str], errors: &mut Errors) {
@@ -68,15 +70,19 @@ fn validate_sysctls(context: &Value, spec: &Value, path: &str, errors: &mut Erro
         if !is_sysctl(name) {
             let why = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9]$";
             errors.push(FieldError::invalid(&path, name, why));
-        } else if !seen.insert(name.replace('/', ".")) {
+        } else if !seen.insert(name) {
             errors.push(FieldError::duplicate(&path, name));
         }
-        let starts = |prefix: &str| name.replace('/', ".").starts_with(prefix);
+        let dotted = name.replace('/', ".");
+        let starts = |prefix: &str| dotted.starts_with(prefix);
         if spec["hostNetwork"] == true && starts("net.") {
             errors.push(FieldError::invalid(&path, name, "may not be set when hostNetwork is true"));
         }
         if spec["hostIPC"] == true
-            && (starts("kernel.shm") || starts("kernel.msg") || starts("kernel.sem") || starts("fs.mqueue."))
+            && (starts("kernel.shm")
+                || starts("kernel.msg")
+                || dotted == "kernel.sem"
+                || starts("fs.mqueue."))
         {
             errors.push(FieldError::invalid(&path, name, "may not be set when hostIPC is true"));
         }
@@ -85,38 +91,43 @@ fn validate_sysctls(context: &Value, spec: &Value, path: &str, errors: &mut Erro
 
 /// The profiles that confine what processes may call and open.
 fn validate_profiles(context: &Value, path: &str, errors: &mut Errors) {
-    for (field, what) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
-        let (profile, path) = (&context[field], format!("{path}.{field}"));
-        if !profile.is_object() {
-            continue;
-        }
-        let kind = profile["type"].as_str().unwrap_or_default();
-        let (place, at) = (profile["localhostProfile"].as_str(), format!("{path}.localhostProfile"));
-        match (kind, place) {
-            ("", _) => errors.push(FieldError::required(
-                format!("{path}.type"),
-                "type is required when seccompProfile is set",
-            )),
-            ("Localhost", None) => {
-                errors.push(FieldError::required(at, format!("must be set when {what} type is Localhost")));
-            }
-            ("Localhost", Some(place)) if field == "seccompProfile" => check_descending(place, &at, errors),
-            ("Localhost", Some(place)) if place.trim() != place || place.is_empty() => {
-                errors.push(FieldError::invalid(at, place, "must not be padded with whitespace"));
-            }
-            ("Localhost", Some(_)) | ("RuntimeDefault" | "Unconfined", None) => {}
-            ("RuntimeDefault" | "Unconfined", Some(place)) => {
-                errors.push(FieldError::invalid(
-                    at,
-                    place,
-                    format!("can only be set when {what} type is Localhost"),
-                ));
-            }
-            (other, _) => {
-                let known = ["Localhost", "RuntimeDefault", "Unconfined"];
-                errors.push(FieldError::not_supported(format!("{path}.type"), other, &known));
+    validate_profile(&context["seccompProfile"], "seccomp", &format!("{path}.seccompProfile"), errors);
+    let (profile, path) = (&context["appArmorProfile"], format!("{path}.appArmorProfile"));
+    validate_profile(profile, "AppArmor", &path, errors);
+    const PLACE_BYTES_MAX: usize = 4095;
+    if profile["localhostProfile"].as_str().is_some_and(|place| place.len() > PLACE_BYTES_MAX) {
+        errors.push(FieldError::too_long(format!("{path}.localhostProfile"), PLACE_BYTES_MAX));
+    }
+}
+
+fn validate_profile(profile: &Value, what: &str, path: &str, errors: &mut Errors) {
+    const KINDS: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
+    if !profile.is_object() {
+        return;
+    }
+    let (kind, is_seccomp) = (profile["type"].as_str().unwrap_or_default(), what == "seccomp");
+    let at = format!("{path}.type");
+    match kind {
+        "" => errors.push(FieldError::required(at, "type is required when the profile is set")),
+        kind if !KINDS.contains(&kind) => errors.push(FieldError::not_supported(at, kind, KINDS)),
+        _ => {}
+    }
+    let at = format!("{path}.localhostProfile");
+    match profile["localhostProfile"].as_str() {
+        Some(place) if kind != "Localhost" => {
+            if is_seccomp || KINDS.contains(&kind) {
+                let why = format!("can only be set when {what} type is Localhost");
+                errors.push(FieldError::invalid(at, place, why));
             }
         }
+        Some(place) if kind == "Localhost" && is_seccomp => check_descending(place, &at, errors),
+        Some(place) if place.trim() != place => {
+            errors.push(FieldError::invalid(at, place, "must not be padded with whitespace"));
+        }
+        None | Some("") if kind == "Localhost" => {
+            errors.push(FieldError::required(at, format!("must be set when {what} type is Localhost")));
+        }
+        _ => {}
     }
 }
 
@@ -129,11 +140,17 @@ fn validate_host_users(spec: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-pub(super) fn validate_container(container: &Value, path: &str, errors: &mut Errors) {
+/// `spec` is that of the pod that the container is of.
+pub(super) fn validate_container(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
     let (context, path) = (&container["securityContext"], format!("{path}.securityContext"));
     check_ids(context, &path, &["runAsUser", "runAsGroup"], errors);
     one_of(context, &path, "procMount", &["Default", "Unmasked"], errors);
+    if context["procMount"] == "Unmasked" && spec["hostUsers"] != false {
+        let why = "`hostUsers` must be false to use `Unmasked`";
+        errors.push(FieldError::invalid(format!("{path}.procMount"), "Unmasked", why));
+    }
     validate_profiles(context, &path, errors);
+    pod_systems::validate_windows_options(context, &path, errors);
     if context["allowPrivilegeEscalation"] == false {
         if context["privileged"] == true {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
@@ -142,59 +159,6 @@ pub(super) fn validate_container(container: &Value, path: &str, errors: &mut Err
         if items(&context["capabilities"]["add"]).iter().any(|added| added == "CAP_SYS_ADMIN") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.push(FieldError::invalid(&path, context.clone(), why));
-        }
-    }
-}
-
-const NOT_ON_WINDOWS: &[&str] = &["hostPID", "hostIPC", "hostUsers", "shareProcessNamespace"];
-
-const CONTEXT_NOT_ON_WINDOWS: &[&str] = &[
-    "appArmorProfile",
-    "seLinuxOptions",
-    "seccompProfile",
-    "fsGroup",
-    "fsGroupChangePolicy",
-    "sysctls",
-    "runAsUser",
-    "runAsGroup",
-    "supplementalGroups",
-    "supplementalGroupsPolicy",
-];
-
-const CONTAINER_NOT_ON_WINDOWS: &[&str] = &[
-    "appArmorProfile",
-    "seLinuxOptions",
-    "seccompProfile",
-    "capabilities",
-    "readOnlyRootFilesystem",
-    "privileged",
-    "allowPrivilegeEscalation",
-    "procMount",
-    "runAsUser",
-    "runAsGroup",
-];
-
-fn validate_os(spec: &Value, path: &str, errors: &mut Errors) {
-    let mut forbid = |context: &Value, path: &str, fields: &[&str], why: &str| {
-        for field in fields.iter().filter(|field| !context[**field].is_null() && context[**field] != false) {
-            errors.push(FieldError::forbidden(format!("{path}.{field}"), why));
-        }
-    };
-    let (pod, container, why): (&[&str], &[&str], &str) = match spec["os"]["name"].as_str() {
-        Some("windows") => {
-            let why = "cannot be set for a windows pod";
-            forbid(spec, path, NOT_ON_WINDOWS, why);
-            (CONTEXT_NOT_ON_WINDOWS, CONTAINER_NOT_ON_WINDOWS, why)
-        }
-        Some("linux") => {
-            (&["windowsOptions"], &["windowsOptions"], "windows options cannot be set for a linux pod")
-        }
-        _ => return,
-    };
-    forbid(&spec["securityContext"], &format!("{path}.securityContext"), pod, why);
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (path, each) in indexed(spec, path, list) {
-            forbid(&each["securityContext"], &format!("{path}.securityContext"), container, why);
         }
     }
 }
@@ -222,8 +186,8 @@ mod tests {
         assert_eq!(context(json!({"fsGroupChangePolicy": "Odd"})), ["securityContext.fsGroupChangePolicy"]);
         assert_eq!(context(json!({"sysctls": [{"name": "a..b"}]})), ["securityContext.sysctls[0].name"]);
         assert_eq!(
-            context(json!({"sysctls": [{"name": "a/b"}, {"name": "a.b"}]})),
-            ["securityContext.sysctls[1].name"]
+            context(json!({"sysctls": [{"name": "a/b"}, {"name": "a.b"}, {"name": "a/b"}]})),
+            ["securityContext.sysctls[2].name"]
         );
         assert_eq!(
             context(json!({"seccompProfile": {"type": "Odd"}})),
@@ -236,24 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn what_one_system_lacks_is_forbidden_there() {
-        assert_eq!(
-            pod(json!({"os": {"name": "windows"}, "hostPID": true, "securityContext": {"runAsUser": 1}})),
-            ["hostPID", "securityContext.runAsUser"]
-        );
-        assert_eq!(
-            pod(
-                json!({"os": {"name": "linux"}, "containers": [{"securityContext": {"windowsOptions": {}}}]})
-            ),
-            ["containers[0].securityContext.windowsOptions"]
-        );
-    }
-
-    #[test]
     fn a_privileged_container_can_gain_privileges() {
         let mut errors = Errors::new();
         let container = json!({"securityContext": {"privileged": true, "allowPrivilegeEscalation": false}});
-        validate_container(&container, "c", &mut errors);
+        validate_container(&container, &Value::Null, "c", &mut errors);
         assert_eq!(errors[0].path, "c.securityContext");
     }
 }
