@@ -61,10 +61,6 @@ impl Strategy for Definitions {
         errors
     }
 
-    fn allows_unconditional_update(&self) -> bool {
-        false
-    }
-
     /// A definition that is not marked yet waits at least for its objects to be deleted.
     fn holds(&self, object: &Value) -> bool {
         !object["metadata"]["deletionTimestamp"].is_string()

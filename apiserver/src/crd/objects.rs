@@ -21,10 +21,6 @@ impl Strategy for CustomObjects {
     fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         context.kind.custom.as_ref().map(|custom| check(custom, new, Some(old))).unwrap_or_default()
     }
-
-    fn allows_unconditional_update(&self) -> bool {
-        false
-    }
 }
 
 fn check(custom: &Custom, new: &Value, old: Option<&Value>) -> Vec<FieldError> {

@@ -41,8 +41,16 @@ impl Verb for Apply {
         let uid = config["metadata"]["uid"].as_str().map(str::to_owned);
         let through: &dyn Projection = if view.is_object() { view } else { &OfObject(view) };
         let outcome = update_object(&call, &options, through, |current| {
-            if current.is_none() && (!call.info.subresource.is_empty() || uid.is_some()) {
-                return Err(create::absent(&call));
+            if current.is_none() {
+                if !call.info.subresource.is_empty() {
+                    return Err(create::absent(&call));
+                }
+                if let Some(uid) = &uid {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    );
+                    return Err(Status::conflict(&call.kind, &call.info.name, why));
+                }
             }
             let mut object = typed::apply(&call, current, &config, &options)?;
             metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;

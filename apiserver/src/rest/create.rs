@@ -22,7 +22,8 @@ impl Verb for Create {
             Ok(Proposal { object, manage: Manage::Update, expected: None, warnings })
         };
         if call.kind.storage.is_empty() {
-            let mut object = read()?.object;
+            let Proposal { mut object, warnings, .. } = read()?;
+            warnings.into_iter().for_each(|text| call.notes.warn(text));
             typed::track_body(&call, &call.kind, &mut object, &options.manager);
             admit_body(&call, Operation::Create, Options::Write(&options), &mut object).await?;
             let answer = call.server.answer_review(&call.kind, &call.user, call.namespace(), object).await?;

@@ -13,6 +13,43 @@ pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// A body that says of which object it is, is of no other of the same name, nor of one that is not there.
+pub(super) fn check_uid(
+    kind: &Kind,
+    name: &str,
+    current: Option<&Value>,
+    body: &Value,
+) -> Result<(), Status> {
+    let wanted = body["metadata"]["uid"].as_str().unwrap_or_default();
+    let actual = current.and_then(|object| object["metadata"]["uid"].as_str()).unwrap_or_default();
+    if wanted.is_empty() || wanted == actual {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
+    Err(Status::conflict(kind, name, why))
+}
+
+/// Drops owners that stand in an object twice, and says so.
+pub(super) fn unite_owners(object: &mut Value) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let (mut kept, mut repeated) = (Vec::with_capacity(owners.len()), Vec::new());
+    for owner in owners.drain(..) {
+        match kept.contains(&owner) {
+            true => repeated.push(owner["uid"].as_str().unwrap_or_default().to_owned()),
+            false => kept.push(owner),
+        }
+    }
+    *owners = kept;
+    (!repeated.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, \
+             and may reject such requests as early as 1.24; please fix your requests; \
+             duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        )
+    })
+}
+
 /// Fills in and checks type, namespace and name of a body against the path.
 pub(super) fn check_identity(
     kind: &Kind,
@@ -60,7 +97,7 @@ pub(super) fn check_identity(
     Ok(())
 }
 
-fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+pub(super) fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     if !object.is_object() {
         return Err(Status::undecodable(kind, "the body is not an object"));
     }
@@ -133,9 +170,7 @@ pub(super) fn stamp(
         metadata["name"] = json!(names::generate(prefix, std::array::from_fn(|_| random.letter())));
     }
     let fields = metadata.as_object_mut().expect("check_identity made it an object");
-    for field in
-        ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"]
-    {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         fields.shift_remove(field);
     }
     fields.insert("uid".into(), json!(random.uuid().to_string()));
@@ -143,30 +178,20 @@ pub(super) fn stamp(
     Ok(())
 }
 
-/// Keeps the server's fields as they were, and refuses an update of another object of the same name.
-pub(super) fn carry_over(kind: &Kind, old: &Value, new: &mut Value) -> Result<(), Status> {
+/// Keeps the server's fields as they were. What a write of the whole object says of its identity and its end where
+/// they were otherwise is left for the rules to refuse.
+pub(super) fn carry_over(old: &Value, new: &mut Value, is_main: bool) {
+    const KEPT: &[&str] = &["creationTimestamp", "generation", "resourceVersion", "selfLink"];
+    const DECIDED: &[&str] = &["uid", "deletionTimestamp", "deletionGracePeriodSeconds"];
     let before = &old["metadata"];
-    let name = before["name"].as_str().unwrap_or_default();
-    let wanted = new["metadata"]["uid"].as_str().unwrap_or_default();
-    if !wanted.is_empty() && before["uid"].as_str() != Some(wanted) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
-            before["uid"].as_str().unwrap_or_default()
-        );
-        return Err(Status::conflict(kind, name, why));
-    }
     let fields = new["metadata"].as_object_mut().expect("check_identity made it an object");
-    const KEPT: &[&str] = &[
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "generateName",
-        "resourceVersion",
-        "selfLink",
-    ];
-    for field in KEPT {
+    let is_said = |value: &Value| !value.is_null() && value != "";
+    let is_decided = |field: &str| {
+        let ends = field == "deletionTimestamp" && before.get(field).is_some();
+        ends || !is_main || !fields.get(field).is_some_and(is_said)
+    };
+    let decided: Vec<&str> = DECIDED.iter().copied().filter(|field| is_decided(field)).collect();
+    for field in KEPT.iter().chain(&decided) {
         match before.get(field) {
             Some(value) => {
                 fields.insert((*field).into(), value.clone());
@@ -181,7 +206,6 @@ pub(super) fn carry_over(kind: &Kind, old: &Value, new: &mut Value) -> Result<()
             fields.shift_remove(field);
         }
     }
-    Ok(())
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -242,4 +266,65 @@ fn are_owners_unchanged(old: Option<&Value>, new: Option<&Value>) -> bool {
             (Value::Object(old), Value::Object(new)) => same_but(old, new, &["time"]),
             (old, new) => old == new,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_keeps_what_is_the_servers_and_leaves_what_is_to_be_refused() {
+        let old =
+            json!({"metadata": {"name": "a", "uid": "1", "creationTimestamp": "then", "generation": 2}});
+        let ending = json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "soon", "deletionGracePeriodSeconds": 3}});
+        for (old, said, is_main, expected) in [
+            (&old, json!({}), true, old["metadata"].clone()),
+            (
+                &old,
+                json!({"uid": "2", "creationTimestamp": "now", "generation": 9, "generateName": "a-"}),
+                true,
+                json!({"name": "a", "uid": "2", "creationTimestamp": "then", "generation": 2, "generateName": "a-"}),
+            ),
+            (&old, json!({"uid": "2", "deletionTimestamp": "now"}), false, old["metadata"].clone()),
+            (
+                &ending,
+                json!({"uid": "", "deletionTimestamp": "now", "deletionGracePeriodSeconds": 9}),
+                true,
+                json!({"name": "a", "uid": "1", "deletionTimestamp": "soon", "deletionGracePeriodSeconds": 9}),
+            ),
+            (&ending, json!({"deletionTimestamp": null}), true, ending["metadata"].clone()),
+        ] {
+            let mut new = json!({"metadata": said});
+            new["metadata"]["name"] = json!("a");
+            carry_over(old, &mut new, is_main);
+            assert_eq!(new["metadata"], expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_uid_conflicts_also_with_nothing() {
+        let kind = find_kind("", "v1", "ConfigMap").unwrap();
+        let current = json!({"metadata": {"uid": "1"}});
+        for (uid, current, fits) in [
+            ("", None, true),
+            ("1", None, false),
+            ("", Some(&current), true),
+            ("1", Some(&current), true),
+            ("2", Some(&current), false),
+        ] {
+            let body = json!({"metadata": {"uid": uid}});
+            let checked = check_uid(kind, "a", current, &body);
+            assert_eq!(checked.err().map(|status| status.code()), (!fits).then_some(409), "{uid}");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_stands_twice_stands_once_and_is_told() {
+        let owner = |name: &str| json!({"name": name, "uid": "1"});
+        let mut object = json!({"metadata": {"ownerReferences": [owner("a"), owner("b"), owner("a")]}});
+        let told = unite_owners(&mut object).unwrap_or_default();
+        assert!(told.ends_with("duplicate UID(s) observed: 1"), "{told}");
+        assert_eq!(object["metadata"]["ownerReferences"], json!([owner("a"), owner("b")]));
+        assert_eq!(unite_owners(&mut object), None);
+    }
 }

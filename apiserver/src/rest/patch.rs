@@ -64,7 +64,9 @@ impl Verb for Patch {
             let unnamed = object["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
             let expected = if unnamed { None } else { update::expected_revision(&call, &object)? };
             let mut warnings = Vec::new();
-            if view.is_object() {
+            let part = (!view.is_object()).then(|| call.kind.body_of(&call.info.subresource)).flatten();
+            let kind = part.as_ref().unwrap_or(&call.kind);
+            if view.is_object() || part.is_some() {
                 let decoded = Decoded { value: object, duplicates: duplicates.clone() };
                 let shown = |object: &Value| match form {
                     Form::Strategic => api_types::patch::go_text(&patch),
@@ -74,9 +76,9 @@ impl Verb for Patch {
                     Form::Strategic => error.conversion().to_owned(),
                     _ => error.to_string(),
                 };
-                let read = typed::read_patched(&call.kind, decoded, shown, tell, options.field_validation)?;
+                let read = typed::read_patched(kind, decoded, shown, tell, options.field_validation)?;
                 (object, warnings) = read;
-                metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut object)?;
+                metadata::check_identity(kind, call.namespace(), &call.info.name, &mut object)?;
             }
             Ok(Proposal { object, manage: Manage::Update, expected, warnings })
         });

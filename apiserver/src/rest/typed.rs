@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::body::{Decoded, Duplicates};
 use super::options::FieldValidation;
-use super::{Call, WriteOptions, translation};
+use super::{Call, WriteOptions, metadata, translation};
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
@@ -24,6 +24,21 @@ pub(crate) fn read(
     let warnings = inspect(kind, &decoded, validation, &ToString::to_string)
         .map_err(|why| Status::undecodable(kind, why))?;
     Ok((normalized(kind, decoded.value), warnings))
+}
+
+/// A body of a subresource's own type and of the object `name`. What is to be said about it goes with the answer.
+pub(crate) fn read_part(
+    call: &Call,
+    mut decoded: Decoded,
+    name: &str,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let kind = call.kind.body_of(&call.info.subresource).ok_or_else(Status::unknown_resource)?;
+    metadata::check_type(&kind, &mut decoded.value)?;
+    let (mut body, warnings) = read(&kind, decoded, validation)?;
+    warnings.into_iter().for_each(|text| call.notes.warn(text));
+    metadata::check_identity(&kind, call.namespace(), name, &mut body)?;
+    Ok(body)
 }
 
 /// As `read`, for what a patch has made of an object: it is the patch that is wrong, and `shown` of the outcome.

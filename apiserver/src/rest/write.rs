@@ -46,12 +46,7 @@ pub(crate) trait Projection: Send + Sync {
 
     /// Whether what a client reads is the whole object, in its own kind.
     fn is_object(&self) -> bool {
-        self.own_type().is_none()
-    }
-
-    /// The version and kind of what a client reads and writes, where that is not the object's.
-    fn own_type(&self) -> Option<(&'static str, &'static str)> {
-        None
+        true
     }
 
     /// Whether admission has seen already what leads to the write.
@@ -205,7 +200,7 @@ where
             proposal.manage = Manage::Done;
         }
         let mut object = view.write(&call.kind, &old, proposal.object)?;
-        metadata::carry_over(&call.kind, &old, &mut object)?;
+        metadata::carry_over(&old, &mut object, call.info.subresource.is_empty());
         let attempt = Attempt {
             call,
             options,
@@ -270,6 +265,7 @@ impl Attempt<'_> {
         let context = call.context();
         let old = self.old.map(|(value, _)| value);
         strategy.unify(&mut object);
+        self.warnings.extend(metadata::unite_owners(&mut object));
         // Defaults first, so that a manifest without them is not taken for a change of the spec.
         typed::default(&call.kind, &mut object);
         // What the client means is its manager's; what the server sets from here on is nobody's.
@@ -284,6 +280,7 @@ impl Attempt<'_> {
         strategy.default(&mut object);
         let proposed = object.clone();
         let mut object = self.admit(&name, object).await?;
+        self.warnings.extend(metadata::unite_owners(&mut object));
         let admitted = typed::difference(&call.kind, &proposed, &object);
         if !admitted.is_empty() {
             // Admission may say no more than a client may, and what it said counts as if it had come with the request.

@@ -3,9 +3,9 @@
 use api_types::kinds::Kind;
 use serde_json::{Value, json};
 
-/// What belongs to `metadata` and the server alone sets.
-const SERVER_OWNED: &[&str] =
-    &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
+/// What belongs to `metadata` and the server alone sets, whoever says otherwise. A change of the uid or of the end is
+/// refused instead.
+const SERVER_OWNED: &[&str] = &["creationTimestamp", "selfLink"];
 
 /// Where objects are kept of kinds with a generation although they have no status subresource.
 const COUNTED_WITHOUT_STATUS: &[&str] = &[
@@ -62,7 +62,8 @@ fn has_status(kind: &Kind) -> bool {
     kind.find_subresource("status").is_some()
 }
 
-/// A new object starts without status and at generation 1.
+/// A new object starts without status and, where changes are counted, at generation 1; elsewhere a generation is
+/// what its author says.
 pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
     if has_status(kind)
         && !BORN_WITH_STATUS.contains(&kind.storage.as_str())
@@ -70,7 +71,9 @@ pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
     {
         object.shift_remove("status");
     }
-    set_generation(new, first_generation(kind));
+    if let Some(first) = first_generation(kind) {
+        set_generation(new, Some(first));
+    }
 }
 
 /// Keeps what this request may not change. `subresource` is empty for the object itself.
@@ -178,7 +181,7 @@ mod tests {
     fn a_changed_spec_bumps_the_generation_and_keeps_the_status() {
         let mut new = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
         for_update(deployments(), "", &mut new, &stored());
-        assert_eq!(new["metadata"], json!({"name": "a", "uid": "u", "generation": 4}));
+        assert_eq!(new["metadata"], json!({"name": "a", "generation": 4}));
         assert_eq!(new["status"], json!({"replicas": 1}));
     }
 

@@ -32,6 +32,10 @@ pub(crate) fn validate(kind: &Kind, rule: NameRule, object: &Value) -> Vec<Field
     let metadata = &object["metadata"];
     check_name(rule, metadata, &mut errors);
     check_namespace(kind, metadata, &mut errors);
+    if let Some(generation) = metadata["generation"].as_i64().filter(|number| *number < 0) {
+        let why = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("metadata.generation", generation, why));
+    }
     check_labels("metadata.labels", &metadata["labels"], &mut errors);
     check_annotations("metadata.annotations", &metadata["annotations"], &mut errors);
     check_owners(&metadata["ownerReferences"], &mut errors);
@@ -192,6 +196,14 @@ pub(crate) fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<Fiel
         }
         if new["metadata"][field] != old["metadata"][field] {
             errors.push(FieldError::immutable(format!("metadata.{field}"), new["metadata"][field].clone()));
+        }
+    }
+    // Looked at when the object is compared with what it was, and again by the rules of its kind.
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let (before, now) = (&old["metadata"][field], &new["metadata"][field]);
+        if before != now {
+            let error = FieldError::immutable(format!("metadata.{field}"), now.clone());
+            errors.extend([error.clone(), error]);
         }
     }
     if !old["metadata"]["deletionTimestamp"].is_null() {

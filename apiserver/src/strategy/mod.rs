@@ -130,16 +130,6 @@ pub(crate) trait Strategy: Send + Sync + 'static {
         metadata::NameRule::Subdomain
     }
 
-    /// Whether a PUT of an object that does not exist creates it.
-    fn allows_create_on_update(&self) -> bool {
-        false
-    }
-
-    /// Whether an update without a resourceVersion overwrites whatever is stored.
-    fn allows_unconditional_update(&self) -> bool {
-        true
-    }
-
     /// Seconds between the request to delete and the object's end. `None`: the kind knows no grace.
     /// `requested` is what the client asked for.
     fn grace(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
@@ -180,8 +170,6 @@ const fn def(storage: &'static str, strategy: &'static dyn Strategy) -> Row {
 }
 
 static ROWS: &[Row] = &[
-    def("endpoints", &small::Endpoints),
-    def("events", &small::Events),
     def("namespaces", &namespaces::Namespaces),
     def("nodes", &nodes::Nodes),
     def("persistentvolumeclaims", &volumes::Claims),
@@ -197,7 +185,6 @@ static ROWS: &[Row] = &[
     def("certificates.k8s.io/certificatesigningrequests", &certificates::SigningRequests),
     def("coordination.k8s.io/leases", &nodes::Leases),
     def("discovery.k8s.io/endpointslices", &small::EndpointSlices),
-    def("policy/poddisruptionbudgets", &small::DisruptionBudgets),
     def("rbac.authorization.k8s.io/clusterrolebindings", &rbac::Bindings),
     def("rbac.authorization.k8s.io/clusterroles", &rbac::ClusterRoles),
     def("rbac.authorization.k8s.io/rolebindings", &rbac::Bindings),
@@ -254,6 +241,40 @@ const ALL_METADATA_ON_UPDATE: &[&str] = &[
     "storage.k8s.io/storageclasses",
 ];
 
+/// Where objects are kept of kinds of which a PUT makes the object that is not there yet.
+const MADE_BY_UPDATE: &[&str] = &[
+    "endpoints",
+    "events",
+    "limitranges",
+    "services",
+    "coordination.k8s.io/leases",
+    "node.k8s.io/runtimeclasses",
+    "rbac.authorization.k8s.io/clusterrolebindings",
+    "rbac.authorization.k8s.io/clusterroles",
+    "rbac.authorization.k8s.io/rolebindings",
+    "rbac.authorization.k8s.io/roles",
+];
+
+/// Where objects are kept of kinds whose update has to say which revision it is of; of others one that does not
+/// say overwrites whatever is stored.
+const UPDATED_AT_A_REVISION: &[&str] = &[
+    "admissionregistration.k8s.io/mutatingadmissionpolicies",
+    "admissionregistration.k8s.io/mutatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/mutatingwebhookconfigurations",
+    "admissionregistration.k8s.io/validatingadmissionpolicies",
+    "admissionregistration.k8s.io/validatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/validatingwebhookconfigurations",
+    "apiextensions.k8s.io/customresourcedefinitions",
+    "apiregistration.k8s.io/apiservices",
+    "coordination.k8s.io/leases",
+    "node.k8s.io/runtimeclasses",
+    "policy/poddisruptionbudgets",
+    "storage.k8s.io/csidrivers",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/csistoragecapacities",
+    "storage.k8s.io/volumeattachments",
+];
+
 /// Where objects are kept of kinds that leave their dependents behind unless a deletion says otherwise. They
 /// are older than the garbage collector, and clients that delete them without options rely on it.
 const ORPHANS_BY_DEFAULT: &[&str] = &["replicationcontrollers", "batch/jobs"];
@@ -261,6 +282,16 @@ const ORPHANS_BY_DEFAULT: &[&str] = &["replicationcontrollers", "batch/jobs"];
 /// Whether a deletion that does not say what becomes of dependents orphans them.
 pub(crate) fn orphans_by_default(kind: &Kind) -> bool {
     ORPHANS_BY_DEFAULT.contains(&kind.storage.as_str())
+}
+
+/// Whether a PUT of an object that does not exist creates it.
+pub(crate) fn is_made_by_update(kind: &Kind) -> bool {
+    MADE_BY_UPDATE.contains(&kind.storage.as_str())
+}
+
+/// Whether an update has to say which revision it is of.
+pub(crate) fn is_updated_at_a_revision(kind: &Kind) -> bool {
+    kind.custom.is_some() || UPDATED_AT_A_REVISION.contains(&kind.storage.as_str())
 }
 
 /// Whether the rules of this kind look at all of the metadata of a changed object.

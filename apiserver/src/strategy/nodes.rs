@@ -52,14 +52,6 @@ impl Strategy for Leases {
         drop_coordinated(new);
     }
 
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-
-    fn allows_unconditional_update(&self) -> bool {
-        false
-    }
-
     fn haste(&self, _context: &Context<'_>, new: &Value, old: Option<&Value>) -> Haste {
         // A lease that changes hands decides who leads: that must not be forgotten.
         let renews = old.is_some_and(|old| old["spec"]["holderIdentity"] == new["spec"]["holderIdentity"]);

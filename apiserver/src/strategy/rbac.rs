@@ -23,10 +23,6 @@ impl Strategy for Roles {
     fn name_rule(&self) -> NameRule {
         NameRule::PathSegment
     }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }
 
 impl Strategy for ClusterRoles {
@@ -59,10 +55,6 @@ impl Strategy for ClusterRoles {
 
     fn name_rule(&self) -> NameRule {
         NameRule::PathSegment
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
     }
 }
 
@@ -133,10 +125,6 @@ impl Strategy for Bindings {
 
     fn name_rule(&self) -> NameRule {
         NameRule::PathSegment
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
     }
 }
 

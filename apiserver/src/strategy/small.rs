@@ -6,9 +6,6 @@ use super::{Context, Strategy};
 
 pub(super) struct Secrets;
 pub(super) struct EndpointSlices;
-pub(super) struct Endpoints;
-pub(super) struct DisruptionBudgets;
-pub(super) struct Events;
 
 impl Strategy for Secrets {
     fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
@@ -48,24 +45,6 @@ fn drop_topology(slice: &mut Value) {
         if let Some(endpoint) = endpoint.as_object_mut() {
             endpoint.shift_remove("deprecatedTopology");
         }
-    }
-}
-
-impl Strategy for Endpoints {
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-}
-
-impl Strategy for DisruptionBudgets {
-    fn allows_unconditional_update(&self) -> bool {
-        false
-    }
-}
-
-impl Strategy for Events {
-    fn allows_create_on_update(&self) -> bool {
-        true
     }
 }
 

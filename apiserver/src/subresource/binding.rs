@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::{Action, Subresource, check_name};
 use crate::admission::{Operation, Options};
-use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type, timestamp, write_object};
+use crate::rest::{
+    Answer, Call, WriteOptions, admit_body, decode, media_type, timestamp, typed, write_object,
+};
 
 pub(super) struct Binding;
 
@@ -21,7 +23,8 @@ impl Subresource for Binding {
 fn bind(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut body = decode(media_type(&call.headers), &call.body, "Binding")?.value;
+        let decoded = decode(media_type(&call.headers), &call.body, "Binding")?;
+        let mut body = typed::read_part(&call, decoded, "", options.field_validation)?;
         check_name(&call, &body)?;
         admit_body(&call, Operation::Create, Options::Write(&options), &mut body).await?;
         let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();

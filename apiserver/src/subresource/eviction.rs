@@ -8,13 +8,16 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Action, Subresource};
+use super::{Action, Subresource, check_name};
 use crate::admission::{Operation, Options};
 use crate::cache::Stored;
 use crate::rest::{
     Answer, Call, DeleteOptions, Reviewed, WriteOptions, admit_body, commit_put, decode, media_type, remove,
-    timestamp,
+    timestamp, typed,
 };
+
+/// Evictions of this version say the same.
+const OLDER_VERSION: &str = "policy/v1beta1";
 
 /// The condition of a pod that somebody ends on purpose.
 const TARGET: &str = "DisruptionTarget";
@@ -29,10 +32,12 @@ impl Subresource for Eviction {
 fn evict(call: Call) -> BoxFuture<'static, Answer> {
     async move {
         let written = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
-        let mut body = decode(media_type(&call.headers), &call.body, "Eviction")?.value;
-        if body["metadata"]["name"].as_str().is_some_and(|n| !n.is_empty() && n != call.info.name) {
-            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        let mut decoded = decode(media_type(&call.headers), &call.body, "Eviction")?;
+        if decoded.value["apiVersion"] == OLDER_VERSION {
+            decoded.value["apiVersion"] = json!("policy/v1");
         }
+        let mut body = typed::read_part(&call, decoded, "", written.field_validation)?;
+        check_name(&call, &body)?;
         admit_body(&call, Operation::Create, Options::Write(&written), &mut body).await?;
         let dry_run = call.info.query.get_all("dryRun").filter(|v| !v.is_empty());
         check_dry_runs(&call, &body["deleteOptions"])?;

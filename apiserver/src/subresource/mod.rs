@@ -97,13 +97,13 @@ pub(crate) fn find(name: &str) -> Option<Action> {
     SUBRESOURCES.iter().find(|row| row.name == name).map(|row| row.action)
 }
 
-/// The name in the body of a subresource must be the one in the path, when it is there.
+/// What is done to an object is done to the one in the path, and the body says so too.
 fn check_name(call: &Call, body: &serde_json::Value) -> Result<(), Status> {
-    match body["metadata"]["name"].as_str() {
-        Some(name) if !name.is_empty() && name != call.info.name => Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.info.name
-        ))),
-        _ => Ok(()),
+    match body["metadata"]["name"].as_str() == Some(call.info.name.as_str()) {
+        true => Ok(()),
+        false => {
+            let kind = body["kind"].as_str().unwrap_or_default();
+            Err(Status::bad_request(format!("name in URL does not match name in {kind} object")))
+        }
     }
 }

@@ -67,8 +67,8 @@ impl Projection for Scale {
         Ok(out)
     }
 
-    fn own_type(&self) -> Option<(&'static str, &'static str)> {
-        Some(("autoscaling/v1", "Scale"))
+    fn is_object(&self) -> bool {
+        false
     }
 }
 

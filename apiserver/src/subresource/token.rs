@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Action, Subresource, check_name};
+use super::{Action, Subresource};
 use crate::admission::{Operation, Options};
 use crate::authn::service_account::{Bound, Claims, ISSUER, Reference, Tokens};
 use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type, typed};
@@ -26,8 +26,7 @@ fn request(call: Call) -> BoxFuture<'static, Answer> {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
         let kind = call.kind.body_of(Token::NAME).ok_or_else(Status::unknown_resource)?;
         let decoded = decode(media_type(&call.headers), &call.body, "TokenRequest")?;
-        let (mut body, _warnings) = typed::read(&kind, decoded, options.field_validation)?;
-        check_name(&call, &body)?;
+        let mut body = typed::read_part(&call, decoded, &call.info.name, options.field_validation)?;
         default(&kind, &mut body);
         typed::track_body(&call, &kind, &mut body, &options.manager);
         let account = call.value_of(&*call.stored()?);
@@ -127,7 +126,11 @@ fn seconds(name: &str, spec: &Value) -> Result<i64, Status> {
 
 /// Adds what the token shall end with.
 fn bind(bound: &mut Bound, view: &dyn View, wanted: &Value, account: &str) -> Result<(), Status> {
-    let (Some(kind), Some(name)) = (wanted["kind"].as_str(), wanted["name"].as_str()) else { return Ok(()) };
+    if wanted.is_null() {
+        return Ok(());
+    }
+    let text = |field: &str| wanted[field].as_str().unwrap_or_default();
+    let (kind, name) = (text("kind"), text("name"));
     let plural = match kind {
         "Pod" => "pods",
         "Secret" => "secrets",
