@@ -1,10 +1,11 @@
 //! Namespaces: they go when their content has gone, which their own finalizer waits for.
 
+use api_types::names;
 use api_types::status::FieldError;
 use serde_json::{Value, json};
 
 use super::metadata::NameRule;
-use super::rules::{Errors, items};
+use super::rules::{Errors, indexed, invalid_all, items};
 use super::{Context, Strategy, isolate};
 
 pub(super) struct Namespaces;
@@ -46,19 +47,23 @@ impl Strategy for Namespaces {
     fn validate_create(&self, _context: &Context<'_>, new: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         for finalizer in items(&new["spec"]["finalizers"]).iter().filter_map(Value::as_str) {
-            if !finalizer.contains('/') && finalizer != FINALIZER {
-                let why = "name is neither a standard finalizer name nor is it fully qualified";
-                errors.push(FieldError::invalid("spec.finalizers", finalizer, why));
-            }
+            check_finalizer(finalizer, "spec.finalizers", &mut errors);
         }
-        for mode in ["enforce", "audit", "warn"] {
-            let label = format!("pod-security.kubernetes.io/{mode}");
-            if let Some(level) = new["metadata"]["labels"][&label].as_str()
-                && !matches!(level, "privileged" | "baseline" | "restricted")
-            {
-                let why = "must be one of privileged, baseline, restricted";
-                errors.push(FieldError::invalid(format!("metadata.labels[{label}]"), level, why));
+        errors.extend(security_labels(new));
+        errors
+    }
+
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        match context.subresource {
+            "finalize" => {
+                for (path, finalizer) in indexed(&new["spec"], "spec", "finalizers") {
+                    check_finalizer(finalizer.as_str().unwrap_or_default(), &path, &mut errors);
+                }
             }
+            // What was wrong before stays as it is.
+            "" if security_labels(old).is_empty() => errors = security_labels(new),
+            _ => {}
         }
         errors
     }
@@ -79,6 +84,44 @@ impl Strategy for Namespaces {
     }
 }
 
+fn check_finalizer(name: &str, path: &str, errors: &mut Errors) {
+    invalid_all(names::check_label_key(name), path, name, errors);
+    if !name.contains('/') && !matches!(name, FINALIZER | "orphan" | "foregroundDeletion") {
+        let why = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid(path, name, why));
+    }
+}
+
+/// What is wrong with the labels that say how secure pods have to be.
+fn security_labels(namespace: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let mut check = |label: String, is_right: fn(&str) -> bool, why: &str| {
+        if let Some(said) = namespace["metadata"]["labels"][&label].as_str().filter(|said| !is_right(said)) {
+            errors.push(FieldError::invalid(format!("metadata.labels[{label}]"), said, why));
+        }
+    };
+    for mode in ["enforce", "audit", "warn"] {
+        let label = format!("pod-security.kubernetes.io/{mode}");
+        let version = format!("{label}-version");
+        check(label, is_level, "must be one of privileged, baseline, restricted");
+        check(version, is_version, "must be \"latest\" or \"v1.x\"");
+    }
+    errors
+}
+
+fn is_level(text: &str) -> bool {
+    matches!(text, "privileged" | "baseline" | "restricted")
+}
+
+fn is_version(text: &str) -> bool {
+    let is_minor = |minor: &str| {
+        !minor.is_empty()
+            && minor.bytes().all(|b| b.is_ascii_digit())
+            && (minor == "0" || !minor.starts_with('0'))
+    };
+    text == "latest" || text.strip_prefix("v1.").is_some_and(is_minor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +134,32 @@ mod tests {
         assert_eq!(namespace["status"]["phase"], "Terminating");
         namespace["spec"]["finalizers"] = json!([]);
         assert!(!Namespaces.holds(&namespace));
+    }
+
+    #[test]
+    fn labels_for_the_security_of_pods_are_levels_and_versions() {
+        let wrong = |label: &str, value: &str| {
+            let label = format!("pod-security.kubernetes.io/{label}");
+            security_labels(&json!({"metadata": {"labels": {label: value}}})).len()
+        };
+        for (label, value, expected) in [
+            ("enforce", "baseline", 0),
+            ("enforce", "odd", 1),
+            ("warn-version", "v1.30", 0),
+            ("warn-version", "latest", 0),
+            ("warn-version", "v1.030", 1),
+            ("audit-version", "1.30", 1),
+        ] {
+            assert_eq!(wrong(label, value), expected, "{label} {value}");
+        }
+    }
+
+    #[test]
+    fn finalizers_are_qualified_or_known() {
+        for (name, expected) in [("kubernetes", 0), ("orphan", 0), ("a.b/c", 0), ("odd", 1), ("b_/d", 1)] {
+            let mut errors = Errors::new();
+            check_finalizer(name, "p", &mut errors);
+            assert_eq!(errors.len(), expected, "{name}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Services: cluster addresses and node ports, and what goes when the type changes.
 
+mod families;
+mod ports;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -8,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::metadata::NameRule;
 use super::rules::{Errors, items, text};
+use super::validation::is_same;
 use super::{Context, Strategy, isolate};
-use crate::service_ip::{Claim, ServiceAddresses, addresses_of, objects, ports_of};
+use crate::service_ip::{Claim, ServiceAddresses, objects, ports_of};
+use crate::view::View;
 
 pub(super) struct Services;
 
@@ -17,6 +22,9 @@ impl Strategy for Services {
     fn prepare_for_create(&self, context: &Context<'_>, new: &mut Value) {
         isolate::for_create(context.kind, new);
         new["status"] = json!({"loadBalancer": {}});
+        if new["spec"].is_object() {
+            agree_on_addresses(&mut new["spec"], None);
+        }
     }
 
     fn default(&self, new: &mut Value) {
@@ -35,6 +43,9 @@ impl Strategy for Services {
         isolate::for_update(context.kind, context.subresource, new, old);
         if context.subresource.is_empty() {
             keep_assigned(new, old);
+            if new["spec"].is_object() {
+                agree_on_addresses(&mut new["spec"], Some(&old["spec"]));
+            }
             drop_of_type(new, old);
         }
     }
@@ -44,13 +55,19 @@ impl Strategy for Services {
         if !context.subresource.is_empty() || !new["spec"].is_object() {
             return Ok(claim);
         }
-        let mut errors = Errors::new();
-        assign_address(&mut claim, context, new, old, &mut errors);
-        assign_ports(&mut claim, new, old, &mut errors);
+        let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let invalid = |errors: Errors| Status::invalid(context.kind, &name, errors);
+        let family = if context.services.cidr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let was = old.map(|old| &old["spec"]);
+        let errors = families::settle(&mut new["spec"], was, family);
         if !errors.is_empty() {
-            let name = new["metadata"]["name"].as_str().unwrap_or_default();
-            return Err(Status::invalid(context.kind, name, errors));
+            return Err(invalid(errors));
         }
+        if has_address(&new["spec"]) && !was.is_some_and(has_address) {
+            assign_address(&mut claim, context.view, &mut new["spec"])
+                .map_err(|error| invalid(vec![error]))?;
+        }
+        ports::assign(&mut claim, new, old).map_err(|error| invalid(vec![error]))?;
         if let Some(old) = old {
             let ports = ports_of(new);
             claim.free_later(ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect());
@@ -76,193 +93,127 @@ fn keep_assigned(new: &mut Value, old: &Value) {
     if !new["spec"].is_object() {
         return;
     }
-    if new["spec"]["type"] == "ExternalName" {
-        drop_repeated(new, old);
-        return;
-    }
-    let came_from_name = old["spec"]["type"] == "ExternalName";
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let is_missing = match &new["spec"][field] {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
-        };
-        if is_missing && !came_from_name && !old["spec"][field].is_null() {
-            new["spec"][field] = old["spec"][field].clone();
+    let (was, spec) = (&old["spec"], &mut new["spec"]);
+    if has_address(was) && has_address(spec) {
+        if text(spec, "clusterIP").is_none() && !was["clusterIP"].is_null() {
+            spec["clusterIP"] = was["clusterIP"].clone();
+        }
+        if items(&spec["clusterIPs"]).is_empty() && spec["clusterIP"] == was["clusterIP"] {
+            spec["clusterIPs"] = was["clusterIPs"].clone();
         }
     }
-    let wants_ports = has_node_ports(&new["spec"]);
-    let old_ports: Vec<Value> = items(&old["spec"]["ports"]).to_vec();
-    for port in new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let same = |o: &&Value| {
-            o["port"] == port["port"]
-                && o["protocol"].as_str().unwrap_or("TCP") == port["protocol"].as_str().unwrap_or("TCP")
-        };
-        let before = old_ports
-            .iter()
-            .find(same)
-            .map(|o| o["nodePort"].clone())
-            .filter(|n| n.as_u64().is_some_and(|n| n != 0));
-        let Some(before) = before else { continue };
-        match wants_ports {
-            true if port["nodePort"].as_u64().unwrap_or(0) == 0 => port["nodePort"] = before,
-            // The type changed to one without node ports, and the client only repeats what it read.
-            false if port["nodePort"] == before && has_node_ports(&old["spec"]) => {
-                port.as_object_mut().map(|p| p.shift_remove("nodePort"));
-            }
-            _ => {}
-        }
+    if ports::needed(was) && ports::needed(spec) {
+        keep_ports(spec, was);
+    }
+    let is_unchecked = spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0;
+    if ports::needs_check(was) && ports::needs_check(spec) && is_unchecked {
+        spec["healthCheckNodePort"] = was["healthCheckNodePort"].clone();
     }
 }
 
-/// Fields of the former type go with it, if the client only repeats what it read.
-fn drop_of_type(new: &mut Value, old: &Value) {
-    if new["spec"]["type"] == old["spec"]["type"] {
-        return;
-    }
-    let keeps_external = has_node_ports(&new["spec"]) || !items(&new["spec"]["externalIPs"]).is_empty();
-    let is_balanced = new["spec"]["type"] == "LoadBalancer";
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for (field, keeps) in [
-        ("externalTrafficPolicy", keeps_external),
-        ("healthCheckNodePort", is_balanced),
-        ("allocateLoadBalancerNodePorts", is_balanced),
-        ("loadBalancerClass", is_balanced),
-    ] {
-        if !keeps && spec.get(field) == old["spec"].get(field) {
-            spec.shift_remove(field);
-        }
-    }
-}
-
-/// A service that becomes a name loses its addresses and ports of nodes, as far as the client cleared them or
-/// only repeats what it read.
-fn drop_repeated(new: &mut Value, old: &Value) {
-    if old["spec"]["type"] == "ExternalName" {
-        return;
-    }
-    let address = new["spec"]["clusterIP"].as_str().unwrap_or_default();
-    let keeps_address = !address.is_empty() && new["spec"]["clusterIP"] != old["spec"]["clusterIP"];
-    let old_ports: Vec<Value> =
-        items(&old["spec"]["ports"]).iter().map(|port| port["nodePort"].clone()).collect();
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-        let is_repeated = spec.get(field) == old["spec"].get(field);
-        if is_repeated || (field.starts_with("clusterIP") && !keeps_address) {
-            spec.shift_remove(field);
-        }
-    }
+/// A port is known by its name, whatever else of it changed.
+fn keep_ports(spec: &mut Value, was: &Value) {
+    let numbers = |spec: &Value| items(&spec["ports"]).iter().map(ports::number).collect::<BTreeSet<_>>();
+    let used: BTreeSet<i64> = numbers(spec).intersection(&numbers(was)).copied().collect();
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        if old_ports.contains(&port["nodePort"]) {
-            port.as_object_mut().map(|port| port.shift_remove("nodePort"));
+        let same = |old: &&Value| text(old, "name") == text(port, "name");
+        let before = items(&was["ports"]).iter().rfind(same).map_or(0, ports::number);
+        if ports::number(port) == 0 && before != 0 && !used.contains(&before) {
+            port["nodePort"] = json!(before);
         }
     }
 }
 
-fn has_node_ports(spec: &Value) -> bool {
-    match spec["type"].as_str() {
-        Some("NodePort") => true,
-        Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != false,
-        _ => false,
-    }
-}
-
-fn assign_address(
-    claim: &mut Claim,
-    context: &Context<'_>,
-    new: &mut Value,
-    old: Option<&Value>,
-    errors: &mut Errors,
-) {
-    let spec = &mut new["spec"];
-    if spec["type"] == "ExternalName" {
-        return;
-    }
-    let listed = items(&spec["clusterIPs"]).first().and_then(Value::as_str).map(str::to_owned);
-    let wanted = text(spec, "clusterIP").map(str::to_owned).or(listed).unwrap_or_default();
-    let held: Vec<IpAddr> = old.map(addresses_of).unwrap_or_default();
-    let given = match wanted.as_str() {
-        "None" => "None".to_owned(),
-        "" => match claim.any_address(context.view) {
-            Ok(address) => address.to_string(),
-            Err(why) => {
-                errors.push(FieldError::invalid("spec.clusterIPs", json!([]), why.to_string()));
-                return;
-            }
-        },
-        wanted => {
-            let Ok(address) = wanted.parse::<IpAddr>() else { return };
-            if !held.contains(&address)
-                && old.is_none_or(|o| text(&o["spec"], "clusterIP").is_none())
-                && let Err(why) = claim.address(context.view, address)
-            {
-                let shown = json!([wanted]);
-                errors.push(FieldError::invalid(
-                    "spec.clusterIPs",
-                    shown,
-                    format!("failed to allocate IP {wanted}: {why}"),
-                ));
-                return;
-            }
-            wanted.to_owned()
+/// The one address and the list that it is the first of: who says only the one means the list too.
+fn agree_on_addresses(spec: &mut Value, was: Option<&Value>) {
+    let is_repeated = match was {
+        None => items(&spec["clusterIPs"]).is_empty(),
+        Some(was) => {
+            is_same(&was["clusterIPs"], &spec["clusterIPs"])
+                && !is_same(&was["clusterIP"], &spec["clusterIP"])
         }
     };
-    spec["clusterIP"] = given.as_str().into();
-    if items(&spec["clusterIPs"]).is_empty() {
-        spec["clusterIPs"] = json!([given]);
-    }
-    set_families(spec, context.services, given == "None");
-}
-
-fn set_families(spec: &mut Value, services: &ServiceAddresses, is_headless: bool) {
-    let (family, other) = if services.cidr().is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-    let has_selector = spec["selector"].as_object().is_some_and(|s| !s.is_empty());
-    let dual = is_headless && !has_selector && spec["ipFamilyPolicy"].is_null();
-    if spec["ipFamilyPolicy"].is_null() {
-        spec["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
-    }
-    if items(&spec["ipFamilies"]).is_empty() {
-        spec["ipFamilies"] = if dual { json!([family, other]) } else { json!([family]) };
+    match text(spec, "clusterIP").map(str::to_owned) {
+        Some(address) if is_repeated => spec["clusterIPs"] = json!([address]),
+        None if is_repeated && was.is_some() => drop_fields(spec, &["clusterIP", "clusterIPs"]),
+        _ => {}
     }
 }
 
-fn assign_ports(claim: &mut Claim, new: &mut Value, old: Option<&Value>, errors: &mut Errors) {
-    if !has_node_ports(&new["spec"]) {
+fn has_address(spec: &Value) -> bool {
+    spec["type"] != "ExternalName"
+}
+
+/// Whether clients outside the cluster may reach the service.
+fn is_external(spec: &Value) -> bool {
+    ports::needed(spec) || (spec["type"] == "ClusterIP" && !items(&spec["externalIPs"]).is_empty())
+}
+
+fn drop_fields(spec: &mut Value, fields: &[&str]) {
+    let Some(spec) = spec.as_object_mut() else { return };
+    fields.iter().for_each(|field| drop(spec.shift_remove(*field)));
+}
+
+type Rule = fn(&Value) -> bool;
+
+/// Fields of services that the rule holds for; they go where it no longer holds, if the client only repeats them.
+const OF_TYPE: &[(Rule, &str)] = &[
+    (has_address, "ipFamilies"),
+    (has_address, "ipFamilyPolicy"),
+    (has_address, "internalTrafficPolicy"),
+    (is_external, "externalTrafficPolicy"),
+    (ports::needs_check, "healthCheckNodePort"),
+    (|spec| spec["type"] == "LoadBalancer", "allocateLoadBalancerNodePorts"),
+    (|spec| spec["type"] == "LoadBalancer", "loadBalancerClass"),
+];
+
+/// What belonged to the service as it was goes with it, if the client only repeats what it read.
+fn drop_of_type(new: &mut Value, old: &Value) {
+    let (was, spec) = (&old["spec"], &mut new["spec"]);
+    if !spec.is_object() {
         return;
     }
-    let mut held: BTreeSet<u16> = old.map(ports_of).unwrap_or_default().into_iter().collect();
-    for (index, port) in
-        new.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
-    {
-        let wanted = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
-        if wanted == 0 {
-            match claim.any_port() {
-                Ok(given) => port["nodePort"] = json!(given),
-                Err(why) => errors.push(FieldError::invalid(
-                    format!("spec.ports[{index}].nodePort"),
-                    0,
-                    why.to_string(),
-                )),
-            }
-            continue;
-        }
-        // One number may serve TCP and UDP of the same service.
-        if !held.contains(&wanted) {
-            match claim.port(wanted) {
-                Ok(()) => {
-                    held.insert(wanted);
-                }
-                Err(why) => {
-                    errors.push(FieldError::invalid(
-                        format!("spec.ports[{index}].nodePort"),
-                        wanted,
-                        why.to_string(),
-                    ));
-                }
-            }
+    let is_addressed = ["clusterIP", "clusterIPs"].iter().all(|field| is_same(&spec[*field], &was[*field]));
+    if has_address(was) && !has_address(spec) && is_addressed {
+        drop_fields(spec, &["clusterIP", "clusterIPs"]);
+    }
+    for (holds, field) in OF_TYPE {
+        if holds(was) && !holds(spec) && spec.get(*field) == was.get(*field) {
+            drop_fields(spec, &[field]);
         }
     }
+    let before: Vec<i64> = items(&was["ports"]).iter().map(ports::number).collect();
+    let is_new = |port: &Value| ports::number(port) != 0 && !before.contains(&ports::number(port));
+    if ports::needed(was) && !ports::needed(spec) && !items(&spec["ports"]).iter().any(is_new) {
+        let listed = spec.get_mut("ports").and_then(Value::as_array_mut);
+        listed.into_iter().flatten().for_each(|port| drop_fields(port, &["nodePort"]));
+    }
+    if spec["type"] != "LoadBalancer" {
+        new["status"]["loadBalancer"] = json!({});
+    }
+}
+
+/// The cluster address of a service that has none yet.
+fn assign_address(claim: &mut Claim, view: &dyn View, spec: &mut Value) -> Result<(), FieldError> {
+    let wanted = text(spec, "clusterIP").map(str::to_owned);
+    let given = match wanted.as_deref() {
+        Some("None") => return Ok(()),
+        None => {
+            let given = claim.any_address(view);
+            given.map_err(|why| FieldError::invalid("spec.clusterIPs", json!([]), why.to_string()))?
+        }
+        Some(wanted) => {
+            let Ok(address) = wanted.parse::<IpAddr>() else { return Ok(()) };
+            claim.address(view, address).map_err(|why| {
+                let why = format!("failed to allocate IP {wanted}: {why}");
+                FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why)
+            })?;
+            address
+        }
+    };
+    spec["clusterIP"] = given.to_string().into();
+    spec["clusterIPs"] = json!([given.to_string()]);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -273,8 +224,9 @@ mod tests {
         let kind = api_types::kinds::find_resource("", "v1", "services").unwrap();
         let context = Context::fixture(kind, services);
         let mut new = json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec});
-        if let Some(old) = old {
-            Services.prepare_for_update(&context, &mut new, old);
+        match old {
+            None => Services.prepare_for_create(&context, &mut new),
+            Some(old) => Services.prepare_for_update(&context, &mut new, old),
         }
         Services.assign(&context, &mut new, old)?.keep();
         Ok(new)
@@ -347,5 +299,42 @@ mod tests {
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
         let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
         assert!(assign(&all, other, None).is_ok());
+    }
+
+    #[test]
+    fn ports_of_one_number_share_a_node_port_and_others_do_not() {
+        let all = services();
+        let ports = |second: u16, numbers: [u16; 2]| {
+            let port = |name: &str, port: u16, protocol: &str, number: u16| json!({"name": name, "port": port, "protocol": protocol, "nodePort": number});
+            json!({"type": "NodePort", "ports": [port("a", 80, "TCP", numbers[0]), port("b", second, "UDP", numbers[1])]})
+        };
+        let numbers = |service: Value| [0, 1].map(|at| ports::number(&service["spec"]["ports"][at]));
+        let [one, other] = numbers(assign(&all, ports(80, [0, 0]), None).unwrap());
+        assert!(one == other && one != 0);
+        let [one, other] = numbers(assign(&all, ports(80, [0, 31000]), None).unwrap());
+        assert_eq!((one, other), (31000, 31000));
+        let [one, other] = numbers(assign(&all, ports(81, [0, 0]), None).unwrap());
+        assert_ne!(one, other);
+        for numbers in [[31001, 31001], [31001, 80]] {
+            let refused = assign(&all, ports(81, numbers), None).unwrap_err();
+            assert_eq!(refused.details().unwrap().causes[0].field, "spec.ports[1].nodePort");
+        }
+    }
+
+    #[test]
+    fn a_balancer_of_local_traffic_has_a_port_for_health_checks() {
+        let all = services();
+        let spec = |policy: &str| json!({"type": "LoadBalancer", "externalTrafficPolicy": policy, "ports": [{"port": 80}]});
+        let local = assign(&all, spec("Local"), None).unwrap();
+        let port = local["spec"]["healthCheckNodePort"].clone();
+        assert!(port.is_number());
+        let again = assign(&all, spec("Local"), Some(&local)).unwrap();
+        assert_eq!(again["spec"]["healthCheckNodePort"], port);
+        let mut everywhere = local["spec"].clone();
+        everywhere["externalTrafficPolicy"] = "Cluster".into();
+        let everywhere = assign(&all, everywhere, Some(&local)).unwrap();
+        assert!(everywhere["spec"].get("healthCheckNodePort").is_none());
+        let wanted = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 70000, "ports": [{"port": 80}]});
+        assert!(assign(&all, wanted, None).is_err());
     }
 }

@@ -38,12 +38,16 @@ pub(super) fn check_cidr(text: &str, path: &str, errors: &mut Errors) {
     }
 }
 
-/// As `check_cidr`, and no bits are set beyond the prefix.
+/// As `check_cidr`, no bits are set beyond the prefix, and it is written in the one form that it has.
 pub(super) fn check_canonical_cidr(text: &str, path: &str, errors: &mut Errors) {
     match Range::parse(text) {
         None => errors.push(FieldError::invalid(path, text, NOT_A_CIDR)),
         Some(range) if !range.is_network() => {
             errors.push(FieldError::invalid(path, text, "must not have bits set beyond the prefix length"));
+        }
+        Some(range) if range.canonical() != text => {
+            let why = format!("must be in canonical form ({:?})", range.canonical());
+            errors.push(FieldError::invalid(path, text, why));
         }
         Some(_) => {}
     }

@@ -65,7 +65,8 @@ pub(super) fn secret(check: &Check<'_>, errors: &mut Errors) {
     validate_keys(check.new, &[("data", true)], "data", errors);
     let (kind, data) = (check.new["type"].as_str().unwrap_or_default(), &check.new["data"]);
     let wanted = KEYS.iter().find(|(known, _)| kind == *known).map_or(&[][..], |(_, keys)| keys);
-    for key in wanted.iter().filter(|key| data[**key].is_null()) {
+    let is_missing = |key: &str| data[key].is_null() || (key == "ssh-privatekey" && data[key] == "");
+    for key in wanted.iter().filter(|key| is_missing(key)) {
         errors.push(FieldError::required(format!("data[{key}]"), ""));
     }
     match kind {
@@ -92,7 +93,7 @@ pub(super) fn secret(check: &Check<'_>, errors: &mut Errors) {
 fn check_json(data: &Value, keys: &[&str], errors: &mut Errors) {
     for key in keys {
         let Some(bytes) = data[*key].as_str().and_then(|text| BASE64.decode(text).ok()) else { continue };
-        if let Err(why) = serde_json::from_slice::<Value>(&bytes) {
+        if let Err(why) = serde_json::from_slice::<Option<serde_json::Map<String, Value>>>(&bytes) {
             let shown = "<secret contents redacted>";
             errors.push(FieldError::invalid(format!("data[{key}]"), shown, why.to_string()));
         }

@@ -5,7 +5,7 @@
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | `required`, `required:WHY_TEXT` | given and not empty; `_` in the text is a space |
+//! | `required`, `required:WHY_TEXT` | given, and no empty text or list; `_` in the text is a space |
 //! | `label`, `label1035`, `subdomain`, `segment`, `qualified`, `qualified-any-case`, `config-key`, `port-name` | how a text looks |
 //! | `one-of:A,B` | if given, one of these |
 //! | `known:A,B` | as `one-of`, where an empty text is a wrong one |
@@ -125,7 +125,10 @@ fn apply(rule: &Rule, parent: &Value, path: &str, last: &Step, old: Option<&Valu
 
 fn apply_to(rule: &Rule, value: &Value, path: &str, old: Option<&Value>, errors: &mut Errors) {
     match rule {
-        Rule::Required(why) if is_empty(value) => errors.push(FieldError::required(path, why.as_str())),
+        // A structure without fields is given all the same.
+        Rule::Required(why) if is_empty(value) && !value.is_object() => {
+            errors.push(FieldError::required(path, why.as_str()))
+        }
         Rule::Immutable => {
             if let Some(was) = old.map(|old| at(old, path))
                 && !is_same(was, value)
@@ -212,7 +215,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Absent and empty are the same where a field is compared with what it was.
-pub(super) fn is_same(a: &Value, b: &Value) -> bool {
+pub(in crate::strategy) fn is_same(a: &Value, b: &Value) -> bool {
     a == b || (is_empty(a) && is_empty(b))
 }
 

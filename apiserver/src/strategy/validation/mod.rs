@@ -53,6 +53,9 @@ mod workloads;
 use api_types::kinds::Kind;
 use serde_json::Value;
 
+pub(super) use fields::is_same;
+pub(super) use services::validate_addresses;
+
 use super::metadata::NameRule;
 use super::rules::Errors;
 
@@ -146,7 +149,8 @@ static ROWS: &[Row] = &[
 ];
 
 /// Resources whose names are checked by rules of their own, or may be anything that fits in a path.
-const LOOSELY_NAMED: &[&str] = &["networking.k8s.io/ipaddresses", "apiregistration.k8s.io/apiservices"];
+const LOOSELY_NAMED: &[&str] =
+    &["networking.k8s.io/ipaddresses", "apiregistration.k8s.io/apiservices", "storage.k8s.io/csidrivers"];
 
 /// The rule for names of this resource, where it is not the usual one.
 pub(super) fn name_rule(kind: &Kind) -> Option<NameRule> {

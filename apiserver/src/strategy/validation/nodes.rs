@@ -57,7 +57,7 @@ fn validate_taints(spec: &Value, errors: &mut Errors) {
     }
 }
 
-/// Fields that are set once, what may change at any time, and nothing else.
+/// Fields that are set once; all others may change.
 fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     for (field, why) in [
         ("podCIDRs", "node updates may not change podCIDR except from \"\" to valid"),
@@ -67,15 +67,8 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
             errors.push(FieldError::forbidden(format!("spec.{field}"), why));
         }
     }
-    let may_change = ["podCIDR", "podCIDRs", "providerID", "taints", "unschedulable", "configSource"];
-    let rest = |spec: &Value| {
-        let mut rest = spec.as_object().cloned().unwrap_or_default();
-        rest.retain(|field, _| !may_change.contains(&field.as_str()));
-        rest
-    };
-    if rest(new) != rest(old) {
-        let why = "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)";
-        errors.push(FieldError::forbidden("spec", why));
+    if new["externalID"] != old["externalID"] {
+        errors.push(FieldError::forbidden("spec.externalID", "may not be updated"));
     }
 }
 

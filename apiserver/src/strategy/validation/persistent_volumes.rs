@@ -106,7 +106,7 @@ fn validate_attributes_class(spec: &Value, path: &str, errors: &mut Errors) {
 
 fn validate_affinity(spec: &Value, path: &str, errors: &mut Errors) {
     let (affinity, path) = (&spec["nodeAffinity"], format!("{path}.nodeAffinity"));
-    if spec["local"].is_object() && affinity["required"].is_null() {
+    if spec["local"].is_object() && affinity.is_null() {
         errors.push(FieldError::required(&path, "Local volume requires node affinity"));
     }
     if affinity.is_object() {
@@ -133,17 +133,41 @@ fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Errors) 
                 errors.push(FieldError::required(format!("{path}.volumeHandle"), ""));
             }
             for secret in CSI_SECRETS.iter().filter(|secret| source[**secret].is_object()) {
-                for field in ["name", "namespace"] {
-                    if text(&source[*secret], field).is_none() {
-                        errors.push(FieldError::required(format!("{path}.{secret}.{field}"), ""));
-                    }
-                }
+                validate_secret_ref(&source[*secret], &format!("{path}.{secret}"), errors);
             }
         }
         "iscsi" if source["secretRef"].is_object() && text(&source["secretRef"], "name").is_none() => {
             errors.push(FieldError::required(format!("{path}.secretRef.name"), ""));
         }
+        "storageos" | "cinder" => {
+            let secret = &source["secretRef"];
+            if secret.is_object() && text(secret, "namespace").is_none() {
+                errors.push(FieldError::required(format!("{path}.secretRef.namespace"), ""));
+            }
+        }
+        "azureFile" if source["secretNamespace"] == "" => {
+            errors.push(FieldError::required(format!("{path}.secretNamespace"), ""));
+        }
+        "glusterfs" => {
+            if let Some(namespace) = source["endpointsNamespace"].as_str() {
+                let wrong = names::check_dns_label(namespace);
+                invalid_all(wrong, &format!("{path}.endpointsNamespace"), namespace, errors);
+            }
+        }
         _ => {}
+    }
+}
+
+/// The secret of a driver, in a namespace that it names.
+fn validate_secret_ref(secret: &Value, path: &str, errors: &mut Errors) {
+    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
+        [("name", names::check_dns_subdomain), ("namespace", names::check_dns_label)];
+    for (field, check) in rules {
+        let path = format!("{path}.{field}");
+        match text(secret, field) {
+            None => errors.push(FieldError::required(path, "")),
+            Some(given) => invalid_all(check(given), &path, given, errors),
+        }
     }
 }
 
@@ -151,7 +175,6 @@ const CSI_SECRETS: &[&str] = &[
     "controllerPublishSecretRef",
     "controllerExpandSecretRef",
     "nodePublishSecretRef",
-    "nodeStageSecretRef",
     "nodeExpandSecretRef",
 ];
 
@@ -178,6 +201,9 @@ fn validate_capacity(capacity: &Value, path: &str, errors: &mut Errors) {
         errors.push(FieldError::not_supported(path, capacity.clone(), &["storage"]));
     }
     for (path, _, value) in amounts(capacity, path) {
+        if quantity(value).is_some_and(|amount| amount.units() < 0) {
+            errors.push(FieldError::invalid(&path, shown(value), "must be a valid resource quantity"));
+        }
         check_positive_amount(value, &path, errors);
     }
 }
@@ -204,12 +230,20 @@ fn validate_claim(spec: &Value, path: &str, errors: &mut Errors) {
     }
     let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
     let of = |value: &Value| ["apiGroup", "kind", "name"].map(|field| value[field].clone());
-    if source.is_object()
-        && reference.is_object()
-        && of(source) != of(reference)
-        && reference["namespace"].is_null()
-    {
-        errors.push(FieldError::invalid(path, source.clone(), "must match dataSourceRef"));
+    let foreign = text(reference, "namespace");
+    match foreign {
+        Some(namespace) => {
+            let wrong = names::check_dns_label(namespace);
+            invalid_all(wrong, &format!("{path}.dataSourceRef.namespace"), namespace, errors);
+        }
+        None if source.is_object() && reference.is_object() && of(source) != of(reference) => {
+            errors.push(FieldError::invalid(path, source.clone(), "must match dataSourceRef"));
+        }
+        None => {}
+    }
+    if foreign.is_some() && source.is_object() {
+        let why = "may not be specified when dataSourceRef.namespace is specified";
+        errors.push(FieldError::invalid(path, source.clone(), why));
     }
 }
 
@@ -226,7 +260,8 @@ fn validate_data_source(source: &Value, path: &str, errors: &mut Errors) {
     }
     match text(source, "apiGroup") {
         None if source["kind"] != "PersistentVolumeClaim" => {
-            errors.push(FieldError::invalid(path, source["kind"].clone(), ""));
+            let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.push(FieldError::invalid(path, source["kind"].clone(), why));
         }
         None => {}
         Some(group) => {
@@ -374,7 +409,7 @@ mod tests {
         };
         assert_eq!(change("/volumeMode", json!("Block")), ["volumeMode"]);
         assert_eq!(change("/csi/volumeHandle", json!("i")), ["spec.persistentvolumesource"]);
-        assert_eq!(change("/capacity", json!({})), ["spec.capacity"; 4]);
+        assert_eq!(change("/capacity", json!(null)), ["spec.capacity"; 4]);
         assert_eq!(change("/accessModes/0", json!("Odd")), ["spec.accessModes"; 2]);
         let secret = json!({"driver": "d", "volumeHandle": "h", "controllerExpandSecretRef": {"name": "s", "namespace": "n"}});
         assert!(change("/csi", secret).is_empty());

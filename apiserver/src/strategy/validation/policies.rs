@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Check;
 use super::fields::check_below;
 use super::webhooks::validate_rule;
-use crate::strategy::rules::{Errors, indexed, invalid_all, items, required, text};
+use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
 const CONDITIONS_MAX: usize = 64;
 const ANNOTATIONS_MAX: usize = 20;
@@ -26,6 +26,10 @@ pub(super) fn validating(check: &Check<'_>, errors: &mut Errors) {
     }
     for (path, validation) in indexed(spec, "spec", "validations") {
         message(&validation["message"], &format!("{path}.message"), errors);
+        if let Some(blank) = text(validation, "messageExpression").filter(|said| said.trim().is_empty()) {
+            let why = "must be non-empty if specified";
+            errors.push(FieldError::invalid(format!("{path}.messageExpression"), blank, why));
+        }
     }
     annotations(check, errors);
     shared(check, false, errors);
@@ -146,7 +150,7 @@ fn conditions(object: &Value, path: &str, errors: &mut Errors) {
 fn message(message: &Value, path: &str, errors: &mut Errors) {
     let Some(message) = message.as_str().filter(|message| !message.is_empty()) else { return };
     if message.trim().is_empty() {
-        errors.push(FieldError::required(path, "message must be non-empty if specified"));
+        errors.push(FieldError::invalid(path, message, "message must be non-empty if specified"));
     } else if message.trim().contains(['\n', '\r']) {
         errors.push(FieldError::invalid(path, message, "message must not contain line breaks"));
     }
@@ -162,10 +166,7 @@ fn annotations(check: &Check<'_>, errors: &mut Errors) {
     let policy = check.new["metadata"]["name"].as_str().unwrap_or_default();
     let mut seen = HashSet::new();
     for (path, annotation) in indexed(spec, "spec", "auditAnnotations") {
-        let Some(key) = text(annotation, "key") else {
-            required(annotation, &path, "key", errors);
-            continue;
-        };
+        let key = annotation["key"].as_str().unwrap_or_default();
         let path = format!("{path}.key");
         let whole = format!("{policy}/{key}");
         invalid_all(names::check_label_key(&whole), &path, &whole, errors);

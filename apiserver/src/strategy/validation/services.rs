@@ -74,11 +74,7 @@ fn validate_annotations(service: &Value, errors: &mut Errors) {
 }
 
 fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let had = text(old, "clusterIP").is_some_and(|_| old["type"] != "ExternalName");
-    if had && new["type"] != "ExternalName" && old["clusterIP"] != new["clusterIP"] {
-        let shown = json!([new["clusterIP"]]);
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, "may not change once set"));
-    }
+    validate_address_change(new, old, errors);
     let both_balanced = old["type"] == "LoadBalancer" && new["type"] == "LoadBalancer";
     if both_balanced && old["loadBalancerClass"] != new["loadBalancerClass"] {
         let shown = new["loadBalancerClass"].clone();
@@ -90,13 +86,32 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
+/// Addresses and families stay while the service has any; only one that is headless may change its families.
+fn validate_address_change(new: &Value, old: &Value, errors: &mut Errors) {
+    if new["type"] == "ExternalName" || old["type"] == "ExternalName" {
+        return;
+    }
+    let [is, was] = [new, old].map(|spec| &spec["clusterIPs"]);
+    let is_headless = |addresses: &Value| items(addresses) == [json!("None")];
+    for (index, _) in items(was).iter().zip(items(is)).enumerate().filter(|(_, (was, is))| was != is) {
+        let path = format!("spec.clusterIPs[{index}]");
+        errors.push(FieldError::invalid(path, is.clone(), "may not change once set"));
+    }
+    let [is, was] = [new, old].map(|spec| &spec["ipFamilies"]);
+    if is_headless(&new["clusterIPs"]) || is_headless(&old["clusterIPs"]) {
+        return;
+    }
+    for _ in items(was).iter().zip(items(is)).filter(|(was, is)| was != is) {
+        errors.push(FieldError::invalid("spec.ipFamilies[0]", is.clone(), "may not change once set"));
+    }
+}
+
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
 fn validate(spec: &Value, errors: &mut Errors) {
     let kind = spec["type"].as_str().unwrap_or("ClusterIP");
     one_of(spec, "spec", "type", TYPES, errors);
     one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"], errors);
-    one_of(spec, "spec", "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
     one_of(spec, "spec", "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
     check_labels("spec.selector", &spec["selector"], errors);
     validate_ports(spec, kind, errors);
@@ -111,7 +126,7 @@ fn validate(spec: &Value, errors: &mut Errors) {
     }
     validate_traffic(spec, kind, errors);
     validate_balancer(spec, kind, errors);
-    validate_cluster_ips(spec, errors);
+    validate_addresses(spec, errors);
     validate_external_ips(spec, errors);
 }
 
@@ -133,7 +148,7 @@ fn validate_external_name(spec: &Value, errors: &mut Errors) {
     match text(spec, "externalName") {
         None => errors.push(FieldError::required("spec.externalName", "")),
         Some(name) => {
-            let name = name.trim_end_matches('.');
+            let name = name.strip_suffix('.').unwrap_or(name);
             invalid_all(names::check_dns_subdomain(name), "spec.externalName", name, errors);
         }
     }
@@ -188,44 +203,59 @@ fn validate_balancer(spec: &Value, kind: &str, errors: &mut Errors) {
     }
 }
 
-fn validate_cluster_ips(spec: &Value, errors: &mut Errors) {
-    let addresses: Vec<&str> = items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).collect();
-    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+/// Cluster addresses and their families. Also looked at before addresses are given.
+pub(in crate::strategy) fn validate_addresses(spec: &Value, errors: &mut Errors) {
+    if spec["type"] == "ExternalName" {
+        return;
+    }
+    let listed = &spec["clusterIPs"];
+    let addresses: Vec<&str> = items(listed).iter().filter_map(Value::as_str).collect();
+    let mut wrong = |why: &str| errors.push(FieldError::invalid("spec.clusterIPs", listed.clone(), why));
+    match (text(spec, "clusterIP"), addresses.first()) {
+        (Some(_), None) => errors.push(FieldError::required("spec.clusterIPs", "")),
+        (Some(one), Some(first)) if one != *first => wrong("first value must match `clusterIP`"),
+        (None, Some(_)) => wrong("must be empty when `clusterIP` is not specified"),
+        _ => {}
+    }
+    validate_families(spec, errors);
+    if !validate_each_address(&addresses, listed, errors) {
+        return;
+    }
+    let are_alike = match addresses.as_slice() {
+        [_] | [] => false,
+        [a, b] => a.contains(':') == b.contains(':'),
+        _ => true,
+    };
+    if are_alike {
+        let why = "may specify no more than one IP for each IP family";
+        errors.push(FieldError::invalid("spec.clusterIPs", listed.clone(), why));
+    }
+    validate_address_families(spec, &addresses, errors);
+}
+
+/// Whether each is an address, or the first and only one the word that there is none.
+fn validate_each_address(addresses: &[&str], listed: &Value, errors: &mut Errors) -> bool {
+    let before = errors.len();
     for (index, address) in addresses.iter().enumerate() {
-        if !(is_address(address) || *address == "None" && index == 0) {
+        if index == 0 && *address == "None" {
+            if addresses.len() > 1 {
+                let why = "'None' must be the first and only value";
+                errors.push(FieldError::invalid("spec.clusterIPs", listed.clone(), why));
+            }
+        } else if address.parse::<IpAddr>().is_err() {
             errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), *address, NOT_AN_IP));
         }
     }
-    let mut invalid =
-        |path: &str, value: Value, why: &str| errors.push(FieldError::invalid(path, value, why));
+    let are_addresses = errors.len() == before;
     if addresses.len() > 2 {
-        invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "may only hold up to 2 values");
+        let why = "may only hold up to 2 values";
+        errors.push(FieldError::invalid("spec.clusterIPs", listed.clone(), why));
     }
-    if let [a, b] = addresses.as_slice()
-        && let (Ok(a), Ok(b)) = (a.parse::<IpAddr>(), b.parse::<IpAddr>())
-        && a.is_ipv4() == b.is_ipv4()
-    {
-        let why = "may specify no more than one IP for each IP family";
-        invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why);
-    }
-    match (text(spec, "clusterIP"), addresses.first()) {
-        (Some(one), Some(first)) if one != *first && is_address(one) => {
-            invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "first value must match `clusterIP`");
-        }
-        (Some(one), _) if one != "None" && !is_address(one) && addresses.is_empty() => {
-            invalid("spec.clusterIPs[0]", one.into(), NOT_AN_IP);
-        }
-        _ => {}
-    }
-    validate_families(spec, &addresses, errors);
+    are_addresses
 }
 
-fn validate_families(spec: &Value, addresses: &[&str], errors: &mut Errors) {
+fn validate_families(spec: &Value, errors: &mut Errors) {
     let families: Vec<&str> = items(&spec["ipFamilies"]).iter().filter_map(Value::as_str).collect();
-    if families.len() > 2 {
-        let why = "may only hold up to 2 values";
-        errors.push(FieldError::invalid("spec.ipFamilies", spec["ipFamilies"].clone(), why));
-    }
     for (index, family) in families.iter().enumerate() {
         let path = format!("spec.ipFamilies[{index}]");
         if !matches!(*family, "IPv4" | "IPv6") {
@@ -235,9 +265,14 @@ fn validate_families(spec: &Value, addresses: &[&str], errors: &mut Errors) {
             errors.push(FieldError::duplicate(path, *family));
         }
     }
-    for (index, (family, address)) in families.iter().zip(addresses).enumerate() {
+    one_of(spec, "spec", "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"], errors);
+}
+
+fn validate_address_families(spec: &Value, addresses: &[&str], errors: &mut Errors) {
+    let families = items(&spec["ipFamilies"]).iter().filter_map(Value::as_str);
+    for (index, (family, address)) in families.zip(addresses).enumerate() {
         let Ok(ip) = address.parse::<IpAddr>() else { continue };
-        if matches!(*family, "IPv4" | "IPv6") && (*family == "IPv4") != ip.is_ipv4() {
+        if matches!(family, "IPv4" | "IPv6") && (family == "IPv4") != ip.is_ipv4() {
             let why = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
             errors.push(FieldError::invalid(format!("spec.clusterIPs[{index}]"), *address, why));
         }
@@ -290,8 +325,8 @@ fn validate_port(port: &Value, kind: &str, path: &str, errors: &mut Errors) {
     if let Some(protocol) = port["appProtocol"].as_str() {
         invalid_all(names::check_label_key(protocol), &format!("{path}.appProtocol"), protocol, errors);
     }
-    if port["nodePort"].as_i64().is_some_and(|p| p != 0) && matches!(kind, "ClusterIP" | "ExternalName") {
-        let why = format!("may not be used when `type` is '{kind}'");
+    if port["nodePort"].as_i64().is_some_and(|p| p != 0) && kind == "ClusterIP" {
+        let why = "may not be used when `type` is 'ClusterIP'";
         errors.push(FieldError::forbidden(format!("{path}.nodePort"), why));
     }
 }
@@ -303,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_balancers_status_and_annotations_belong_to_services_with_one() {
-        let service = |kind: &str, ingress: Value| json!({"metadata": {"annotations": {SOURCE_RANGES: "x"}}, "spec": {"type": kind, "clusterIP": "None"}, "status": {"loadBalancer": {"ingress": [ingress]}}});
+        let service = |kind: &str, ingress: Value| json!({"metadata": {"annotations": {SOURCE_RANGES: "x"}}, "spec": {"type": kind, "clusterIP": "None", "clusterIPs": ["None"]}, "status": {"loadBalancer": {"ingress": [ingress]}}});
         let path = "status.loadBalancer.ingress";
         for (kind, point, wrong) in [
             ("LoadBalancer", json!({"ip": "10.0.0.1", "ipMode": "VIP"}), vec![]),
@@ -357,9 +392,21 @@ mod tests {
                 with(json!({"externalIPs": ["0.0.0.0", "nope"]})),
                 vec!["spec.externalIPs[0]", "spec.externalIPs[1]"],
             ),
-            (with(json!({"clusterIPs": ["10.0.0.1", "10.0.0.2"]})), vec!["spec.clusterIPs"]),
+            (
+                with(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2"]})),
+                vec!["spec.clusterIPs"],
+            ),
+            (with(json!({"clusterIPs": ["10.0.0.1"]})), vec!["spec.clusterIPs"]),
+            (with(json!({"clusterIP": "None", "clusterIPs": ["None", "10.0.0.2"]})), vec!["spec.clusterIPs"]),
             (with(json!({"ipFamilies": ["IPv4", "IPv4"]})), vec!["spec.ipFamilies[1]"]),
-            (with(json!({"ipFamilies": ["IPv6"], "clusterIPs": ["10.0.0.1"]})), vec!["spec.clusterIPs[0]"]),
+            (
+                with(json!({"ipFamilies": ["IPv6"], "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]})),
+                vec!["spec.clusterIPs[0]"],
+            ),
+            (
+                json!({"type": "ExternalName", "externalName": "a.", "ports": [{"port": 1, "nodePort": 2}]}),
+                vec![],
+            ),
         ];
         for (spec, expected) in cases {
             let mut errors = Errors::new();

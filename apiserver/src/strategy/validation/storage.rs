@@ -53,7 +53,7 @@ pub(super) fn attributes_class(check: &Check<'_>, errors: &mut Errors) {
 
 const DRIVER_NAME_BYTES_MAX: usize = 63;
 
-/// The name of a CSI driver.
+/// The name of a CSI driver; one that is empty is also no domain name.
 pub(super) fn check_driver_name(name: &str, path: &str, errors: &mut Errors) {
     if name.len() > DRIVER_NAME_BYTES_MAX {
         errors.push(FieldError::too_long(path, DRIVER_NAME_BYTES_MAX));
@@ -62,6 +62,9 @@ pub(super) fn check_driver_name(name: &str, path: &str, errors: &mut Errors) {
 }
 
 pub(super) fn driver(check: &Check<'_>, errors: &mut Errors) {
+    if check.old.is_none() {
+        check_driver_name(check.new["metadata"]["name"].as_str().unwrap_or_default(), "name", errors);
+    }
     // Kubernetes spells the path so.
     let attaches = &check.new["spec"]["attachRequired"];
     if check.old.is_some_and(|old| old["spec"]["attachRequired"] != *attaches) {
@@ -97,9 +100,7 @@ pub(super) fn node(check: &Check<'_>, errors: &mut Errors) {
     let mut seen = Vec::new();
     for (path, driver) in indexed(&check.new["spec"], "spec", "drivers") {
         let name = driver["name"].as_str().unwrap_or_default();
-        if !name.is_empty() {
-            check_driver_name(name, &format!("{path}.name"), errors);
-        }
+        check_driver_name(name, &format!("{path}.name"), errors);
         if let Some(id) = text(driver, "nodeID").filter(|id| id.len() > NODE_ID_BYTES_MAX) {
             let why = format!("must be {NODE_ID_BYTES_MAX} characters or less");
             errors.push(FieldError::invalid(format!("{path}.nodeID"), id, why));
@@ -152,7 +153,12 @@ pub(super) fn capacity(check: &Check<'_>, errors: &mut Errors) {
 
 pub(super) fn attachment(check: &Check<'_>, errors: &mut Errors) {
     let spec = &check.new["spec"];
-    if let Some(attacher) = text(spec, "attacher") {
+    // New ones are held to more than those that were made before there was more to hold to.
+    if check.old.is_none() {
+        let attacher = spec["attacher"].as_str().unwrap_or_default();
+        if attacher.is_empty() {
+            errors.push(FieldError::required("spec.attacher", ""));
+        }
         check_driver_name(attacher, "spec.attacher", errors);
     }
     let node = spec["nodeName"].as_str().unwrap_or_default();

@@ -75,10 +75,13 @@ const URL_FORM: &str = "; desired format: https://host[/path]";
 
 fn check_url(url: &str, path: &str, errors: &mut Errors) {
     let mut invalid = |value: &str, why: String| errors.push(FieldError::invalid(path, value, why));
-    let Some((scheme, rest)) = url.split_once("://") else {
-        invalid(url, format!("url must be a valid URL{URL_FORM}"));
+    // What begins with a colon is no address at all; what has no scheme is one without a host too.
+    if url.starts_with(':') || url.contains(char::is_control) {
+        let why = format!("url must be a valid URL: parse {url:?}: missing protocol scheme{URL_FORM}");
+        errors.push(FieldError::required(path, why));
         return;
-    };
+    }
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", ""));
     if scheme != "https" {
         invalid(scheme, format!("'https' is the only allowed URL scheme{URL_FORM}"));
     }

@@ -76,7 +76,6 @@ pub(super) fn endpoints(endpoints: &Value, out: &mut Vec<String>) {
             }
         }
     }
-    out.insert(0, "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned());
 }
 
 pub(super) fn ingress(ingress: &Value, out: &mut Vec<String>) {
