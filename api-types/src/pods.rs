@@ -73,11 +73,31 @@ pub fn limits(pod: &PodSpec) -> Resources {
     total(pod, |r| &r.limits)
 }
 
+/// What the containers ask for together, whatever the pod as a whole says.
+pub fn container_requests(pod: &PodSpec) -> Resources {
+    together(pod, |r| &r.requests)
+}
+
+/// What the containers may use together, whatever the pod as a whole says.
+pub fn container_limits(pod: &PodSpec) -> Resources {
+    together(pod, |r| &r.limits)
+}
+
 type Amounts = Option<BTreeMap<String, ApiQuantity>>;
 
-/// The larger of what runs together in the end and what each init container needs while it runs with the
-/// sidecars that were started before it; then pod-level amounts in their place, and the overhead on top.
+/// What the containers have together, then pod-level amounts in their place, and the overhead on top.
 fn total(pod: &PodSpec, pick: fn(&ResourceRequirements) -> &Amounts) -> Resources {
+    let mut running = together(pod, pick);
+    if let Some(whole) = &pod.resources {
+        running.extend(read(pick(whole)));
+    }
+    add(&mut running, read(&pod.overhead));
+    running
+}
+
+/// The larger of what runs together in the end and what each init container needs while it runs with the
+/// sidecars that were started before it.
+fn together(pod: &PodSpec, pick: fn(&ResourceRequirements) -> &Amounts) -> Resources {
     let of = |c: &Container| c.resources.as_ref().map(|r| read(pick(r))).unwrap_or_default();
     let mut running = Resources::new();
     pod.containers.iter().for_each(|c| add(&mut running, of(c)));
@@ -94,10 +114,6 @@ fn total(pod: &PodSpec, pick: fn(&ResourceRequirements) -> &Amounts) -> Resource
         }
     }
     raise(&mut running, &peak);
-    if let Some(whole) = &pod.resources {
-        running.extend(read(pick(whole)));
-    }
-    add(&mut running, read(&pod.overhead));
     running
 }
 

@@ -40,7 +40,9 @@ static ROWS: &[(&str, Warn)] = &[
 /// warned of again.
 pub(super) fn of(kind: &Kind, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
-    if matches!(subresource, "status" | "scale" | "binding") {
+    // As in Kubernetes, nothing is said of pods that change: programs change them, and often.
+    let is_changed_pod = kind.storage == "pods" && old.is_some();
+    if matches!(subresource, "status" | "scale" | "binding") || is_changed_pod {
         return warnings;
     }
     if old.is_none() {
@@ -48,7 +50,7 @@ pub(super) fn of(kind: &Kind, subresource: &str, new: &Value, old: Option<&Value
     }
     if let Some((_, path)) = TEMPLATES.iter().find(|(storage, _)| kind.storage == *storage) {
         let template = at(new, path);
-        let is_changed = old.is_none_or(|old| path.is_empty() || at(old, path) != template);
+        let is_changed = old.is_none_or(|old| at(old, path) != template);
         if template.is_object() && is_changed {
             pods::warn(template, path, &mut warnings);
         }

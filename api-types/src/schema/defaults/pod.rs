@@ -1,7 +1,10 @@
 //! Defaults of pods and of the templates they are made from.
 
 use super::{at, each, ensure, is_empty, is_unset, put};
-use serde_json::{Map, Value, json};
+use crate::pods;
+use k8s_openapi::api::core::v1::PodSpec;
+use serde::Deserialize as _;
+use serde_json::{Value, json};
 
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
@@ -13,7 +16,9 @@ pub(super) fn pod(object: &mut Value) {
         for list in CONTAINER_LISTS {
             each(spec, list, request_limits);
         }
-        at(spec, &["resources"], request_pod_limits);
+        if !is_empty(spec.get("resources")) {
+            fill_pod_resources(spec);
+        }
         if spec["hostNetwork"] == true {
             each(spec, "containers", host_ports);
             each(spec, "initContainers", host_ports);
@@ -142,13 +147,43 @@ fn request_limits(container: &mut Value) {
     }
 }
 
-fn request_pod_limits(resources: &mut Value) {
-    let Some(limits) = resources["limits"].as_object().cloned() else { return };
-    if is_empty(resources.get("requests")) {
-        let known =
-            limits.into_iter().filter(|(n, _)| n == "cpu" || n == "memory" || n.starts_with("hugepages-"));
-        resources["requests"] = Value::Object(known.collect::<Map<_, _>>());
+/// A pod that limits what it uses as a whole asks for what its containers ask for together, or else for its limit.
+/// Huge pages are limited for the whole pod as they are for its containers.
+fn fill_pod_resources(spec: &mut Value) {
+    let Ok(pod) = PodSpec::deserialize(&*spec) else { return };
+    let is_given = |part: &str| !is_empty(spec["resources"].get(part));
+    let (has_limits, has_requests) = (is_given("limits"), is_given("requests"));
+    let resources = &mut spec["resources"];
+    let pages = pods::container_limits(&pod).into_iter().filter(|(name, _)| is_huge_page(name));
+    for (name, amount) in pages.filter(|_| has_limits || has_requests) {
+        if resources["requests"].get(&name).is_none() {
+            put(ensure(resources, "limits"), &name, amount.to_string());
+        }
     }
+    if !has_limits {
+        return;
+    }
+    let limits = resources["limits"].as_object().cloned().unwrap_or_default();
+    let requests = ensure(resources, "requests");
+    for (name, amount) in pods::container_requests(&pod) {
+        if matches!(name.as_str(), "cpu" | "memory") {
+            put(requests, &name, amount.to_string());
+        }
+    }
+    for (name, amount) in limits {
+        if matches!(name.as_str(), "cpu" | "memory") || is_huge_page(&name) {
+            put(requests, &name, amount);
+        }
+    }
+    if is_empty(resources.get("requests"))
+        && let Some(resources) = resources.as_object_mut()
+    {
+        resources.shift_remove("requests");
+    }
+}
+
+fn is_huge_page(name: &str) -> bool {
+    name.starts_with("hugepages-")
 }
 
 fn host_ports(container: &mut Value) {

@@ -43,6 +43,24 @@ fn one_address_of_a_pod_is_the_first_of_the_list() {
 }
 
 #[test]
+fn a_limited_pod_asks_for_what_its_containers_ask_for_or_for_its_limit() {
+    let kind = crate::kinds::builtin().iter().find(|k| k.group.is_empty() && k.kind == "Pod").unwrap();
+    let container =
+        json!({"name": "c", "resources": {"requests": {"cpu": "500m"}, "limits": {"hugepages-2Mi": "4Mi"}}});
+    let whole = |resources: serde_json::Value| {
+        let mut pod = json!({"spec": {"containers": [container], "resources": resources}});
+        set_defaults(kind, &builtin(kind).unwrap(), &mut pod);
+        pod["spec"]["resources"].clone()
+    };
+    assert_eq!(
+        whole(json!({"limits": {"cpu": "2", "memory": "1Gi"}})),
+        json!({"limits": {"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "4Mi"},
+            "requests": {"cpu": "500m", "memory": "1Gi", "hugepages-2Mi": "4Mi"}})
+    );
+    assert_eq!(whole(json!({})), json!({}));
+}
+
+#[test]
 fn limits_become_requests_and_host_ports_follow_the_host_network() {
     let container = json!({"name": "c", "image": "a:1", "ports": [{"containerPort": 80}],
         "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}});

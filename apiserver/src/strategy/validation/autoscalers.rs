@@ -24,6 +24,11 @@ pub(super) fn autoscaler(check: &Check<'_>, errors: &mut Errors) {
         errors.push(FieldError::invalid("spec.maxReplicas", max, why));
     }
     validate_target_version(check, errors);
+    // The only metric that version 1 has.
+    if let Some(share) = spec["targetCPUUtilizationPercentage"].as_i64().filter(|share| *share < 1) {
+        let path = "spec.metrics[0].resource.target.averageUtilization";
+        errors.push(FieldError::invalid(path, share, "must be greater than 0"));
+    }
     for (path, metric) in indexed(spec, "spec", "metrics") {
         validate_metric(metric, &path, errors);
     }

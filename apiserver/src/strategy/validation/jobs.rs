@@ -120,12 +120,18 @@ fn validate_completions(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// The template without what may change while a job waits to be started.
+/// The template without what may change while a job is suspended and none of its pods runs.
 fn without_placement(job: &Value, old: &Value) -> Value {
     let mut template = job["spec"]["template"].clone();
-    let is_waiting = old["spec"]["suspend"] == true && old["status"]["startTime"].is_null();
-    if !is_waiting {
+    let is_idle = old["status"]["active"].as_i64().unwrap_or_default() == 0;
+    if old["spec"]["suspend"] != true || !is_idle {
         return template;
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = template.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.shift_remove("resources");
+        }
     }
     let mut remove = |part: &str, fields: &[&str]| {
         let Some(object) = template.pointer_mut(part).and_then(Value::as_object_mut) else { return };
@@ -207,8 +213,9 @@ fn validate_indexes(spec: &Value, path: &str, errors: &mut Errors) {
     if is_indexed && spec["completions"].is_null() {
         errors.push(FieldError::required(join(path, "completions"), "when completion mode is Indexed"));
     }
+    let is_plain = matches!(spec["completionMode"].as_str(), None | Some("NonIndexed"));
     for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
-        if !is_indexed && !spec[field].is_null() {
+        if (is_plain || (!is_indexed && field == "successPolicy")) && !spec[field].is_null() {
             let why = "requires indexed completion mode";
             errors.push(FieldError::invalid(join(path, field), spec[field].clone(), why));
         }
@@ -342,7 +349,7 @@ fn validate_zone(spec: &Value, errors: &mut Errors) {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned(),
         );
     }
-    if zone.parse::<chrono_tz::Tz>().is_err() {
+    if zone != "Local" && zone.parse::<chrono_tz::Tz>().is_err() {
         invalid(format!("unknown time zone {zone}"));
     }
 }
@@ -364,13 +371,16 @@ mod tests {
     }
 
     #[test]
-    fn the_template_stays_except_for_placement_before_the_start() {
+    fn the_template_stays_except_for_placement_and_resources_while_suspended() {
         let mut old = job();
         old["spec"]["suspend"] = json!(true);
         let mut new = old.clone();
         new["spec"]["template"]["spec"]["nodeSelector"] = json!({"a": "b"});
         assert_eq!(without_placement(&new, &old), without_placement(&old, &old));
+        new["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1"}});
         old["status"] = json!({"startTime": "t"});
+        assert_eq!(without_placement(&new, &old), without_placement(&old, &old));
+        old["status"] = json!({"active": 1});
         assert_ne!(without_placement(&new, &old), without_placement(&old, &old));
     }
 

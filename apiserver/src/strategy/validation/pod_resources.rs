@@ -1,14 +1,15 @@
 //! Resources of a pod as a whole: at least what its containers ask for together, and at most what none may exceed.
 
-use std::collections::BTreeMap;
-
+use api_types::k8s_openapi::api::core::v1::PodSpec;
+use api_types::pods::container_requests;
 use api_types::quantity::Quantity;
 use api_types::status::FieldError;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::containers::validate_promise;
 use super::quantities::{amounts, check_pod_name, quantity, shown};
-use crate::strategy::rules::{Errors, indexed, items};
+use crate::strategy::rules::{Errors, items};
 
 /// `spec.resources`, which stand at `path`.
 pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
@@ -18,13 +19,11 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
         errors.push(FieldError::forbidden(format!("{path}.claims"), why));
     }
     validate_promise(resources, check_pod_name, path, errors);
-    for (name, asked) in asked_together(spec) {
+    let Ok(pod) = PodSpec::deserialize(spec) else { return };
+    for (name, asked) in container_requests(&pod) {
         let whole = &resources["requests"][&name];
-        if asked > quantity(whole).map_or(0, |whole| whole.milli()) {
-            let why = format!(
-                "must be greater than or equal to aggregate container requests of {}",
-                Quantity::from_milli(asked)
-            );
+        if asked > quantity(whole).unwrap_or(Quantity::ZERO) {
+            let why = format!("must be greater than or equal to aggregate container requests of {asked}");
             errors.push(FieldError::invalid(format!("{path}.requests[{name}]"), shown(whole), why));
         }
     }
@@ -42,48 +41,6 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-type Amounts = BTreeMap<String, i64>;
-
-/// What the containers ask for when most of them run: all that go on running, or one that runs before them.
-fn asked_together(spec: &Value) -> Amounts {
-    let requests = |container: &Value| -> Amounts {
-        amounts(&container["resources"]["requests"], "")
-            .filter_map(|(_, name, value)| Some((name.to_owned(), quantity(value)?.milli())))
-            .collect()
-    };
-    let mut running = Amounts::new();
-    for container in items(&spec["containers"]) {
-        add(&mut running, &requests(container));
-    }
-    let (mut beside, mut before) = (Amounts::new(), Amounts::new());
-    for (_, container) in indexed(spec, "", "initContainers") {
-        let mut own = requests(container);
-        if container["restartPolicy"] == "Always" {
-            add(&mut running, &own);
-            add(&mut beside, &own);
-            own.clone_from(&beside);
-        } else {
-            add(&mut own, &beside);
-        }
-        for (name, amount) in own {
-            let most = before.entry(name).or_default();
-            *most = amount.max(*most);
-        }
-    }
-    for (name, amount) in before {
-        let most = running.entry(name).or_default();
-        *most = amount.max(*most);
-    }
-    running
-}
-
-fn add(sum: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let sum = sum.entry(name.clone()).or_default();
-        *sum = sum.saturating_add(*amount);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -98,7 +55,8 @@ mod tests {
 
     #[test]
     fn a_pod_asks_for_as_much_as_its_containers_and_limits_each() {
-        let container = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}});
+        let container =
+            |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}});
         let spec = |requests: &str, limits: &str| {
             json!({"resources": {"requests": {"cpu": requests}, "limits": {"cpu": limits}},
                 "containers": [container("1"), container("500m")]})
@@ -111,18 +69,10 @@ mod tests {
     #[test]
     fn a_pod_as_a_whole_has_no_claims_and_few_resources() {
         assert_eq!(
-            paths(json!({"resources": {"claims": [{"name": "c"}], "limits": {"ephemeral-storage": "1Gi"}}})),
+            paths(
+                json!({"containers": [], "resources": {"claims": [{"name": "c"}], "limits": {"ephemeral-storage": "1Gi"}}})
+            ),
             ["r.claims", "r.limits[ephemeral-storage]"]
         );
-    }
-
-    #[test]
-    fn one_container_before_the_others_may_ask_for_most() {
-        let init = |cpu: &str, policy: Value| json!({"restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}});
-        let spec = json!({
-            "initContainers": [init("1", json!("Always")), init("3", Value::Null)],
-            "containers": [init("2", Value::Null)],
-        });
-        assert_eq!(asked_together(&spec)["cpu"], 4000);
     }
 }

@@ -5,6 +5,7 @@ use api_types::names;
 use api_types::status::FieldError;
 use serde_json::Value;
 
+use super::security_contexts::check_id;
 use super::{Check, pod_annotations};
 use crate::strategy::rules::{Errors, indexed, invalid_all, items, text};
 
@@ -26,8 +27,93 @@ pub(super) fn status(check: &Check<'_>, errors: &mut Errors) {
         check_ended(new, old, spec, list, errors);
     }
     check_claims(new, spec, errors);
+    if let Some(first) = items(&new["hostIPs"]).first()
+        && first["ip"].as_str() != Some(new["hostIP"].as_str().unwrap_or_default())
+    {
+        let ip = first["ip"].clone();
+        errors.push(FieldError::invalid("status.hostIPs[0].ip", ip, "must be equal to `hostIP`"));
+    }
     for field in ["podIPs", "hostIPs"] {
         validate_addresses(new, field, errors);
+    }
+    check_users(new, spec, errors);
+    check_health(new, spec, errors);
+}
+
+/// Whom processes of containers run as.
+fn check_users(status: &Value, spec: &Value, errors: &mut Errors) {
+    for (path, container) in STATUSES.iter().flat_map(|(list, _)| indexed(status, "status", list)) {
+        let (user, path) = (&container["user"]["linux"], format!("{path}.linux"));
+        match spec["os"]["name"].as_str() {
+            Some("windows") if !user.is_null() => {
+                errors.push(FieldError::forbidden(path, "cannot be set for a windows pod"));
+            }
+            None | Some("linux") => {
+                for field in ["uid", "gid"] {
+                    check_id(&user[field], &format!("{path}.{field}"), errors);
+                }
+                for (path, group) in indexed(user, &path, "supplementalGroups") {
+                    check_id(group, &path, errors);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Statuses of containers and where the containers stand.
+const STATUSES: &[(&str, &str)] = &[
+    ("containerStatuses", "containers"),
+    ("initContainerStatuses", "initContainers"),
+    ("ephemeralContainerStatuses", "ephemeralContainers"),
+];
+
+/// How the devices that a container was given are: of resources that it asks for, each device once.
+fn check_health(status: &Value, spec: &Value, errors: &mut Errors) {
+    for (list, sort) in STATUSES {
+        for (path, own) in indexed(status, "status", list) {
+            let at = format!("{path}.allocatedResourcesStatus");
+            let given = items(&own["allocatedResourcesStatus"]);
+            if *sort == "ephemeralContainers" && !given.is_empty() {
+                errors.push(FieldError::forbidden(at, "must not be specified in container status"));
+                continue;
+            }
+            let container = items(&spec[*sort]).iter().find(|container| container["name"] == own["name"]);
+            for (index, resource) in given.iter().enumerate() {
+                let at = format!("{at}[{index}]");
+                let name = resource["name"].as_str().unwrap_or_default();
+                if container.is_some_and(|container| !asks_for(container, name)) {
+                    let why = "must match one of the container's resource requests or claims";
+                    errors.push(FieldError::invalid(format!("{at}.name"), name, why));
+                }
+                check_devices(resource, &at, errors);
+            }
+        }
+    }
+}
+
+fn asks_for(container: &Value, resource: &str) -> bool {
+    let Some(claim) = resource.strip_prefix("claim:") else {
+        return !container["resources"]["requests"][resource].is_null();
+    };
+    let (name, request) = claim.split_once('/').unwrap_or((claim, ""));
+    let is_meant =
+        |own: &Value| own["name"] == name && own["request"].as_str().unwrap_or_default() == request;
+    items(&container["resources"]["claims"]).iter().any(is_meant)
+}
+
+fn check_devices(resource: &Value, path: &str, errors: &mut Errors) {
+    const HEALTH: &[&str] = &["Healthy", "Unhealthy", "Unknown"];
+    let all = items(&resource["resources"]);
+    for (index, (path, device)) in indexed(resource, path, "resources").enumerate() {
+        let health = device["health"].as_str().unwrap_or_default();
+        if !HEALTH.contains(&health) {
+            errors.push(FieldError::not_supported(format!("{path}.health"), health, HEALTH));
+        }
+        let id = &device["resourceID"];
+        if all[..index].iter().any(|other| other["resourceID"] == *id) {
+            errors.push(FieldError::duplicate(format!("{path}.resourceID"), id.clone()));
+        }
     }
 }
 
@@ -89,9 +175,13 @@ fn check_claims(status: &Value, spec: &Value, errors: &mut Errors) {
 }
 
 fn validate_addresses(status: &Value, field: &str, errors: &mut Errors) {
-    let mut families = Vec::new();
+    let (mut families, mut seen) = (Vec::new(), Vec::new());
     for (path, entry) in indexed(status, "status", field) {
         let text = entry["ip"].as_str().unwrap_or_default();
+        if seen.contains(&text) {
+            errors.push(FieldError::duplicate(&path, entry.clone()));
+        }
+        seen.push(text);
         match text.parse::<std::net::IpAddr>() {
             Err(_) => errors.push(FieldError::invalid(path, text, super::addresses::NOT_AN_IP)),
             Ok(ip) => families.push(ip.is_ipv4()),
@@ -141,6 +231,23 @@ mod tests {
                 json!({}),
                 json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}),
                 vec!["status.podIPs"],
+            ),
+            ("Never", json!({}), json!({"hostIPs": [{"ip": "10.0.0.1"}]}), vec!["status.hostIPs[0].ip"]),
+            (
+                "Never",
+                json!({}),
+                json!({"containerStatuses": [{"name": "a", "user": {"linux": {"uid": -1, "gid": 0}}}]}),
+                vec!["status.containerStatuses[0].linux.uid"],
+            ),
+            (
+                "Never",
+                json!({}),
+                json!({"containerStatuses": [{"name": "a", "allocatedResourcesStatus": [{"name": "r", "resources": [
+                    {"resourceID": "1", "health": "Healthy"}, {"resourceID": "1", "health": "Odd"}]}]}]}),
+                vec![
+                    "status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].health",
+                    "status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].resourceID",
+                ],
             ),
             (
                 "Never",

@@ -41,7 +41,11 @@ pub(super) fn check_int_or_percent(value: &Value, path: &str, errors: &mut Error
 
 pub(super) fn is_zero(value: &Value) -> bool {
     match value {
-        Value::String(text) => percent(text) == Some(0),
+        // As in Kubernetes, what is neither counts as nothing.
+        Value::String(text) => {
+            percent(text).is_some_and(|percent| percent == 0)
+                || (percent(text).is_none() && text.parse::<i64>().unwrap_or(0) == 0)
+        }
         Value::Number(number) => number.as_i64() == Some(0),
         _ => true,
     }

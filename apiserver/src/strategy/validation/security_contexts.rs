@@ -39,7 +39,7 @@ fn check_ids(context: &Value, path: &str, fields: &[&str], errors: &mut Errors) 
     }
 }
 
-fn check_id(id: &Value, path: &str, errors: &mut Errors) {
+pub(super) fn check_id(id: &Value, path: &str, errors: &mut Errors) {
     if let Some(id) = id.as_i64().filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
         errors.push(FieldError::invalid(path, id, "must be between 0 and 2147483647, inclusive"));
     }

@@ -13,7 +13,7 @@ pub(super) fn deployment(check: &Check<'_>, errors: &mut Errors) {
     validate_selected(spec, "deployment", errors);
     let ready = spec["minReadySeconds"].as_i64().unwrap_or(0);
     let deadline = &spec["progressDeadlineSeconds"];
-    if let Some(seconds) = deadline.as_i64().filter(|d| *d <= ready && *d >= 0) {
+    if let Some(seconds) = deadline.as_i64().filter(|d| *d <= ready) {
         let why = "must be greater than minReadySeconds";
         errors.push(FieldError::invalid("spec.progressDeadlineSeconds", seconds, why));
     }
@@ -70,14 +70,15 @@ pub(super) fn daemon_set_status(check: &Check<'_>, errors: &mut Errors) {
 
 /// Names that were taken stay counted.
 fn check_collisions(check: &Check<'_>, errors: &mut Errors) {
-    let (new, old) = (collisions(check.new), check.old.map_or(0, collisions));
+    let (new, old) = (collisions(check.new), check.old.and_then(collisions));
     if new < old {
+        let new = new.unwrap_or_default();
         errors.push(FieldError::invalid("status.collisionCount", new, "cannot be decremented"));
     }
 }
 
-fn collisions(object: &Value) -> i64 {
-    object["status"]["collisionCount"].as_i64().unwrap_or_default()
+fn collisions(object: &Value) -> Option<i64> {
+    object["status"]["collisionCount"].as_i64()
 }
 
 pub(super) fn replica_set_status(check: &Check<'_>, errors: &mut Errors) {
@@ -258,8 +259,10 @@ fn validate_selected(spec: &Value, what: &str, errors: &mut Errors) {
             errors.push(FieldError::invalid("spec.selector", wanted.clone(), why));
         }
         // What a selector that cannot be read would find in the template is not asked.
-        if what == "deployment" {
-            return;
+        match what {
+            "deployment" => return,
+            "statefulset" => return validate_lasting(&spec["template"], errors),
+            _ => {}
         }
     } else if !LabelSelector::from_value(wanted).is_ok_and(|s| s.matches_with(|key| labels[key].as_str())) {
         errors.push(mismatch(labels));
