@@ -14,6 +14,7 @@ mod requests;
 mod storage;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use api_types::json_path::JsonPath;
@@ -218,32 +219,42 @@ fn or_none(text: &str) -> Value {
     json!(if text.is_empty() { "<none>" } else { text })
 }
 
+/// The entries of a map in the order of their keys.
+fn sorted<'m, 'a>(map: &'m Node<'a>) -> Vec<(&'m str, &'m Node<'a>)> {
+    let entries = map.as_object().into_iter().flatten();
+    let mut entries: Vec<_> = entries.map(|(key, value)| (key.as_ref(), value)).collect();
+    entries.sort_by_key(|(key, _)| *key);
+    entries
+}
+
 /// A plain map of labels as `a=b,c=d`.
 fn labels(map: &Node<'_>) -> String {
-    let pairs = map.as_object().into_iter().flatten();
+    let pairs = sorted(map).into_iter();
     pairs
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
         .collect::<Vec<_>>()
         .join(",")
 }
 
-/// A LabelSelector as text.
+/// A LabelSelector as text: its terms in the order of their keys, and the values of each in their own.
 fn selector(selector: &Node<'_>) -> String {
-    let mut terms = Vec::new();
-    let plain = labels(&selector["matchLabels"]);
-    if !plain.is_empty() {
-        terms.push(plain);
-    }
+    let plain = sorted(&selector["matchLabels"]).into_iter();
+    let mut terms: Vec<(&str, String)> =
+        plain.map(|(key, value)| (key, format!("{key}={}", value.as_str().unwrap_or_default()))).collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();
-        let values = join(expression["values"].as_array().into_iter().flatten().filter_map(Node::as_str));
-        terms.push(match expression["operator"].as_str() {
+        let values = expression["values"].as_array().into_iter().flatten();
+        let values = join(values.filter_map(Node::as_str).collect::<BTreeSet<_>>().into_iter());
+        let term = match expression["operator"].as_str() {
             Some("In") => format!("{key} in ({values})"),
             Some("NotIn") => format!("{key} notin ({values})"),
             Some("DoesNotExist") => format!("!{key}"),
             _ => key.to_owned(),
-        });
+        };
+        terms.push((key, term));
     }
+    terms.sort_by_key(|(key, _)| *key);
+    let terms: Vec<String> = terms.into_iter().map(|(_, term)| term).collect();
     if terms.is_empty() { "<none>".to_owned() } else { terms.join(",") }
 }
 

@@ -47,7 +47,7 @@ fn parameters(printed: &Printed<'_>) -> String {
 
 fn go_selector(selector: &Node<'_>) -> String {
     let text = |value: &Node<'_>| value.as_str().unwrap_or_default().to_owned();
-    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    let labels = super::sorted(&selector["matchLabels"]).into_iter();
     let labels: String = labels.map(|(key, value)| format!("{key}: {},", text(value))).collect();
     let terms = selector["matchExpressions"].as_array().into_iter().flatten();
     let terms: String = terms

@@ -1,5 +1,7 @@
 //! Services and what stands behind and before them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{Node, Printed, join, labels, or_none, selector};
@@ -16,14 +18,17 @@ pub(super) fn service(printed: &Printed<'_>) -> Vec<Value> {
     ]
 }
 
+/// Where a balancer is reached, each place once.
+fn balanced(printed: &Printed<'_>) -> String {
+    let points = printed.list("/status/loadBalancer/ingress").iter();
+    let places: BTreeSet<&str> =
+        points.filter_map(|point| point["ip"].as_str().or(point["hostname"].as_str())).collect();
+    join(places.into_iter())
+}
+
 fn external_address(printed: &Printed<'_>) -> String {
     let external = join(printed.list("/spec/externalIPs").iter().filter_map(Node::as_str));
-    let balanced = join(
-        printed
-            .list("/status/loadBalancer/ingress")
-            .iter()
-            .filter_map(|ingress| ingress["ip"].as_str().or(ingress["hostname"].as_str())),
-    );
+    let balanced = balanced(printed);
     match printed.text("/spec/type") {
         "ExternalName" => printed.text("/spec/externalName").to_owned(),
         "LoadBalancer" if balanced.is_empty() && external.is_empty() => "<pending>".to_owned(),
@@ -54,7 +59,6 @@ fn ports(printed: &Printed<'_>) -> String {
 /// The first three of `all`, and how many more there are.
 fn first_three(all: &[String]) -> String {
     match all {
-        [] => "<none>".to_owned(),
         few if few.len() <= 3 => few.join(","),
         many => format!("{} + {} more...", many[..3].join(","), many.len() - 3),
     }
@@ -69,20 +73,29 @@ pub(super) fn endpoints(printed: &Printed<'_>) -> Vec<Value> {
             Some(ports) if !ports.is_empty() => {
                 for port in ports {
                     let number = port["port"].as_i64().unwrap_or(0);
-                    all.extend(ips.iter().map(|ip| format!("{ip}:{number}")));
+                    all.extend(ips.iter().map(|ip| match ip.contains(':') {
+                        true => format!("[{ip}]:{number}"),
+                        false => format!("{ip}:{number}"),
+                    }));
                 }
             }
             _ => all.extend(ips.iter().map(|ip| (*ip).to_owned())),
         }
     }
-    vec![printed.name(), json!(first_three(&all)), printed.age()]
+    let is_empty = printed.list("/subsets").is_empty();
+    let shown = if is_empty { "<none>".to_owned() } else { first_three(&all) };
+    vec![printed.name(), json!(shown), printed.age()]
 }
 
 pub(super) fn endpoint_slice(printed: &Printed<'_>) -> Vec<Value> {
     let ports: Vec<String> = printed
         .list("/ports")
         .iter()
-        .map(|port| port["port"].as_i64().map_or_else(|| "*".to_owned(), |number| number.to_string()))
+        .map(|port| match (port["port"].as_i64(), port["name"].as_str()) {
+            (Some(number), _) => number.to_string(),
+            (None, Some(name)) => name.to_owned(),
+            (None, None) => "*".to_owned(),
+        })
         .collect();
     let addresses: Vec<String> = printed
         .list("/endpoints")
@@ -90,7 +103,7 @@ pub(super) fn endpoint_slice(printed: &Printed<'_>) -> Vec<Value> {
         .flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten())
         .filter_map(|address| address.as_str().map(str::to_owned))
         .collect();
-    let unset = |text: String| if text == "<none>" { "<unset>".to_owned() } else { text };
+    let unset = |text: String| if text.is_empty() { "<unset>".to_owned() } else { text };
     vec![
         printed.name(),
         json!(printed.text("/addressType")),
@@ -107,12 +120,7 @@ pub(super) fn ingress(printed: &Printed<'_>) -> Vec<Value> {
         .filter_map(|rule| rule["host"].as_str().map(str::to_owned))
         .collect();
     let hosts = if hosts.is_empty() { "*".to_owned() } else { first_three(&hosts) };
-    let addresses = join(
-        printed
-            .list("/status/loadBalancer/ingress")
-            .iter()
-            .filter_map(|ingress| ingress["ip"].as_str().or(ingress["hostname"].as_str())),
-    );
+    let addresses = balanced(printed);
     let ports = if printed.list("/spec/tls").is_empty() { "80" } else { "80, 443" };
     vec![
         printed.name(),
@@ -177,5 +185,41 @@ mod tests {
         let object = json!({"metadata": {"name": "web", "creationTimestamp": "2026-01-01T00:00:00Z"},
             "subsets": [{"addresses": addresses, "ports": [{"port": 80}]}]});
         check(endpoints, &object, &["web", "10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 2 more...", "5m"]);
+    }
+
+    #[test]
+    fn selectors_and_balancers_are_shown_in_order() {
+        let object = json!({"metadata": {"name": "web", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.9", "selector": {"b": "2", "a": "1"}},
+            "status": {"loadBalancer": {"ingress": [{"hostname": "h"}, {"ip": "1.2.3.4"}, {"hostname": "h"}]}}});
+        check(
+            service,
+            &object,
+            &["web", "LoadBalancer", "10.96.0.9", "1.2.3.4,h", "<none>", "5m", "a=1,b=2"],
+        );
+        let object = json!({"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"podSelector": {"matchLabels": {"c": "1"}, "matchExpressions": [{"key": "b", "operator": "In", "values": ["z", "y"]}]}}});
+        check(network_policy, &object, &["p", "b in (y,z),c=1", "5m"]);
+    }
+
+    #[test]
+    fn ports_of_a_slice_are_numbers_or_names() {
+        let of = |ports: Value| json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:00Z"}, "addressType": "IPv4", "ports": ports});
+        for (ports, shown) in [
+            (json!([{"name": "a", "port": 80}, {"name": "b"}]), "80,b"),
+            (json!([{"name": ""}]), "<unset>"),
+            (json!([]), "<unset>"),
+        ] {
+            check(endpoint_slice, &of(ports), &["s", "IPv4", shown, "<unset>", "5m"]);
+        }
+    }
+
+    #[test]
+    fn only_endpoints_without_subsets_have_none() {
+        let of = |subsets: Value| json!({"metadata": {"name": "e", "creationTimestamp": "2026-01-01T00:00:00Z"}, "subsets": subsets});
+        check(endpoints, &of(json!(null)), &["e", "<none>", "5m"]);
+        check(endpoints, &of(json!([{"notReadyAddresses": [{"ip": "1.2.3.4"}]}])), &["e", "", "5m"]);
+        let six = json!([{"addresses": [{"ip": "fd00::1"}], "ports": [{"port": 80}]}]);
+        check(endpoints, &of(six), &["e", "[fd00::1]:80", "5m"]);
     }
 }
