@@ -14,6 +14,9 @@ const DELETE_ITEMS: &str = "$deleteFromPrimitiveList/";
 
 /// Applies `patch` to `object`.
 pub fn apply(schema: &Schema, object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    if patch.is_null() {
+        return Ok(object.clone());
+    }
     let (Value::Object(fields), Value::Object(patch)) = (object, patch) else {
         return Err(PatchError::Malformed("a strategic merge patch must be an object".to_owned()));
     };
@@ -126,6 +129,9 @@ fn merge_list(
         Some(PatchStrategy { merge: true, merge_key, .. }) => merge_key.as_deref(),
         _ => return patch.iter().filter(|v| !is_deletion(v)).map(clean).collect(),
     };
+    if !order.is_empty() {
+        check_order(key, patch, order)?;
+    }
     let server_order = old.clone();
     let merged = match key {
         Some(key) => merge_keyed(item, key, old, patch)?,
@@ -135,6 +141,34 @@ fn merge_list(
     let mentioned: Vec<_> = patch.iter().filter(|p| p.get(DIRECTIVE).is_none()).cloned().collect();
     let merged = if replaced { merged } else { reorder(merged, &server_order, &mentioned, key) };
     Ok(if order.is_empty() { merged } else { reorder(merged, &server_order, order, key) })
+}
+
+/// What a patch changes stands in the order that it gives, one after the other.
+fn check_order(key: Option<&str>, patch: &[Value], order: &[Value]) -> Result<(), PatchError> {
+    let id = |item: &Value| match key {
+        None => Ok(item.clone()),
+        Some(key) => item.get(key).cloned().ok_or_else(|| no_key(item, key)),
+    };
+    let mut places = order.iter();
+    for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+        let wanted = id(item)?;
+        let mut found = false;
+        while !found && let Some(place) = places.next() {
+            found = id(place)? == wanted;
+        }
+        if !found {
+            let [patch, order] = [patch, order].map(|list| go_text(&Value::from(list.to_vec())));
+            let why =
+                format!("The order in patch list:\n{patch}\n doesn't match {SET_ORDER} list:\n{order}\n");
+            return Err(PatchError::Unmergeable(why));
+        }
+    }
+    Ok(())
+}
+
+fn no_key(item: &Value, key: &str) -> PatchError {
+    let why = format!("map: {} does not contain declared merge key: {key}", go_text(item));
+    PatchError::Unmergeable(why)
 }
 
 fn merge_scalars(mut old: Vec<Value>, patch: &[Value], deleted: &[Value]) -> Vec<Value> {
@@ -160,10 +194,11 @@ fn merge_keyed(
         let Value::Object(fields) = item else {
             return Err(bad(format!("item of a list merged by {key:?} must be an object")));
         };
-        let Some(name) = fields.get(key) else {
-            let why = format!("map: {} does not contain declared merge key: {key}", go_text(item));
+        let name = fields.get(key).ok_or_else(|| no_key(item, key))?;
+        if let Some(other) = fields.get(DIRECTIVE).filter(|directive| *directive != "delete") {
+            let why = format!("unknown patch type: {} in map: {}", go_text(other), go_text(item));
             return Err(PatchError::Unmergeable(why));
-        };
+        }
         let at = old.iter().position(|o| o.get(key) == Some(name));
         match (fields.get(DIRECTIVE).is_some_and(|d| d == "delete"), at) {
             (true, _) => old.retain(|o| o.get(key) != Some(name)),
@@ -329,6 +364,25 @@ mod tests {
         check("Pod", old.clone(), patch, expect![[r#"{"metadata":{"finalizers":["c","b"]}}"#]]);
         let only = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}});
         check("Pod", old, only, expect![[r#"{"metadata":{"finalizers":["b"]}}"#]]);
+    }
+
+    #[test]
+    fn a_patch_out_of_its_own_order_and_an_unknown_directive_are_refused() {
+        let order = |order: Value, patch: Value| json!({"spec": {"$setElementOrder/containers": order, "containers": patch}});
+        for (patch, fits) in [
+            (order(json!([{"name": "a"}, {"name": "b"}]), json!([{"name": "b", "image": "x"}])), true),
+            (order(json!([{"name": "a"}]), json!([{"name": "b", "$patch": "delete"}])), true),
+            (order(json!([{"name": "a"}]), json!([{"name": "b"}])), false),
+            (order(json!([{"name": "a"}, {"name": "b"}]), json!([{"name": "b"}, {"name": "a"}])), false),
+            (order(json!([{"image": "a"}]), json!([{"name": "b"}])), false),
+            (pod(json!([{"name": "a", "$patch": "frob"}])), false),
+            (Value::Null, true),
+        ] {
+            let schema = crate::schema::builtin(find_kind("", "v1", "Pod").unwrap()).unwrap();
+            let done = apply(&schema, &pod(json!([{"name": "a"}, {"name": "b"}])), &patch);
+            let is_refused = matches!(done, Err(PatchError::Unmergeable(_)));
+            assert_eq!((done.is_ok(), is_refused), (fits, !fits), "{patch}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Verb for Apply {
         };
         // What is wrong with a configuration is said of the object as its author names it.
         let named = config["metadata"]["namespace"].clone();
-        metadata::check_identity(&call.kind, call.namespace(), &call.info.name, &mut config)?;
+        metadata::check_identity(&call.kind, call.namespace(), "", &mut config)?;
         if !call.namespace().is_empty() && named.is_null() {
             config["metadata"].as_object_mut().map(|metadata| metadata.shift_remove("namespace"));
         }

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::delete::{DeleteOptions, Reviewed, list_of, remove};
 use super::selection::Selection;
-use super::{Answer, Call, Verb};
+use super::{Answer, Call, Verb, list};
 use crate::cache::Stored;
 use crate::negotiate;
 
@@ -20,6 +20,8 @@ impl Verb for DeleteCollection {
     async fn answer(call: Call) -> Answer {
         let options = DeleteOptions::parse(&call)?;
         let selection = Selection::parse(&call.kind, &call.info.query)?;
+        list::validate_options(&call.info.query)?;
+        list::check_not_older(&call)?;
         let namespace = call.kind.is_namespaced().then_some(call.namespace());
         let snapshot = call.server.objects.list(&call.kind.storage, namespace);
         let chosen: Vec<_> = snapshot.iter().filter(|s| selection.matches(s)).cloned().collect();

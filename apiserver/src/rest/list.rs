@@ -131,10 +131,7 @@ struct Page {
 impl Page {
     fn parse(call: &Call) -> Result<Self, Status> {
         let query = &call.info.query;
-        let errors = check_options(query);
-        if !errors.is_empty() {
-            return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", errors));
-        }
+        validate_options(query)?;
         let revision = revision_of(query)?;
         let after = query.get("continue").map(Token::decode).transpose()?;
         if after.is_some() && revision.is_some_and(|r| r > 0) {
@@ -214,6 +211,14 @@ pub(super) fn revision_of(query: &Query) -> Result<Option<Revision>, Status> {
     text.parse().map(Some).map_err(|_| {
         Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
     })
+}
+
+/// Refuses parameters of a list that do not go together.
+pub(super) fn validate_options(query: &Query) -> Result<(), Status> {
+    match check_options(query) {
+        errors if errors.is_empty() => Ok(()),
+        errors => Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", errors)),
+    }
 }
 
 /// What Kubernetes says about parameters of a list that do not go together.

@@ -50,7 +50,7 @@ pub(super) fn unite_owners(object: &mut Value) -> Option<String> {
     })
 }
 
-/// Fills in and checks type, namespace and name of a body against the path.
+/// Fills in and checks type and namespace of a body against the path, and that it has the name there, if one is.
 pub(super) fn check_identity(
     kind: &Kind,
     namespace: &str,
@@ -84,8 +84,10 @@ pub(super) fn check_identity(
     let given = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
     match (name, given) {
         ("", _) => {}
-        (_, "") => {
-            metadata.insert("name".into(), json!(name));
+        (name, "") => {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            )));
         }
         (name, given) if name != given => {
             return Err(Status::bad_request(format!(

@@ -61,6 +61,7 @@ impl Strategy for Namespaces {
                     check_finalizer(finalizer.as_str().unwrap_or_default(), &path, &mut errors);
                 }
             }
+            "status" => check_phase(new, &mut errors),
             // What was wrong before stays as it is.
             "" if security_labels(old).is_empty() => errors = security_labels(new),
             _ => {}
@@ -89,6 +90,18 @@ fn check_finalizer(name: &str, path: &str, errors: &mut Errors) {
     if !name.contains('/') && !matches!(name, FINALIZER | "orphan" | "foregroundDeletion") {
         let why = "name is neither a standard finalizer name nor is it fully qualified";
         errors.push(FieldError::invalid(path, name, why));
+    }
+}
+
+/// The phase says whether the namespace is being deleted, and nothing else.
+fn check_phase(namespace: &Value, errors: &mut Errors) {
+    let (phase, why) = match namespace["metadata"]["deletionTimestamp"].is_null() {
+        true => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
+        false => ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+    };
+    let said = &namespace["status"]["phase"];
+    if said != phase {
+        errors.push(FieldError::invalid("status.Phase", said.as_str().unwrap_or_default(), why));
     }
 }
 
@@ -125,6 +138,25 @@ fn is_version(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_phase_fits_the_deletion() {
+        for (deleted, phase, fits) in [
+            (false, "Active", true),
+            (false, "Terminating", false),
+            (true, "Terminating", true),
+            (true, "Active", false),
+            (false, "", false),
+        ] {
+            let mut namespace = json!({"metadata": {}, "status": {"phase": phase}});
+            if deleted {
+                namespace["metadata"]["deletionTimestamp"] = "now".into();
+            }
+            let mut errors = Errors::new();
+            check_phase(&namespace, &mut errors);
+            assert_eq!(errors.is_empty(), fits, "{deleted} {phase}");
+        }
+    }
 
     #[test]
     fn a_namespace_waits_for_its_finalizer() {

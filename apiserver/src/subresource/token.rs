@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Action, Subresource};
+use super::{Action, Subresource, check_name};
 use crate::admission::{Operation, Options};
 use crate::authn::service_account::{Bound, Claims, ISSUER, Reference, Tokens};
 use crate::rest::{Answer, Call, WriteOptions, admit_body, decode, media_type, typed};
@@ -26,7 +26,10 @@ fn request(call: Call) -> BoxFuture<'static, Answer> {
         let options = WriteOptions::parse(&call.info.query, &call.headers, "CreateOptions")?;
         let kind = call.kind.body_of(Token::NAME).ok_or_else(Status::unknown_resource)?;
         let decoded = decode(media_type(&call.headers), &call.body, "TokenRequest")?;
-        let mut body = typed::read_part(&call, decoded, &call.info.name, options.field_validation)?;
+        let mut body = typed::read_part(&call, decoded, "", options.field_validation)?;
+        if body["metadata"]["name"].as_str().is_some_and(|name| !name.is_empty()) {
+            check_name(&call, &body)?;
+        }
         default(&kind, &mut body);
         typed::track_body(&call, &kind, &mut body, &options.manager);
         let account = call.value_of(&*call.stored()?);
