@@ -226,14 +226,19 @@ fn reconcile(
     force: bool,
 ) -> Result<Applied, ApplyError> {
     let mut mine = entry(writer, Operation::Apply);
-    mine.fields = own(fields_of(schema, config), writer).into();
     let last = managed.position(&mine).map(|i| managed.entries.remove(i));
-    managed.entries.push(mine.clone());
+    // What a configuration says stays, also what nobody comes to own by it, such as the name.
+    let said = writer.reset.iter().fold(fields_of(schema, config), |set, path| set.without(path));
+    managed.entries.push(Entry { fields: said.clone().into(), ..mine.clone() });
     let merged = merge::merge(schema, Some(old), config);
     let pruned = match &last {
         Some(last) => prune(&Versions { schema, writer }, merged, &managed, last),
         None => merged,
     };
+    mine.fields = own(said, writer).into();
+    if let Some(entry) = managed.entries.last_mut() {
+        entry.fields.clone_from(&mine.fields);
+    }
     let differences = Differences::between(&Versions { schema, writer }, old, &pruned, &managed);
     let conflicts = conflicts(&managed, &mine, &differences);
     if !force && !conflicts.is_empty() {

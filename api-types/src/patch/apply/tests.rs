@@ -294,3 +294,15 @@ fn what_changed_since_the_client_side_apply_and_other_managers_still_conflict() 
     assert_eq!(conflicts(o.apply("kubectl", false, both.clone())), [".data.y"]);
     assert_eq!(conflicts(o.apply("somebody", false, both)), [".data.x", ".data.y"]);
 }
+
+#[test]
+fn an_owner_that_drops_all_of_the_metadata_it_had_keeps_the_name() {
+    let mut o = Object::new("v1", "ConfigMap");
+    let finalized = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "a", "finalizers": ["example.com/a"]}});
+    o.apply("alpha", false, finalized).unwrap();
+    o.apply("alpha", false, config_map(json!({"x": "1"}))).unwrap();
+    o.check(expect![[r#"
+        {"metadata":{"name":"a"},"apiVersion":"v1","kind":"ConfigMap","data":{"x":"1"}}
+        alpha Apply 1970-01-01T00:00:02Z {"f:data":{"f:x":{}}}"#]]);
+}
