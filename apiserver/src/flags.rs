@@ -27,6 +27,12 @@ pub struct Flags {
     /// Address and port to serve HTTPS on.
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Serve on this address, whatever --listen says.
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<IpAddr>,
+    /// Serve on this port, whatever --listen says.
+    #[arg(long, value_name = "PORT")]
+    secure_port: Option<u16>,
     /// Where other machines reach this server: the endpoint of the service `kubernetes` [default: where it listens,
     /// or this machine's own address if that is a loopback or unspecified one].
     #[arg(long, value_name = "ADDRESS")]
@@ -35,7 +41,12 @@ pub struct Flags {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     tls_san: Vec<String>,
     /// Services get their addresses from this range.
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    #[arg(
+        long,
+        visible_alias = "service-cluster-ip-range",
+        default_value = "10.96.0.0/16",
+        value_name = "CIDR"
+    )]
     service_cidr: String,
     /// A CSV file of static tokens: token,user,uid,"group1,group2".
     #[arg(long, value_name = "FILE")]
@@ -89,7 +100,7 @@ impl Flags {
     pub fn config(self, clock: Clock) -> Config {
         Config {
             backend: self.backend(),
-            listen: Some(self.listen),
+            listen: Some(self.address()),
             advertise: self.advertise_address,
             limits: Limits {
                 reading_inflight_max: self.max_requests_inflight,
@@ -115,6 +126,11 @@ impl Flags {
             flags: Vec::new(),
             random: Random::system(),
         }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let address = self.bind_address.unwrap_or(self.listen.ip());
+        SocketAddr::new(address, self.secure_port.unwrap_or(self.listen.port()))
     }
 
     fn backend(&self) -> Backend {
@@ -311,6 +327,15 @@ mod tests {
         let Backend::Disk { dir, limits } = on_disk.backend else { panic!("not on disk") };
         assert_eq!((dir, limits.history.age_max), (PathBuf::from("d/store"), Duration::from_secs(90)));
         assert_eq!(on_disk.pki_dir, Some(PathBuf::from("d/pki")));
+    }
+
+    #[tokio::test]
+    async fn address_and_port_can_be_given_as_to_kube_apiserver() {
+        let listen = |args: &[&str]| config(args).listen.unwrap().to_string();
+        assert_eq!(listen(&["--listen", "10.0.0.1:1"]), "10.0.0.1:1");
+        assert_eq!(listen(&["--secure-port", "2"]), "127.0.0.1:2");
+        assert_eq!(listen(&["--bind-address", "0.0.0.0"]), "0.0.0.0:6443");
+        assert_eq!(config(&["--service-cluster-ip-range", "10.0.0.0/24"]).service_cidr, "10.0.0.0/24");
     }
 
     #[tokio::test]

@@ -73,4 +73,13 @@ fn the_tour_runs_real_processes_and_leaves_nothing() {
     assert!(daemon.stop(Duration::from_secs(60)).success());
     assert_eq!(traces(data.path()), "");
     assert_eq!(pod_routes(), 0, "no network link is left");
+
+    let up = Up::start_beside(data, &["--nodes", "3"]);
+    let kubectl = up.kubectl();
+    kubectl.run(&["rollout", "status", "deploy/web", "--timeout", "60s"]);
+    kubectl.run(&["rollout", "status", "statefulset/database", "--timeout", "60s"]);
+    assert_eq!(kubectl.run(&["exec", "database-1", "--", "cat", "/data/name"]), "I am database-1\n");
+    let Up { daemon, data } = up;
+    assert!(daemon.stop(Duration::from_secs(60)).success());
+    assert_eq!(traces(data.path()), "");
 }

@@ -37,6 +37,23 @@ impl Up {
     fn start_in(data: tempfile::TempDir, args: &[&str]) -> Self {
         let mut command = Command::new(binary("coxswain"));
         command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(args);
+        Self::start_with(command, data)
+    }
+
+    /// As `start_in`, with the folder named as it is seen from where it lies.
+    fn start_beside(data: tempfile::TempDir, args: &[&str]) -> Self {
+        let mut command = Command::new(binary("coxswain"));
+        let (folder, name) =
+            (data.path().parent().expect("a folder"), data.path().file_name().expect("a name"));
+        command
+            .current_dir(folder)
+            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(name)
+            .args(args);
+        Self::start_with(command, data)
+    }
+
+    fn start_with(mut command: Command, data: tempfile::TempDir) -> Self {
         let mut daemon = Daemon::start("coxswain up", &mut command);
         daemon.wait_for("All is ready", LIMIT);
         Self { daemon, data }
