@@ -2,6 +2,7 @@
 
 use api_types::kinds::Kind;
 use api_types::status::{self, FieldError, Status};
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ impl Verb for Delete {
     async fn answer(call: Call) -> Answer {
         let options = DeleteOptions::parse(&call)?;
         let removed = remove(&call, &call.info.name, &options, Reviewed::Now).await?;
-        call.plain(StatusCode::OK, &removed.shown(&call))
+        removed.answer(&call)
     }
 }
 
@@ -152,29 +153,28 @@ fn check_together(body: &Value, dry_run: bool) -> Vec<FieldError> {
 }
 
 /// What a deletion left.
-pub(crate) enum Removed {
-    /// The object is there still, marked as being deleted.
-    Marked(Value),
-    Gone(Value),
+pub(crate) struct Removed {
+    name: String,
+    uid: String,
+    /// Else it is there still, marked as being deleted.
+    is_gone: bool,
+    /// Its last state, in the request's version.
+    pub(super) bytes: Bytes,
 }
 
 impl Removed {
-    /// The answer's body: the object while it is there, else a `Status`, or what its strategy wants shown.
-    pub(crate) fn shown(&self, call: &Call) -> Value {
-        match self {
-            Self::Marked(object) => object.clone(),
-            Self::Gone(object) if strategy::shows_deleted(&call.kind) => object.clone(),
-            Self::Gone(object) => {
-                let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-                status::success(&call.kind, &text("name"), &text("uid"))
-            }
-        }
+    fn of(object: &Value, is_gone: bool, bytes: Bytes) -> Self {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        Self { name: text("name"), uid: text("uid"), is_gone, bytes }
     }
 
-    pub(crate) fn object(&self) -> &Value {
-        match self {
-            Self::Marked(object) | Self::Gone(object) => object,
-        }
+    /// The object while it is there, else a `Status`, or what its strategy wants shown.
+    pub(super) fn answer(&self, call: &Call) -> Answer {
+        let shown = match self.is_gone && !strategy::shows_deleted(&call.kind) {
+            true => status::success(&call.kind, &self.name, &self.uid),
+            false => serde_json::from_slice(&self.bytes).map_err(Status::internal)?,
+        };
+        call.plain(StatusCode::OK, &shown)
     }
 }
 
@@ -304,13 +304,14 @@ async fn take(
     options: &DeleteOptions,
 ) -> Result<Option<Removed>, Status> {
     let (object, goes) = match step {
-        Step::Nothing(object) => return Ok(Some(Removed::Marked(object))),
+        Step::Nothing(object) => return Ok(Some(Removed::of(&object, false, negotiate::encode(&object)))),
         Step::Mark(object) => (object, false),
         Step::Remove(object) => (object, true),
     };
     if options.dry_run {
-        return Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }));
+        return Ok(Some(Removed::of(&object, goes, negotiate::encode(&object))));
     }
+    let removed = Removed::of(&object, goes, Bytes::new());
     let key = stored.key.clone();
     let beside = companions::of(call, Some(&object).filter(|_| goes));
     let body = Body::encode(&convert::store(&call.server, &call.kind, object).await?);
@@ -328,19 +329,12 @@ async fn take(
     match call.commit(transaction).await {
         Ok(revision) => {
             let bytes = convert::written(&call.server, &call.kind, &body.at(revision)).await?;
-            let object: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
             if goes {
-                call.release(object.clone());
+                call.release(serde_json::from_slice(&bytes).map_err(Status::internal)?);
             }
-            Ok(Some(if goes { Removed::Gone(object) } else { Removed::Marked(object) }))
+            Ok(Some(Removed { bytes, ..removed }))
         }
         Err(CommitError::Conflict { .. }) => Ok(None),
         Err(error) => Err(commit_status(&error)),
     }
-}
-
-/// The form in which many deletions are answered.
-pub(super) fn list_of(call: &Call, removed: &[Removed]) -> negotiate::Items {
-    let objects = removed.iter().map(|r| negotiate::encode(r.object())).collect();
-    negotiate::Items { objects, revision: call.server.objects.revision(), continues: None, remaining: None }
 }

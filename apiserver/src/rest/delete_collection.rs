@@ -6,7 +6,7 @@ use api_types::status::Reason;
 use futures::stream::{self, StreamExt};
 use http::StatusCode;
 
-use super::delete::{DeleteOptions, Reviewed, list_of, remove};
+use super::delete::{DeleteOptions, Reviewed, remove};
 use super::selection::Selection;
 use super::{Answer, Call, Verb, list};
 use crate::cache::Stored;
@@ -34,14 +34,15 @@ impl Verb for DeleteCollection {
         let mut removed = Vec::new();
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(one) => removed.push(one),
+                Ok(one) => removed.push(one.bytes),
                 // Somebody else deleted it meanwhile: that is what was wanted.
                 Err(status) if status.reason == Reason::NotFound => {}
                 Err(status) => return Err(status),
             }
         }
         drop(answers);
-        let items = list_of(&call, &removed);
+        let revision = call.server.objects.revision();
+        let items = negotiate::Items { objects: removed, revision, continues: None, remaining: None };
         let now = call.server.clock.now();
         let body = negotiate::list_body(&call.kind, &items, &call.accept, call.include(), now);
         negotiate::answer_json(StatusCode::OK, body, &call.accept)

@@ -3,7 +3,6 @@
 
 use api_types::patch::changes::{UndoConflict, changes, undo};
 use api_types::status::{Cause, Details, Reason, Status};
-use http::StatusCode;
 use serde_json::Value;
 
 use super::write::{Manage, Proposal, create_object, update_object};
@@ -76,8 +75,7 @@ async fn undo_create(call: &Call, options: &WriteOptions, after: &Value) -> Answ
         dry_run: options.dry_run,
         ..DeleteOptions::default()
     };
-    let removed = remove(call, &call.info.name, &options, Reviewed::Now).await?;
-    call.plain(StatusCode::OK, &removed.shown(call))
+    remove(call, &call.info.name, &options, Reviewed::Now).await?.answer(call)
 }
 
 /// The object comes back as a new one of the same name.
