@@ -29,8 +29,7 @@ impl Selection {
             .map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &mut fields.terms {
             let known = matches!(term.path.as_str(), "metadata.name")
-                || (term.path == "metadata.namespace"
-                    && (kind.is_namespaced() || !kind.definition.is_empty()))
+                || (term.path == "metadata.namespace" && names_namespaces(kind))
                 || kind.is_selectable(&term.path);
             // Where a group has no conversions of its own, those of all kinds refuse.
             let is_plain =
@@ -100,5 +99,31 @@ impl Selection {
     pub(super) fn filter(&self) -> Arc<dyn Fn(&Stored) -> bool + Send + Sync> {
         let selection = self.clone();
         Arc::new(move |stored| selection.matches(stored))
+    }
+}
+
+/// Whether a selector may name the namespace: also of objects that have none, where the kind has no rules of its own
+/// for what may be named.
+fn names_namespaces(kind: &Kind) -> bool {
+    kind.is_namespaced() || (kind.custom.is_none() && kind.selectable_fields.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::kinds::find_resource;
+
+    use super::*;
+
+    #[test]
+    fn the_namespace_is_named_where_the_kind_knows_it() {
+        for (group, plural, named) in [
+            ("", "pods", true),
+            ("", "nodes", false),
+            ("", "namespaces", false),
+            ("", "persistentvolumes", true),
+            ("certificates.k8s.io", "certificatesigningrequests", false),
+        ] {
+            assert_eq!(names_namespaces(find_resource(group, "v1", plural).unwrap()), named, "{plural}");
+        }
     }
 }

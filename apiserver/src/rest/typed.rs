@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::body::{Decoded, Duplicates};
 use super::options::FieldValidation;
 use super::{Call, WriteOptions, metadata, translation};
+use crate::strategy::isolate;
 
 /// Checks a decoded body against the kind's schema. A wrong type is an error; unknown and duplicate fields
 /// are refused, warned of or left unsaid, as the client wishes, and unknown ones are dropped.
@@ -207,11 +208,12 @@ pub(crate) fn track_body(call: &Call, kind: &Kind, object: &mut Value, manager: 
 fn writer<'a>(call: &'a Call, manager: &'a str, api_version: &'a str) -> Writer<'a> {
     // What a write of this sort cannot change, nobody comes to own by it.
     const STATUS: &[&[&str]] = &[&["status"]];
-    const ALL_BUT_STATUS: &[&[&str]] = &[&["spec"]];
+    const SPEC: &[&[&str]] = &[&["spec"]];
     let separate = call.kind.find_subresource("status").is_some();
     let reset = match (separate, call.info.subresource.as_str()) {
         (true, "") => STATUS,
-        (true, "status" | "approval") => ALL_BUT_STATUS,
+        (true, "status") => isolate::kept_by_status(&call.kind),
+        (true, "approval") => SPEC,
         _ => &[],
     };
     Writer {

@@ -41,6 +41,55 @@ const UNCOUNTED_WITH_STATUS: &[&str] = &[
 /// Counted from the first change on: a new object of these has no generation yet.
 const COUNTED_FROM_ZERO: &[&str] = &["storage.k8s.io/csidrivers"];
 
+/// The parts of an object by paths, as those who write it come to own them.
+type Paths = &'static [&'static [&'static str]];
+
+/// What of the metadata a write of the status leaves as it was, and so nobody comes to own by it.
+struct Sheltered {
+    storage: &'static [&'static str],
+    fields: &'static [&'static str],
+    paths: Paths,
+}
+
+const SHELTERED_FROM_STATUS: &[Sheltered] = &[
+    Sheltered {
+        storage: &["pods"],
+        fields: &["ownerReferences"],
+        paths: &[&["spec"], &["metadata", "ownerReferences"]],
+    },
+    Sheltered {
+        storage: &["apps/deployments"],
+        fields: &["labels"],
+        paths: &[&["spec"], &["metadata", "labels"]],
+    },
+    Sheltered {
+        storage: &[
+            "admissionregistration.k8s.io/validatingadmissionpolicies",
+            "apiregistration.k8s.io/apiservices",
+            "flowcontrol.apiserver.k8s.io/flowschemas",
+            "flowcontrol.apiserver.k8s.io/prioritylevelconfigurations",
+            "networking.k8s.io/servicecidrs",
+            "resource.k8s.io/resourceclaims",
+            "storage.k8s.io/volumeattachments",
+        ],
+        fields: &["labels", "annotations", "finalizers", "ownerReferences"],
+        paths: &[&["spec"], &["metadata"]],
+    },
+];
+
+fn sheltered(kind: &Kind) -> Option<&'static Sheltered> {
+    SHELTERED_FROM_STATUS.iter().find(|row| row.storage.contains(&kind.storage.as_str()))
+}
+
+/// What a write of the status cannot change, and nobody comes to own by it.
+pub(crate) fn kept_by_status(kind: &Kind) -> Paths {
+    match sheltered(kind) {
+        Some(row) => row.paths,
+        None if kind.custom.is_some() => &[&["spec"], &["metadata"]],
+        None => &[&["spec"]],
+    }
+}
+
 /// Whether `metadata.generation` counts changes of this kind's spec. Custom kinds always have one.
 pub(crate) fn is_counted(kind: &Kind) -> bool {
     let storage = kind.storage.as_str();
@@ -80,7 +129,7 @@ pub(crate) fn for_create(kind: &Kind, new: &mut Value) {
 pub(crate) fn for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &Value) {
     keep_server_owned(new, old);
     match subresource {
-        "status" => keep_all_but_status(new, old),
+        "status" => keep_all_but_status(kind, new, old),
         // These change spec and status in one write.
         "binding" | "approval" => {}
         _ if has_status(kind) => keep_status(new, old),
@@ -103,9 +152,8 @@ fn keep_server_owned(new: &mut Value, old: &Value) {
     }
 }
 
-/// A write of the status may change the status, and of the metadata only what is not the user's: finalizers,
-/// owners, labels and annotations stay editable as in kube-apiserver's own strategies for most kinds.
-fn keep_all_but_status(new: &mut Value, old: &Value) {
+/// A write of the status may change the status, and the metadata as far as the kind does not shelter it.
+fn keep_all_but_status(kind: &Kind, new: &mut Value, old: &Value) {
     let (Some(object), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
     object.retain(|field, _| matches!(field.as_str(), "metadata" | "status") || before.contains_key(field));
     for (field, value) in before {
@@ -115,7 +163,9 @@ fn keep_all_but_status(new: &mut Value, old: &Value) {
         }
     }
     if let Some(metadata) = object.get_mut("metadata") {
-        copy_field(metadata, old.get("metadata"), "ownerReferences");
+        for field in sheltered(kind).map_or(&[][..], |row| row.fields) {
+            copy_field(metadata, old.get("metadata"), field);
+        }
     }
 }
 
@@ -183,6 +233,27 @@ mod tests {
         for_update(deployments(), "", &mut new, &stored());
         assert_eq!(new["metadata"], json!({"name": "a", "generation": 4}));
         assert_eq!(new["status"], json!({"replicas": 1}));
+    }
+
+    #[test]
+    fn a_write_of_the_status_changes_what_of_the_metadata_is_not_sheltered() {
+        let old = json!({"metadata": {"name": "a", "labels": {"a": "b"}}, "spec": {}});
+        for (group, kind, kept) in [
+            ("apps", "Deployment", &["labels"][..]),
+            ("apps", "ReplicaSet", &[]),
+            ("", "Pod", &["ownerReferences"]),
+            ("storage.k8s.io", "VolumeAttachment", &["labels", "annotations", "ownerReferences"]),
+        ] {
+            let kind = api_types::kinds::find_kind(group, "v1", kind).unwrap();
+            let mut new = json!({"metadata": {"name": "a", "labels": {"x": "y"}, "annotations": {"x": "y"},
+                "ownerReferences": [{"uid": "1"}]}, "spec": {}, "status": {}});
+            let sent = new.clone();
+            for_update(kind, "status", &mut new, &old);
+            for field in ["labels", "annotations", "ownerReferences"] {
+                let expected = if kept.contains(&field) { &old } else { &sent };
+                assert_eq!(new["metadata"][field], expected["metadata"][field], "{} {field}", kind.kind);
+            }
+        }
     }
 
     #[test]

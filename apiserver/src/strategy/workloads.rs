@@ -15,12 +15,6 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 impl Strategy for Deployments {
     fn prepare_for_update(&self, context: &Context<'_>, new: &mut Value, old: &Value) {
         isolate::for_update(context.kind, context.subresource, new, old);
-        if context.subresource == "status" {
-            new["metadata"]["labels"] = old["metadata"]["labels"].clone();
-            if old["metadata"]["labels"].is_null() {
-                new.get_mut("metadata").and_then(Value::as_object_mut).map(|m| m.shift_remove("labels"));
-            }
-        }
         // Rollouts are steered by annotations too, so that a change of them counts.
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         let annotations = |object: &Value| object["metadata"]["annotations"].clone();
