@@ -68,6 +68,7 @@ pub(crate) struct Report {
     pub(crate) pod: Arc<PodInfo>,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// Empty where the pod is not nominated for any node any more.
     pub(crate) nominated: Option<Arc<str>>,
     pub(crate) victims: Vec<Arc<PodInfo>>,
     /// Whether the message is news, or only the nomination is.
@@ -174,13 +175,41 @@ impl Brain {
             self.place(pod, now);
         } else if pod.terminating && !self.assumed.contains_key(&pod.uid) {
             self.queue.remove(&pod.uid);
-        } else if let Some(points) = self.profiles.find(&pod) {
-            self.queue.apply(pod, points, now);
+            self.withdraw(&pod.uid, now);
+        } else {
+            self.follow_nomination(&pod, now);
+            if let Some(points) = self.profiles.find(&pod) {
+                self.queue.apply(pod, points, now);
+            }
+        }
+    }
+
+    /// Room is kept where a waiting pod's status says, or where it was just made and the status will say so.
+    fn follow_nomination(&mut self, pod: &Arc<PodInfo>, now: Instant) {
+        if self.assumed.contains_key(&pod.uid) {
+            return;
+        }
+        let was_written = self.queue.pod(&pod.uid).is_some_and(|old| !old.state.nominated_node.is_empty());
+        match self.snapshot.nomination(&pod.uid).map(str::to_owned) {
+            _ if !pod.state.nominated_node.is_empty() => {
+                self.snapshot.nominate(pod.clone(), &pod.state.nominated_node);
+            }
+            Some(_) if was_written => self.withdraw(&pod.uid, now),
+            Some(node) => self.snapshot.nominate(pod.clone(), &node),
+            None => {}
+        }
+    }
+
+    /// The room kept for a pod is there for others again.
+    fn withdraw(&mut self, uid: &str, now: Instant) {
+        if let Some((pod, _)) = self.snapshot.withdraw(uid) {
+            self.wake(&ClusterEvent::PodRemoved(&pod), now);
         }
     }
 
     fn place(&mut self, pod: Arc<PodInfo>, now: Instant) {
         self.queue.remove(&pod.uid);
+        self.withdraw_elsewhere(&pod.uid, &pod.node_name, now);
         let was_assumed = self.assumed.remove(&pod.uid).is_some();
         let known = self.snapshot.pod(&pod.uid).cloned();
         match known {
@@ -205,8 +234,18 @@ impl Brain {
         }
     }
 
+    /// A pod is on a node. If room was kept for it on another, others may want that.
+    fn withdraw_elsewhere(&mut self, uid: &str, node: &str, now: Instant) {
+        if let Some((pod, nominated)) = self.snapshot.withdraw(uid)
+            && nominated != node
+        {
+            self.wake(&ClusterEvent::PodRemoved(&pod), now);
+        }
+    }
+
     fn forget_pod(&mut self, uid: &Arc<str>, now: Instant) {
         self.queue.remove(uid);
+        self.withdraw(uid, now);
         self.assumed.remove(uid);
         self.take_off(uid, now);
     }
@@ -346,6 +385,7 @@ impl Brain {
         let assumed = PodInfo { node_name: node.to_string(), ..(*pod).clone() };
         self.snapshot.place(Arc::new(assumed));
         self.assumed.insert(pod.uid.clone(), node.clone());
+        self.withdraw_elsewhere(&pod.uid, &node, now);
         Some(Effect::Bind { pod, node })
     }
 
@@ -355,7 +395,18 @@ impl Brain {
         let message = diagnosis.to_string();
         let mut victims = diagnosis.post.victims;
         victims.retain(|victim| !victim.terminating);
-        self.report(pod, "Unschedulable", message, diagnosis.post.nominated, victims)
+        let nominated = match diagnosis.post.nominated {
+            Some(node) => {
+                self.snapshot.nominate(pod.clone(), &node);
+                Some(node)
+            }
+            None if diagnosis.post.withdraws => {
+                self.withdraw(&pod.uid, now);
+                Some("".into())
+            }
+            None => None,
+        };
+        self.report(pod, "Unschedulable", message, nominated, victims)
     }
 
     fn report(

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::diagnosis::{Diagnosis, Histogram};
 use crate::framework::{
-    Check, CycleState, Failed, PluginId, PluginSet, Points, PostFiltered, PreFiltered, Reason, Refusal,
-    Refused,
+    Adjustment, Check, CycleState, Failed, PluginId, PluginSet, Points, PostFiltered, PreFiltered, Reason,
+    Refusal, Refused,
 };
 use crate::node::NodeInfo;
 use crate::plugins;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
+use crate::terms::Step;
 
 /// Below so many nodes all are looked at.
 const NODES_SAMPLED_MIN: usize = 100;
@@ -102,6 +103,60 @@ impl Points {
         }
         Ok(())
     }
+
+    /// As `filter_node`, on a node where room may be kept for other waiting pods: the pod must fit beside those
+    /// that are as important, and also without them, since they may never come.
+    pub(crate) fn filter_beside_nominated(
+        &self,
+        view: &View<'_>,
+        state: &mut CycleState,
+        node: &NodeInfo,
+    ) -> Result<(), (PluginId, Refusal)> {
+        let counts = |other: &&Arc<PodInfo>| other.priority >= view.pod.priority && other.uid != view.pod.uid;
+        let others = view.snapshot.nominated(node.name()).iter().filter(counts);
+        let mut imagined = None;
+        for other in others.clone() {
+            let node = imagined.get_or_insert_with(|| node.clone());
+            self.shift(view, state, node, other, Step::Add);
+        }
+        if let Some(mut imagined) = imagined {
+            let beside = self.filter_node(state, view.pod, &imagined, view.skipped);
+            for other in others {
+                self.shift(view, state, &mut imagined, other, Step::Remove);
+            }
+            beside?;
+        }
+        self.filter_node(state, view.pod, node, view.skipped)
+    }
+
+    /// Imagines a pod onto a node or away from it, also in what plugins computed before.
+    pub(crate) fn shift(
+        &self,
+        view: &View<'_>,
+        state: &mut CycleState,
+        node: &mut NodeInfo,
+        other: &Arc<PodInfo>,
+        step: Step,
+    ) {
+        match step {
+            Step::Add => node.add(other.clone()),
+            Step::Remove => drop(node.remove(&other.uid)),
+        }
+        let change = Adjustment { pod: view.pod, other, node, snapshot: view.snapshot, step };
+        for attached in &self.pre_filter {
+            if !view.skipped.contains(attached.id) {
+                attached.plugin.adjust(&change, state);
+            }
+        }
+    }
+}
+
+/// What all filters of one decision go by.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) pod: &'a PodInfo,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) skipped: PluginSet,
 }
 
 /// What the pre-filters left to do.
@@ -126,7 +181,7 @@ pub(crate) fn decide(request: &Request<'_>, scratch: &mut Scratch) -> Decision {
             return unfit(request, scratch, Some(refusal), PreResult::default(), request.start, &mut state);
         }
     };
-    let next_start = find_feasible(request, &pre, &state, scratch);
+    let next_start = find_feasible(request, &pre, &mut state, scratch);
     if scratch.feasible.is_empty() {
         return unfit(request, scratch, None, pre, next_start, &mut state);
     }
@@ -163,16 +218,23 @@ fn pre_filter(request: &Request<'_>, state: &mut CycleState) -> Result<PreResult
 }
 
 /// Fills the scratch with feasible and refused nodes; gives where the next decision begins.
-fn find_feasible(request: &Request<'_>, pre: &PreResult, state: &CycleState, scratch: &mut Scratch) -> usize {
+fn find_feasible(
+    request: &Request<'_>,
+    pre: &PreResult,
+    state: &mut CycleState,
+    scratch: &mut Scratch,
+) -> usize {
     let nodes = request.snapshot.nodes();
-    let look = |index: usize, scratch: &mut Scratch| {
+    let view = View { pod: request.pod, snapshot: request.snapshot, skipped: pre.skipped };
+    let mut look = |index: usize, scratch: &mut Scratch| {
         let node = u32::try_from(index).expect("fewer than four billion nodes");
-        match request.points.filter_node(state, request.pod, &nodes[index], pre.skipped) {
+        match request.points.filter_beside_nominated(&view, state, &nodes[index]) {
             Ok(()) => scratch.feasible.push(node),
             Err((plugin, refusal)) => scratch.refused.push(Refused { node, plugin, refusal }),
         }
     };
-    if let Some(nominated) = request.snapshot.index(&request.pod.state.nominated_node)
+    if let Some(nominated) = request.snapshot.nomination(&request.pod.uid)
+        && let Some(nominated) = request.snapshot.index(nominated)
         && pre.only.as_ref().is_none_or(|only| only.contains(&nominated))
     {
         look(nominated, scratch);
@@ -299,7 +361,7 @@ fn post_filter(
     skipped: PluginSet,
     state: &mut CycleState,
 ) -> PostFiltered {
-    let mut messages = Vec::new();
+    let (mut messages, mut withdraws) = (Vec::new(), false);
     for attached in &request.points.post_filter {
         let (points, pod, snapshot) = (request.points, request.pod, request.snapshot);
         let mut failed = Failed { points, state, pod, snapshot, refused: &scratch.refused, skipped };
@@ -307,10 +369,11 @@ fn post_filter(
         if found.nominated.is_some() {
             return found;
         }
+        withdraws |= found.withdraws;
         messages.push(found.message);
     }
     messages.retain(|message| !message.is_empty());
-    PostFiltered { message: messages.join(", "), ..PostFiltered::default() }
+    PostFiltered { message: messages.join(", "), withdraws, ..PostFiltered::default() }
 }
 
 fn trace_refusals(snapshot: &Snapshot, scratch: &Scratch) -> Vec<TracedRefusal> {

@@ -147,6 +147,8 @@ pub(crate) struct PostFiltered {
     /// The node that will be able to take it, after `victims` are gone.
     pub(crate) nominated: Option<Arc<str>>,
     pub(crate) victims: Vec<Arc<PodInfo>>,
+    /// Whether room that was made for the pod earlier will not do any more.
+    pub(crate) withdraws: bool,
     /// What is added to the failure's message.
     pub(crate) message: String,
 }

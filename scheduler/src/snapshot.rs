@@ -29,6 +29,8 @@ pub(crate) struct Snapshot {
     /// How many nodes have each value, for each label key that some term names.
     domains: HashMap<String, HashMap<String, usize>>,
     volumes: Volumes,
+    /// By node, the waiting pods for which preemption has made room there.
+    nominated: BTreeMap<String, Vec<Arc<PodInfo>>>,
 }
 
 impl Snapshot {
@@ -219,6 +221,35 @@ impl Snapshot {
         if pods.is_empty() {
             self.homeless.remove(&pod.node_name);
         }
+    }
+
+    /// The waiting pods for which room was made on a node.
+    pub(crate) fn nominated(&self, node: &str) -> &[Arc<PodInfo>] {
+        self.nominated.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// The node on which room was made for a waiting pod.
+    pub(crate) fn nomination(&self, uid: &str) -> Option<&str> {
+        let mut all = self.nominated.iter();
+        all.find(|(_, pods)| pods.iter().any(|pod| &*pod.uid == uid)).map(|(node, _)| node.as_str())
+    }
+
+    /// Keeps the room on `node` for a waiting pod, and on no other.
+    pub(crate) fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.withdraw(&pod.uid);
+        self.nominated.entry(node.to_owned()).or_default().push(pod);
+    }
+
+    /// Keeps no room for a pod any more; gives the pod and its node if there was some.
+    pub(crate) fn withdraw(&mut self, uid: &str) -> Option<(Arc<PodInfo>, String)> {
+        let node = self.nomination(uid)?.to_owned();
+        let pods = self.nominated.get_mut(&node)?;
+        let index = pods.iter().position(|pod| &*pod.uid == uid)?;
+        let pod = pods.remove(index);
+        if pods.is_empty() {
+            self.nominated.remove(&node);
+        }
+        Some((pod, node))
     }
 
     /// Sets a namespace's labels; says whether they changed.

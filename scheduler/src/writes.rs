@@ -66,7 +66,7 @@ impl Writer {
         }
         let mut status = json!({"conditions": [self.condition(report)]});
         if let Some(node) = &report.nominated {
-            status["nominatedNodeName"] = json!(&**node);
+            status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { json!(&**node) };
         }
         self.patch_status(pod, status).await?;
         for victim in &report.victims {

@@ -196,3 +196,63 @@ async fn victims_are_removed_for_an_important_pod() {
     bench.apply(Change::PodGone("low".into()));
     assert_eq!(bench.step(), "bind high to n1");
 }
+
+/// A brain whose node is full, and an important pod for which `a` and `b` are asked to leave.
+fn making_room() -> Bench {
+    let mut bench = Bench::new([small("n1")]);
+    for (name, cpu, priority) in [("a", "200m", 1), ("b", "300m", 2), ("c", "450m", 3)] {
+        bench.pod(&pod(name).requests(cpu, "1Mi").priority(priority).node("n1"));
+    }
+    bench.pod(&pod("high").requests("500m", "1Mi").priority(4));
+    let Some(Effect::Report(report)) = bench.brain.step(bench.now) else { panic!() };
+    let victims: Vec<&str> = report.victims.iter().map(|pod| &*pod.name).collect();
+    assert_eq!((report.nominated.as_deref(), victims), (Some("n1"), vec!["b", "a"]));
+    bench
+}
+
+#[tokio::test]
+async fn room_made_for_an_important_pod_is_kept_from_less_important_ones() {
+    let mut bench = making_room();
+    bench.apply(Change::PodGone("a".into()));
+    bench.pod(&pod("again").requests("200m", "1Mi").priority(1));
+    let steps = [bench.step(), bench.step()];
+    assert!(steps.iter().any(|step| step.starts_with("report again: 0/1 nodes")), "{steps:?}");
+    bench.apply(Change::PodGone("b".into()));
+    bench.pass(10);
+    let steps: Vec<String> = (0..3).map(|_| bench.step()).collect();
+    assert!(steps.contains(&"bind high to n1".to_owned()), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.starts_with("bind again")), "{steps:?}");
+}
+
+#[tokio::test]
+async fn room_made_for_a_pod_does_not_hold_up_a_more_important_one() {
+    let mut bench = making_room();
+    bench.apply(Change::PodGone("a".into()));
+    bench.apply(Change::PodGone("b".into()));
+    bench.pod(&pod("higher").requests("500m", "1Mi").priority(5));
+    let steps = [bench.step(), bench.step()];
+    assert!(steps.contains(&"bind higher to n1".to_owned()), "{steps:?}");
+}
+
+#[tokio::test]
+async fn room_kept_for_a_pod_that_goes_is_there_for_others() {
+    let mut bench = making_room();
+    bench.apply(Change::PodGone("a".into()));
+    bench.pod(&pod("again").requests("200m", "1Mi").priority(1));
+    let steps = [bench.step(), bench.step()];
+    assert!(!steps.iter().any(|step| step.starts_with("bind")), "{steps:?}");
+    bench.apply(Change::PodGone("high".into()));
+    bench.pass(10);
+    assert_eq!(bench.step(), "bind again to n1");
+}
+
+#[tokio::test]
+async fn a_nomination_that_was_written_holds_until_it_is_taken_back() {
+    let mut bench = Bench::new([small("n1")]);
+    let waiting = pod("high").requests("1500m", "1Mi").priority(4);
+    bench.pod(&waiting.clone().nominated("n1"));
+    bench.pod(&half("low"));
+    let Some(Effect::Report(report)) = bench.brain.step(bench.now) else { panic!() };
+    assert_eq!(report.nominated.as_deref(), Some(""), "no preemption can make room for it");
+    assert_eq!(bench.step(), "bind low to n1");
+}

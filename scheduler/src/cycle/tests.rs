@@ -134,5 +134,6 @@ fn decision_says_who_refused_and_how_the_rest_scored() {
 fn nominated_node_is_taken_when_it_passes() {
     let mut snapshot = snapshot(["n1", "n2", "n3"].map(node));
     snapshot.place(pod("x").requests("2", "2Gi").node("n2").info());
-    assert_eq!(chosen(&pod("p").nominated("n2"), &mut snapshot).as_deref(), Some("n2"));
+    snapshot.nominate(pod("p").info(), "n2");
+    assert_eq!(chosen(&pod("p"), &mut snapshot).as_deref(), Some("n2"));
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::cycle::View;
 use crate::diagnosis::Histogram;
 use crate::event::{ClusterEvent, EventKind, Hint};
-use crate::framework::{Adjustment, Attaching, Failed, Plugin, PostFilter, PostFiltered, Reason, Refused};
+use crate::framework::{Attaching, Failed, Plugin, PostFilter, PostFiltered, Reason, Refused};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::terms::Step;
@@ -21,7 +22,7 @@ const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 /// # Wakes on
 /// Pods of lower priority that go.
 /// # Differs
-/// Disruption budgets are not looked at; the nominated node is kept for the pod only by its priority.
+/// Disruption budgets are not looked at, and less important pods that were nominated for the node stay so.
 pub(crate) struct DefaultPreemption;
 
 impl Plugin for DefaultPreemption {
@@ -68,9 +69,10 @@ impl PostFilter for DefaultPreemption {
         }
         match candidates.into_iter().min_by_key(cost) {
             Some(best) => {
-                PostFiltered { nominated: Some(best.node), victims: best.victims, message: String::new() }
+                PostFiltered { nominated: Some(best.node), victims: best.victims, ..PostFiltered::default() }
             }
             None => PostFiltered {
+                withdraws: true,
                 message: format!("preemption: 0/{total} nodes are available: {reasons}."),
                 ..PostFiltered::default()
             },
@@ -82,7 +84,7 @@ fn not_eligible(failed: &Failed<'_>) -> Option<&'static str> {
     if failed.pod.never_preempts {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
-    let nominated = failed.snapshot.node(&failed.pod.state.nominated_node)?;
+    let nominated = failed.snapshot.node(failed.snapshot.nomination(&failed.pod.uid)?)?;
     let leaving = |other: &Arc<PodInfo>| other.terminating && other.priority < failed.pod.priority;
     nominated
         .pods
@@ -125,22 +127,19 @@ fn dry_run(failed: &mut Failed<'_>, refused: &Refused) -> Result<Candidate, Reas
     fits.map(|()| Candidate { node: node.name().clone(), victims })
 }
 
-fn check(failed: &Failed<'_>, node: &NodeInfo) -> Result<(), Reason> {
-    let checked = failed.points.filter_node(failed.state, failed.pod, node, failed.skipped);
+fn check(failed: &mut Failed<'_>, node: &NodeInfo) -> Result<(), Reason> {
+    let view = view(failed);
+    let checked = failed.points.filter_beside_nominated(&view, failed.state, node);
     checked.map_err(|(_, refusal)| refusal.reason)
 }
 
 fn shift(failed: &mut Failed<'_>, node: &mut NodeInfo, other: &Arc<PodInfo>, step: Step) {
-    match step {
-        Step::Add => node.add(other.clone()),
-        Step::Remove => drop(node.remove(&other.uid)),
-    }
-    let change = Adjustment { pod: failed.pod, other, node, snapshot: failed.snapshot, step };
-    for attached in &failed.points.pre_filter {
-        if !failed.skipped.contains(attached.id) {
-            attached.plugin.adjust(&change, failed.state);
-        }
-    }
+    let view = view(failed);
+    failed.points.shift(&view, failed.state, node, other, step);
+}
+
+fn view<'a>(failed: &Failed<'a>) -> View<'a> {
+    View { pod: failed.pod, snapshot: failed.snapshot, skipped: failed.skipped }
 }
 
 #[cfg(test)]

@@ -132,6 +132,9 @@ pub(crate) struct Launched {
     pid: AtomicU32,
 }
 
+/// By then a launched command has done what its start left to do.
+const SETTLE: Duration = Duration::from_secs(15);
+
 impl Launched {
     /// Starts the command and waits until the cluster answers `/readyz`.
     pub(crate) async fn start(
@@ -165,6 +168,8 @@ impl Launched {
     /// Lets it idle, and says what it used.
     pub(crate) async fn idle(&self, length: Duration, figures: &mut Figures) -> anyhow::Result<()> {
         eprintln!("idle: {} s of nothing", length.as_secs());
+        // What a start leaves to be written and given back is no idling.
+        tokio::time::sleep(SETTLE.min(length)).await;
         let before = usage_below(vec![self.pid()]);
         tokio::time::sleep(length).await;
         let after = usage_below(vec![self.pid()]);
