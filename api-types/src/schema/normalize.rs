@@ -2,6 +2,7 @@
 
 use super::{Schema, Type};
 use crate::quantity::Quantity;
+use chrono::{DateTime, SecondsFormat};
 use serde_json::Value;
 
 pub(super) fn prune(schema: &Schema, value: &mut Value) {
@@ -106,6 +107,9 @@ fn tidy(schema: &Schema, value: &mut Value) {
             items.iter_mut().for_each(|v| schema.items.iter().for_each(|s| tidy(s, v)));
         }
         (Type::Quantity, value) => tidy_quantity(value),
+        (Type::String, Value::String(text)) if schema.builtin && &*schema.format == "date-time" => {
+            tidy_time(text, schema.definition.ends_with("MicroTime"));
+        }
         _ => {}
     }
 }
@@ -151,6 +155,17 @@ pub(super) fn is_zero(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         _ => false,
+    }
+}
+
+/// Times are of Greenwich and as exact as their type.
+fn tidy_time(text: &mut String, is_micro: bool) {
+    let (length, precision) = if is_micro { (27, SecondsFormat::Micros) } else { (20, SecondsFormat::Secs) };
+    if text.len() == length && text.ends_with('Z') {
+        return;
+    }
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        *text = time.to_utc().to_rfc3339_opts(precision, true);
     }
 }
 

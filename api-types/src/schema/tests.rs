@@ -118,6 +118,29 @@ fn objects_are_kept_without_nulls_and_with_canonical_quantities() {
 }
 
 #[test]
+fn times_are_kept_in_universal_time_and_as_exact_as_their_type() {
+    let normalized = |api_version: &str, kind: &str, mut object: Value| {
+        schema(api_version, kind).normalize(&mut object);
+        object
+    };
+    for (written, kept) in [
+        ("2026-01-01T02:00:00+02:00", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T00:00:00.9Z", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+    ] {
+        let event = normalized("v1", "Event", json!({"firstTimestamp": written}));
+        assert_eq!(event["firstTimestamp"], kept);
+    }
+    for (written, kept) in [
+        ("2026-01-01T02:00:00.123456+02:00", "2026-01-01T00:00:00.123456Z"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000Z"),
+    ] {
+        let lease = normalized("coordination.k8s.io/v1", "Lease", json!({"spec": {"renewTime": written}}));
+        assert_eq!(lease["spec"]["renewTime"], kept);
+    }
+}
+
+#[test]
 fn lists_know_their_keys() {
     let container = |field: &str| {
         let pod = schema("v1", "Pod");

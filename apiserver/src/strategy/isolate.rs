@@ -40,6 +40,10 @@ const UNCOUNTED_WITH_STATUS: &[&str] = &[
 ];
 /// Counted from the first change on: a new object of these has no generation yet.
 const COUNTED_FROM_ZERO: &[&str] = &["storage.k8s.io/csidrivers"];
+/// Born with a generation that stays what it is.
+const COUNTED_ONCE: &[&str] = &["scheduling.k8s.io/priorityclasses"];
+/// A change of labels counts as one of the spec.
+const COUNTED_WITH_LABELS: &[&str] = &["discovery.k8s.io/endpointslices"];
 
 /// The parts of an object by paths, as those who write it come to own them.
 type Paths = &'static [&'static [&'static str]];
@@ -138,7 +142,7 @@ pub(crate) fn for_update(kind: &Kind, subresource: &str, new: &mut Value, old: &
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
     match (is_counted(kind), subresource) {
         (true, "status" | "binding" | "approval") | (false, _) => set_generation(new, generation),
-        (true, _) => set_generation(new, Some(next_generation(new, old, generation))),
+        (true, _) => set_generation(new, Some(next_generation(kind, new, old, generation))),
     }
 }
 
@@ -181,11 +185,15 @@ fn keep_status(new: &mut Value, old: &Value) {
     copy_field(new, Some(old), "status");
 }
 
-fn next_generation(new: &Value, old: &Value, generation: Option<i64>) -> i64 {
+fn next_generation(kind: &Kind, new: &Value, old: &Value, generation: Option<i64>) -> i64 {
     let before = generation.unwrap_or(0);
+    let storage = kind.storage.as_str();
     let deletion_began = old.pointer("/metadata/deletionTimestamp").is_none()
         && new.pointer("/metadata/deletionTimestamp").is_some();
-    match is_spec_changed(new, old) || deletion_began {
+    let counts_spec = !COUNTED_ONCE.contains(&storage) && is_spec_changed(new, old);
+    let counts_labels =
+        COUNTED_WITH_LABELS.contains(&storage) && new["metadata"]["labels"] != old["metadata"]["labels"];
+    match counts_spec || counts_labels || deletion_began {
         true => before + 1,
         false => before,
     }
@@ -262,6 +270,20 @@ mod tests {
         new["metadata"]["labels"] = json!({"x": "y"});
         for_update(deployments(), "", &mut new, &stored());
         assert_eq!(new["metadata"]["generation"], 3);
+    }
+
+    #[test]
+    fn what_counts_differs_between_kinds() {
+        for (group, plural, change, expected) in [
+            ("discovery.k8s.io", "endpointslices", json!({"metadata": {"labels": {"x": "y"}}}), 2),
+            ("discovery.k8s.io", "endpointslices", json!({"metadata": {}, "ports": []}), 2),
+            ("scheduling.k8s.io", "priorityclasses", json!({"metadata": {}, "description": "x"}), 1),
+        ] {
+            let kind = api_types::kinds::find_resource(group, "v1", plural).unwrap();
+            let mut new = change.clone();
+            for_update(kind, "", &mut new, &json!({"metadata": {"generation": 1}}));
+            assert_eq!(new["metadata"]["generation"], expected, "{plural} {change}");
+        }
     }
 
     #[test]
