@@ -206,6 +206,11 @@ impl Rows<'_> {
         let row = printers::row(self.kind, bytes, self.now);
         out.put_slice(br#"{"cells":"#);
         serde_json::to_writer(out.writer(), &row.cells).expect("cells always encode into memory");
+        if !row.conditions.is_empty() {
+            out.put_slice(br#","conditions":"#);
+            serde_json::to_writer(out.writer(), &row.conditions)
+                .expect("conditions always encode into memory");
+        }
         if self.include != "None" {
             out.put_slice(br#","object":"#);
         }

@@ -90,6 +90,11 @@ static PRINTERS: &[(&str, Cells)] = &[
     ("ResourceSlice", storage::resource_slice),
 ];
 
+type Conditions = fn(&Printed<'_>) -> Vec<Value>;
+
+/// Where objects are kept of kinds that come to an end, and what their rows say of it.
+static ENDS: &[(&str, Conditions)] = &[("pods", pod::conditions)];
+
 /// The columns of `kind`; a kind without columns of its own prints its name and when it was made.
 pub(crate) fn columns(kind: &Kind) -> &[Column] {
     static PLAIN: LazyLock<[Column; 2]> = LazyLock::new(|| {
@@ -109,6 +114,8 @@ pub(crate) fn columns(kind: &Kind) -> &[Column] {
 pub(crate) struct Row<'a> {
     /// One per column of the kind. What cannot be read of the object has empty ones.
     pub(crate) cells: Vec<Value>,
+    /// What is known of the object as a whole, for clients that watch until it has ended.
+    pub(crate) conditions: Vec<Value>,
     /// The text of the object's metadata.
     pub(crate) metadata: &'a [u8],
 }
@@ -117,7 +124,9 @@ pub(crate) struct Row<'a> {
 pub(crate) fn row<'a>(kind: &Kind, bytes: &'a [u8], now: DateTime<Utc>) -> Row<'a> {
     let printed = Printed { object: Node::read(bytes), now };
     let metadata = printed.object.get("metadata").and_then(Node::text).unwrap_or(b"{}");
-    Row { cells: cells(kind, bytes, &printed), metadata }
+    let ends = ENDS.iter().find(|(storage, _)| kind.storage == *storage);
+    let conditions = ends.map(|(_, conditions)| conditions(&printed)).unwrap_or_default();
+    Row { cells: cells(kind, bytes, &printed), conditions, metadata }
 }
 
 fn cells(kind: &Kind, bytes: &[u8], printed: &Printed<'_>) -> Vec<Value> {

@@ -23,6 +23,17 @@ pub(super) fn pod(printed: &Printed<'_>) -> Vec<Value> {
     ]
 }
 
+/// A pod that has ended is said to be complete.
+pub(super) fn conditions(printed: &Printed<'_>) -> Vec<Value> {
+    let phase = printed.text("/status/phase");
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return Vec::new(),
+    };
+    vec![json!({"type": "Completed", "status": "True", "reason": phase, "message": message})]
+}
+
 pub(super) fn pod_template(printed: &Printed<'_>) -> Vec<Value> {
     let [names, images] = printed.containers("/template/spec/containers");
     vec![printed.name(), names, images, or_none(&labels(printed.at("/template/metadata/labels")))]
@@ -192,5 +203,17 @@ mod tests {
                 "lastState": {"terminated": {"finishedAt": "2026-01-01T00:03:00Z"}}}]}});
         let expected = ["web", "1/1", "Running", "2 (2m ago)", "5m", "10.0.0.2", "n1", "<none>", "<none>"];
         super::super::tests::check(pod, &object, &expected);
+    }
+
+    #[test]
+    fn rows_of_pods_that_have_ended_say_so() {
+        let reason = |phase: &str| {
+            let text = json!({"status": {"phase": phase}}).to_string();
+            let printed = Printed { object: Node::read(text.as_bytes()), now: chrono::DateTime::UNIX_EPOCH };
+            conditions(&printed).first().map(|condition| condition["reason"].clone())
+        };
+        assert_eq!(reason("Succeeded"), Some(json!("Succeeded")));
+        assert_eq!(reason("Failed"), Some(json!("Failed")));
+        assert_eq!(reason("Running"), None);
     }
 }

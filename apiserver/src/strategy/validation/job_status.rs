@@ -57,6 +57,7 @@ pub(super) fn status(check: &Check<'_>, errors: &mut Errors) {
     check_conditions(&change, errors);
     check_times(&change, errors);
     check_finished(&change, errors);
+    check_ready(&change, errors);
     check_indexes(&change, errors);
     check_success(&change, errors);
     check_course(&change, errors);
@@ -90,6 +91,21 @@ fn check_conditions(change: &Change<'_>, errors: &mut Errors) {
     let asked = change.is_changed("Complete") || change.is_changed("FailureTarget");
     if asked && complete && change.has("FailureTarget") {
         wrong_conditions("cannot set Complete=True and FailureTarget=true conditions", errors);
+    }
+    // What ends a job is decided before it has ended.
+    for (end, decision) in [("Failed", "FailureTarget"), ("Complete", "SuccessCriteriaMet")] {
+        if change.is_changed(end) && change.has(end) && !change.has(decision) {
+            let why = format!("cannot set {end}=True condition without the {decision}=true condition");
+            wrong_conditions(why, errors);
+        }
+    }
+}
+
+fn check_ready(change: &Change<'_>, errors: &mut Errors) {
+    let active = change.new["active"].as_i64().unwrap_or_default();
+    let too_many = change.new["ready"].as_i64().filter(|ready| *ready > active);
+    if let Some(ready) = too_many.filter(|_| change.differs("ready") || change.differs("active")) {
+        errors.push(FieldError::invalid("status.ready", ready, "cannot set more ready pods than active"));
     }
 }
 
@@ -133,7 +149,13 @@ fn check_finished(change: &Change<'_>, errors: &mut Errors) {
         let why = "active>0 is invalid for finished job";
         errors.push(FieldError::invalid("status.active", status["active"].clone(), why));
     }
-    if is_asked("startTime") && status["startTime"].is_null() {
+    if is_asked("terminating") && status["terminating"].as_i64() > Some(0) {
+        let why = "terminating>0 is invalid for finished job";
+        errors.push(FieldError::invalid("status.terminating", status["terminating"].clone(), why));
+    }
+    // A job without work may end before it starts.
+    let is_idle = change.spec["suspend"] == true && change.spec["completions"] == 0;
+    if is_asked("startTime") && status["startTime"].is_null() && !is_idle {
         errors.push(FieldError::required("status.startTime", "startTime is required for finished job"));
     }
     let uncounted = &status["uncountedTerminatedPods"];
@@ -267,13 +289,13 @@ mod tests {
                 json!({}),
                 json!({}),
                 json!({"conditions": conditions(&["Complete"])}),
-                vec!["completionTime", "startTime"],
+                vec!["conditions", "completionTime", "startTime"],
             ),
             (
                 json!({}),
                 json!({}),
                 json!({"startTime": late, "completionTime": early, "conditions": conditions(&["Complete"])}),
-                vec!["completionTime"],
+                vec!["conditions", "completionTime"],
             ),
             (json!({}), json!({}), json!({"completionTime": early}), vec!["completionTime"]),
             (json!({}), complete.clone(), json!({"startTime": early}), vec!["conditions", "conditions"]),
@@ -281,8 +303,21 @@ mod tests {
                 json!({}),
                 json!({}),
                 json!({"startTime": early, "active": 1, "conditions": conditions(&["Failed"])}),
-                vec!["active"],
+                vec!["conditions", "active"],
             ),
+            (
+                json!({}),
+                json!({}),
+                json!({"startTime": early, "terminating": 1, "conditions": conditions(&["FailureTarget", "Failed"])}),
+                vec!["terminating"],
+            ),
+            (
+                json!({"suspend": true, "completions": 0}),
+                json!({}),
+                json!({"completionTime": early, "conditions": conditions(&["SuccessCriteriaMet", "Complete"])}),
+                vec![],
+            ),
+            (json!({}), json!({}), json!({"active": 1, "ready": 2}), vec!["ready"]),
             (json!({}), json!({}), json!({"completedIndexes": "1"}), vec!["completedIndexes"]),
             (indexed.clone(), json!({}), json!({"completedIndexes": "0,1", "failedIndexes": "2"}), vec![]),
             (

@@ -45,9 +45,8 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Errors) {
     let mut forbid = |context: &Value, path: &str, fields: &[&str], why: &str| {
         let is_given = |field: &&&str| {
             let value = &context[**field];
-            !value.is_null()
-                && !(SWITCHES.contains(*field) && *value == false)
-                && *value != serde_json::json!([])
+            let is_off = SWITCHES.contains(*field) && *value == false;
+            !value.is_null() && !is_off && *value != serde_json::json!([])
         };
         for field in fields.iter().filter(is_given) {
             errors.push(FieldError::forbidden(format!("{path}.{field}"), why));

@@ -114,11 +114,11 @@ fn validate_profile(profile: &Value, what: &str, path: &str, errors: &mut Errors
     }
     let at = format!("{path}.localhostProfile");
     match profile["localhostProfile"].as_str() {
+        // An odd kind of AppArmor profile is told of alone.
+        Some(_) if kind != "Localhost" && !is_seccomp && !KINDS.contains(&kind) => {}
         Some(place) if kind != "Localhost" => {
-            if is_seccomp || KINDS.contains(&kind) {
-                let why = format!("can only be set when {what} type is Localhost");
-                errors.push(FieldError::invalid(at, place, why));
-            }
+            let why = format!("can only be set when {what} type is Localhost");
+            errors.push(FieldError::invalid(at, place, why));
         }
         Some(place) if kind == "Localhost" && is_seccomp => check_descending(place, &at, errors),
         Some(place) if place.trim() != place => {
