@@ -64,10 +64,9 @@ impl Strategy for Services {
             return Err(invalid(errors));
         }
         if has_address(&new["spec"]) && !was.is_some_and(has_address) {
-            assign_address(&mut claim, context.view, &mut new["spec"])
-                .map_err(|error| invalid(vec![error]))?;
+            assign_address(&mut claim, context.view, &mut new["spec"]).map_err(invalid)?;
         }
-        ports::assign(&mut claim, new, old).map_err(|error| invalid(vec![error]))?;
+        ports::assign(&mut claim, new, old).map_err(invalid)?;
         if let Some(old) = old {
             let ports = ports_of(new);
             claim.free_later(ports_of(old).into_iter().filter(|p| !ports.contains(p)).collect());
@@ -194,19 +193,19 @@ fn drop_of_type(new: &mut Value, old: &Value) {
 }
 
 /// The cluster address of a service that has none yet.
-fn assign_address(claim: &mut Claim, view: &dyn View, spec: &mut Value) -> Result<(), FieldError> {
+fn assign_address(claim: &mut Claim, view: &dyn View, spec: &mut Value) -> Result<(), Errors> {
     let wanted = text(spec, "clusterIP").map(str::to_owned);
     let given = match wanted.as_deref() {
         Some("None") => return Ok(()),
         None => {
             let given = claim.any_address(view);
-            given.map_err(|why| FieldError::invalid("spec.clusterIPs", json!([]), why.to_string()))?
+            given.map_err(|why| vec![FieldError::invalid("spec.clusterIPs", json!([]), why.to_string())])?
         }
         Some(wanted) => {
             let Ok(address) = wanted.parse::<IpAddr>() else { return Ok(()) };
             claim.address(view, address).map_err(|why| {
                 let why = format!("failed to allocate IP {wanted}: {why}");
-                FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why)
+                vec![FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), why)]
             })?;
             address
         }

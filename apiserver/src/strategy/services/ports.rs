@@ -6,7 +6,7 @@ use api_types::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::service_ip::{Claim, ClaimError, ports_of};
-use crate::strategy::rules::items;
+use crate::strategy::rules::{Errors, items};
 
 /// Whether ports of this type of service may be reached on nodes.
 pub(super) fn needed(spec: &Value) -> bool {
@@ -23,7 +23,7 @@ pub(super) fn number(port: &Value) -> i64 {
 }
 
 /// Takes what the service asks for and gives what it left open. The first that cannot be had ends the write.
-pub(super) fn assign(claim: &mut Claim, new: &mut Value, old: Option<&Value>) -> Result<(), FieldError> {
+pub(super) fn assign(claim: &mut Claim, new: &mut Value, old: Option<&Value>) -> Result<(), Errors> {
     if needed(&new["spec"]) {
         match old {
             None => init(claim, new)?,
@@ -33,7 +33,7 @@ pub(super) fn assign(claim: &mut Claim, new: &mut Value, old: Option<&Value>) ->
     if needs_check(&new["spec"]) && !old.is_some_and(|old| needs_check(&old["spec"])) {
         let wanted = new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0);
         let given = take(claim, wanted)
-            .map_err(|why| FieldError::invalid("spec.healthCheckNodePort", wanted, why.to_string()))?;
+            .map_err(|why| vec![FieldError::invalid("spec.healthCheckNodePort", wanted, why.to_string())])?;
         new["spec"]["healthCheckNodePort"] = json!(given);
     }
     Ok(())
@@ -48,9 +48,9 @@ fn take(claim: &mut Claim, wanted: i64) -> Result<u16, ClaimError> {
     claim.port(port).map(|()| port)
 }
 
-fn take_at(claim: &mut Claim, wanted: i64, index: usize) -> Result<u16, FieldError> {
+fn take_at(claim: &mut Claim, wanted: i64, index: usize) -> Result<u16, Errors> {
     let path = format!("spec.ports[{index}].nodePort");
-    take(claim, wanted).map_err(|why| FieldError::invalid(path, wanted, why.to_string()))
+    take(claim, wanted).map_err(|why| vec![FieldError::invalid(path, wanted, why.to_string())])
 }
 
 /// Whether ports that did not ask get one.
@@ -59,7 +59,7 @@ fn gives(spec: &Value) -> bool {
 }
 
 /// Ports of one number, of several protocols, share a node port unless they ask for different ones.
-fn init(claim: &mut Claim, new: &mut Value) -> Result<(), FieldError> {
+fn init(claim: &mut Claim, new: &mut Value) -> Result<(), Errors> {
     let gives = gives(&new["spec"]);
     let asked = items(&new["spec"]["ports"]).to_vec();
     let mut shared: BTreeMap<i64, i64> = BTreeMap::new();
@@ -83,7 +83,7 @@ fn init(claim: &mut Claim, new: &mut Value) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn update(claim: &mut Claim, new: &mut Value, old: &Value) -> Result<(), FieldError> {
+fn update(claim: &mut Claim, new: &mut Value, old: &Value) -> Result<(), Errors> {
     let gives = gives(&new["spec"]);
     let mut held: Vec<i64> = ports_of(old).into_iter().map(i64::from).collect();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);

@@ -160,13 +160,14 @@ fn validate_source(kind: &str, source: &Value, path: &str, errors: &mut Errors) 
 
 /// The secret of a driver, in a namespace that it names.
 fn validate_secret_ref(secret: &Value, path: &str, errors: &mut Errors) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
-        [("name", names::check_dns_subdomain), ("namespace", names::check_dns_label)];
-    for (field, check) in rules {
+    for field in ["name", "namespace"] {
         let path = format!("{path}.{field}");
-        match text(secret, field) {
-            None => errors.push(FieldError::required(path, "")),
-            Some(given) => invalid_all(check(given), &path, given, errors),
+        match (field, text(secret, field)) {
+            (_, None) => errors.push(FieldError::required(path, "")),
+            ("name", Some(name)) => invalid_all(names::check_dns_subdomain(name), &path, name, errors),
+            (_, Some(namespace)) => {
+                invalid_all(names::check_dns_label(namespace), &path, namespace, errors);
+            }
         }
     }
 }
@@ -339,8 +340,14 @@ pub(super) fn claim_status(check: &Check<'_>, errors: &mut Errors) {
             errors.push(FieldError::not_supported(path, resource.as_str(), RESIZES));
         }
     }
-    for resource in status["allocatedResources"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        check_resource(resource, "status.allocatedResources", errors);
+    let path = "status.allocatedResources";
+    for (at, resource, value) in amounts(&status["allocatedResources"], path) {
+        let before = errors.len();
+        check_resource(resource, path, errors);
+        let is_negative = quantity(value).is_some_and(|amount| amount.is_negative());
+        if is_negative && errors.len() == before {
+            errors.push(FieldError::invalid(at, shown(value), "must be a valid resource quantity"));
+        }
     }
 }
 
@@ -396,6 +403,8 @@ mod tests {
         assert!(check(status(json!({"storage": "NodeResizePending"}))).is_empty());
         assert_eq!(check(status(json!({"storage": "Odd"}))), ["status.allocatedResourceStatus"]);
         assert_eq!(check(status(json!({"cpu": "NodeResizePending"}))), ["status.allocatedResourceStatus"]);
+        let allocated = json!({"status": {"allocatedResources": {"storage": "-1"}}});
+        assert_eq!(check(allocated), ["status.allocatedResources[storage]"]);
     }
 
     #[test]
