@@ -9,6 +9,7 @@ use std::sync::Arc;
 use component_base::clock::Clock;
 use tokio::time::Instant;
 
+use crate::budgets::{BudgetFacts, BudgetKey};
 use crate::cycle::{self, Decision, Outcome, Request, Scratch};
 use crate::decisions::Decisions;
 use crate::diagnosis::Diagnosis;
@@ -31,10 +32,11 @@ pub(crate) enum Watched {
     Claims,
     Volumes,
     StorageClasses,
+    Budgets,
 }
 
 /// How many kinds are watched.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// One change of the cluster, as the watches tell it.
 #[derive(Debug)]
@@ -51,7 +53,10 @@ pub(crate) enum Change {
     VolumeGone(String),
     StorageClass(Box<ClassFacts>),
     StorageClassGone(String),
-    /// A list is complete: what it does not name (uids of pods, `namespace/name` of claims, else names) is gone.
+    Budget(Box<BudgetFacts>),
+    BudgetGone(BudgetKey),
+    /// A list is complete: what it does not name (uids of pods, `namespace/name` of claims and budgets, else names)
+    /// is gone.
     Listed(Watched, HashSet<String>),
 }
 
@@ -164,6 +169,8 @@ impl Brain {
             Change::VolumeGone(name) => self.apply_volume(name, None, now),
             Change::StorageClass(class) => self.apply_class(class.name.clone(), Some(*class), now),
             Change::StorageClassGone(name) => self.apply_class(name, None, now),
+            Change::Budget(budget) => self.snapshot.budgets_mut().set(budget.key.clone(), Some(*budget)),
+            Change::BudgetGone(key) => self.snapshot.budgets_mut().set(key, None),
             Change::Listed(kind, names) => self.finish_list(kind, &names, now),
         }
     }
@@ -324,6 +331,11 @@ impl Brain {
                 let known = self.snapshot.volumes().class_names();
                 let gone = known.into_iter().filter(|name| !names.contains(name));
                 gone.for_each(|name| self.apply_class(name, None, now));
+            }
+            Watched::Budgets => {
+                let gone = |(namespace, name): &BudgetKey| !names.contains(&format!("{namespace}/{name}"));
+                let keys = self.snapshot.budgets().keys();
+                keys.into_iter().filter(gone).for_each(|key| self.snapshot.budgets_mut().set(key, None));
             }
         }
         self.listed.insert(kind);

@@ -1,4 +1,5 @@
-//! Watches of what decisions depend on (pods, nodes, namespaces, and what volumes come from), as a stream of changes.
+//! Watches of what decisions depend on (pods, nodes, namespaces, what volumes come from, disruption budgets), as a
+//! stream of changes.
 //!
 //! Objects are compiled to what decisions need here, in the watching tasks, so that the one task that decides
 //! only stores them. When that task is behind, the watches wait.
@@ -8,6 +9,7 @@ use std::fmt::Debug;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -20,6 +22,7 @@ use component_base::client::told;
 use component_base::supervise::Tasks;
 
 use crate::brain::{Change, Watched};
+use crate::budgets::BudgetFacts;
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
 use crate::volumes::{ClaimFacts, ClassFacts, VolumeFacts};
@@ -75,6 +78,12 @@ pub(crate) fn start(client: &Client, seen: &Seen, changes: &mpsc::Sender<Change>
         applied: |class| Change::StorageClass(Box::new(ClassFacts::from_class(class))),
         gone: |class| Change::StorageClassGone(class.name_any()),
     };
+    let budgets = Translation::<PodDisruptionBudget> {
+        watched: Watched::Budgets,
+        key: |budget| format!("{}/{}", budget.namespace().unwrap_or_default(), budget.name_any()),
+        applied: |budget| Change::Budget(Box::new(BudgetFacts::from_budget(budget))),
+        gone: |budget| Change::BudgetGone((budget.namespace().unwrap_or_default(), budget.name_any())),
+    };
     let everything = watcher::Config::default();
     tasks.spawn_until_shutdown(
         "watch-pods",
@@ -98,7 +107,11 @@ pub(crate) fn start(client: &Client, seen: &Seen, changes: &mpsc::Sender<Change>
     );
     tasks.spawn_until_shutdown(
         "watch-storage-classes",
-        follow(Api::all(client.clone()), everything, classes, changes.clone(), seen.clone()),
+        follow(Api::all(client.clone()), everything.clone(), classes, changes.clone(), seen.clone()),
+    );
+    tasks.spawn_until_shutdown(
+        "watch-disruption-budgets",
+        follow(Api::all(client.clone()), everything, budgets, changes.clone(), seen.clone()),
     );
 }
 

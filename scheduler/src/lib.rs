@@ -6,6 +6,7 @@
 //! goes on. It binds through the API only, so any other scheduler can have pods of its own beside it.
 
 mod brain;
+mod budgets;
 mod cycle;
 mod daemon;
 mod decisions;

@@ -80,7 +80,7 @@ impl Selector {
         self.requirements.iter().all(|r| r.test.holds(labels.get(&r.key).map(String::as_str)))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 }

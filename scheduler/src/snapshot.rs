@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::budgets::Budgets;
 use crate::node::{NodeFacts, NodeInfo};
 use crate::pod::PodInfo;
 use crate::selector::Labels;
@@ -31,6 +32,7 @@ pub(crate) struct Snapshot {
     volumes: Volumes,
     /// By node, the waiting pods for which preemption has made room there.
     nominated: BTreeMap<String, Vec<Arc<PodInfo>>>,
+    budgets: Budgets,
 }
 
 impl Snapshot {
@@ -62,6 +64,15 @@ impl Snapshot {
 
     pub(crate) fn volumes_mut(&mut self) -> &mut Volumes {
         &mut self.volumes
+    }
+
+    /// How many pods may go.
+    pub(crate) fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    pub(crate) fn budgets_mut(&mut self) -> &mut Budgets {
+        &mut self.budgets
     }
 
     pub(crate) fn namespaces(&self) -> &Namespaces {

@@ -25,9 +25,14 @@ impl Bench {
             bench.node(&node);
         }
         bench.apply(Change::Listed(Watched::Nodes, names));
-        for kind in
-            [Watched::Namespaces, Watched::Claims, Watched::Volumes, Watched::StorageClasses, Watched::Pods]
-        {
+        for kind in [
+            Watched::Namespaces,
+            Watched::Claims,
+            Watched::Volumes,
+            Watched::StorageClasses,
+            Watched::Budgets,
+            Watched::Pods,
+        ] {
             bench.apply(Change::Listed(kind, HashSet::new()));
         }
         bench

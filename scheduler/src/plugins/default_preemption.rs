@@ -1,5 +1,6 @@
 //! DefaultPreemption: makes room for an important pod by removing less important ones.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::cycle::View;
@@ -17,12 +18,13 @@ const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
 /// # Decides
 /// When no node passed: on each node whose refusal removing pods could change, all pods of lower priority are
-/// imagined away; if the pod then passes, as many as possible are taken back, the most important first, and the
-/// rest are the victims. The node whose victims matter least is nominated.
+/// imagined away; if the pod then passes, as many as possible are taken back, those first that a disruption budget
+/// does not allow to go, then the most important, and the rest are the victims. The node whose victims matter least
+/// is nominated, which is one of those where the fewest budgets are violated.
 /// # Wakes on
 /// Pods of lower priority that go.
 /// # Differs
-/// Disruption budgets are not looked at, and less important pods that were nominated for the node stay so.
+/// Less important pods that were nominated for the node stay so.
 pub(crate) struct DefaultPreemption;
 
 impl Plugin for DefaultPreemption {
@@ -45,6 +47,8 @@ impl Plugin for DefaultPreemption {
 struct Candidate {
     node: Arc<str>,
     victims: Vec<Arc<PodInfo>>,
+    /// How many of them a budget does not allow to go.
+    violations: usize,
 }
 
 impl PostFilter for DefaultPreemption {
@@ -93,11 +97,11 @@ fn not_eligible(failed: &Failed<'_>) -> Option<&'static str> {
         .then_some("not eligible due to a terminating pod on the nominated node.")
 }
 
-/// How much a candidate hurts: the most important victim, all importance together, how many.
-fn cost(candidate: &Candidate) -> (i32, i64, usize) {
+/// How much a candidate hurts: budgets violated, the most important victim, all importance together, how many.
+fn cost(candidate: &Candidate) -> (usize, i32, i64, usize) {
     let highest = candidate.victims.first().map_or(i32::MIN, |pod| pod.priority);
     let sum = candidate.victims.iter().map(|pod| i64::from(pod.priority) - i64::from(i32::MIN)).sum();
-    (highest, sum, candidate.victims.len())
+    (candidate.violations, highest, sum, candidate.victims.len())
 }
 
 /// Imagines pods away from one node. Leaves the cycle's state as it was.
@@ -108,23 +112,32 @@ fn dry_run(failed: &mut Failed<'_>, refused: &Refused) -> Result<Candidate, Reas
     if lower.is_empty() {
         return Err(Reason::Borrowed(NO_VICTIMS));
     }
-    lower.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.state.started.cmp(&b.state.started)));
+    lower.sort_by(by_importance);
     for other in &lower {
         shift(failed, &mut node, other, Step::Remove);
     }
-    let mut victims = Vec::new();
     let fits = check(failed, &node);
-    for other in &lower {
+    let (protected, others) = failed.snapshot.budgets().divide(&lower);
+    let (mut victims, mut violations) = (Vec::new(), 0);
+    for (i, other) in protected.iter().chain(&others).enumerate() {
         shift(failed, &mut node, other, Step::Add);
         if fits.is_ok() && check(failed, &node).is_err() {
             shift(failed, &mut node, other, Step::Remove);
             victims.push(other.clone());
+            violations += usize::from(i < protected.len());
         }
     }
     for victim in &victims {
         shift(failed, &mut node, victim, Step::Add);
     }
-    fits.map(|()| Candidate { node: node.name().clone(), victims })
+    victims.sort_by(by_importance);
+    fits.map(|()| Candidate { node: node.name().clone(), victims, violations })
+}
+
+/// The more important first; of equals, those that run for longer.
+fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> Ordering {
+    let started = |pod: &PodInfo| (pod.state.started.is_none(), pod.state.started.clone());
+    b.priority.cmp(&a.priority).then_with(|| started(a).cmp(&started(b)))
 }
 
 fn check(failed: &mut Failed<'_>, node: &NodeInfo) -> Result<(), Reason> {
@@ -144,6 +157,7 @@ fn view<'a>(failed: &Failed<'a>) -> View<'a> {
 
 #[cfg(test)]
 mod tests {
+    use crate::budgets::BudgetFacts;
     use crate::cycle::Outcome;
     use crate::testing::{PodBuilder, anti_affinity, decide, node, pod, snapshot};
 
@@ -168,6 +182,24 @@ mod tests {
         };
         let victims: Vec<&str> = diagnosis.post.victims.iter().map(|pod| &*pod.name).collect();
         assert_eq!((diagnosis.post.nominated.as_deref(), victims), (Some("n1"), vec!["a2"]));
+    }
+
+    #[test]
+    fn pods_that_a_budget_protects_go_last() {
+        let budget = serde_json::json!({"metadata": {"namespace": "default", "name": "b"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}},
+            "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+        let budget = BudgetFacts::from_budget(serde_json::from_value(budget).unwrap());
+        let mut snapshot = snapshot([node("n1").allocatable("1", "1Gi", 10)]);
+        snapshot.budgets_mut().set(budget.key.clone(), Some(budget));
+        for (name, app, priority) in [("cheap", "web", 1), ("dear", "db", 5)] {
+            let filled = pod(name).label("app", app).requests("500m", "1Mi").priority(priority).node("n1");
+            snapshot.place(filled.info());
+        }
+        let decision = decide(&pod("p").requests("500m", "1Mi").priority(10), &mut snapshot);
+        let Outcome::Unfit(diagnosis) = decision.outcome else { panic!() };
+        let victims: Vec<&str> = diagnosis.post.victims.iter().map(|pod| &*pod.name).collect();
+        assert_eq!(victims, ["dear"]);
     }
 
     #[test]
