@@ -286,14 +286,14 @@ def policies_and_flow_control_have_a_life():
         ("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding", {"policyName": "p"}, None),
     ]:
         body = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "spec": spec}
-        has_life(f"{ADMISSION}/{path}", body, status=seen)
+        has_life(f"{ADMISSION}/{path}", body, status=seen, sheltered=True)
     limited = {"nominalConcurrencyShares": 0, "limitResponse": {"type": "Reject"}}
     for path, kind, spec in [
         ("prioritylevelconfigurations", "PriorityLevelConfiguration", {"type": "Limited", "limited": limited}),
         ("flowschemas", "FlowSchema", {"matchingPrecedence": 9000, "priorityLevelConfiguration": {"name": "exempt"}}),
     ]:
         body = {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": kind, "spec": spec}
-        has_life(f"{FLOW}/{path}", body, status=status)
+        has_life(f"{FLOW}/{path}", body, status=status, sheltered=True)
 
 
 def a_namespace_empties_its_pods_first():

@@ -14,7 +14,7 @@ def kinds_of_storage_have_a_life():
     has_life(f"{STORAGE}/namespaces/{place}/csistoragecapacities", capacity, STORAGE + "/csistoragecapacities")
     attachment = {"attacher": "example.test", "nodeName": "n", "source": {"persistentVolumeName": "v"}}
     body = {**kind, "kind": "VolumeAttachment", "spec": attachment}
-    has_life(STORAGE + "/volumeattachments", body, status={"attached": True})
+    has_life(STORAGE + "/volumeattachments", body, status={"attached": True}, sheltered=True)
     has_life(STORAGE + "/storageclasses", {**kind, "kind": "StorageClass", "provisioner": "example.test"})
     attributes = {"driverName": "example.test", "parameters": {"iops": "500"}}
     has_life(STORAGE + "/volumeattributesclasses", {**kind, "kind": "VolumeAttributesClass", **attributes})
