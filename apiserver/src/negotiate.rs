@@ -210,14 +210,37 @@ pub(crate) fn answer_status(status: &Status) -> http::Response<Body> {
     response
 }
 
-/// Adds `Warning: 299 - "text"` headers, which kubectl prints.
+/// All warnings of an answer together have no more characters, so that clients can read its head.
+const WARNINGS_CHARS_MAX: usize = 4096;
+/// Where that is too little, none is longer.
+const WARNING_CHARS_MAX: usize = 256;
+
+/// Adds `Warning: 299 - "text"` headers, which kubectl prints. Of too many, the first are told, and their beginnings.
 pub(crate) fn add_warnings(response: &mut http::Response<Body>, warnings: &[String]) {
-    for text in warnings {
+    for text in limited(warnings) {
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
+}
+
+fn limited(warnings: &[String]) -> Vec<&str> {
+    let total: usize = warnings.iter().map(|text| text.chars().count()).sum();
+    if total <= WARNINGS_CHARS_MAX {
+        return warnings.iter().map(String::as_str).collect();
+    }
+    let begin = |text| match str::char_indices(text).nth(WARNING_CHARS_MAX) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    };
+    let mut left = WARNINGS_CHARS_MAX;
+    let fits = |text: &&str| {
+        let rest = left.checked_sub(text.chars().count());
+        left = rest.unwrap_or_default();
+        rest.is_some()
+    };
+    warnings.iter().map(|text| begin(text)).take_while(fits).collect()
 }
 
 #[cfg(test)]
@@ -237,6 +260,20 @@ mod tests {
         let protobuf = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(accepting(protobuf).unwrap().form, Form::Whole);
         assert_eq!(accepting("application/yaml").unwrap().encoding, Encoding::Yaml);
+    }
+
+    #[test]
+    fn too_many_warnings_are_told_by_the_beginnings_of_the_first() {
+        let few = ["x".repeat(4000), "é".to_owned()];
+        assert_eq!(limited(&few), few);
+        let many = vec!["é".repeat(300); 100];
+        let told = limited(&many);
+        assert_eq!((told.len(), told[0].chars().count()), (16, 256));
+        let mut response = http::Response::new(Body::empty());
+        add_warnings(&mut response, &[r#"unknown field "é\"#.to_owned(), "\u{1}".to_owned()]);
+        let told: Vec<_> =
+            response.headers().get_all(header::WARNING).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(told, [r#"299 - "unknown field \"é\\""#.as_bytes()]);
     }
 
     #[test]
